@@ -1,0 +1,81 @@
+"""Clopper-Pearson bounds and the reference radius: what Monte Carlo counts prove about one frame."""
+
+from __future__ import annotations
+
+from typing import Union
+
+import numpy as np
+
+from calibration.errors import CalibrationError
+
+Counts = Union[int, np.ndarray]
+
+
+def clopper_pearson_lower(counts: Counts, num_samples: Counts, beta: float) -> np.ndarray:
+    """Lower confidence bound on a success probability, float64, elementwise.
+
+    **Guarantee**: P(bound <= p) >= 1 - beta for every p, over the Monte Carlo draw. Source: Clopper and Pearson 1934.
+
+    Raises:
+        CalibrationError: negative counts, counts above num_samples, or beta outside (0, 1).
+    """
+    from scipy.special import betaincinv
+
+    hits, trials = _checked(counts, num_samples, beta)
+    some = hits > 0
+    return np.where(some, betaincinv(np.where(some, hits, 1.0), trials - hits + 1.0, beta), 0.0)
+
+
+def clopper_pearson_upper(counts: Counts, num_samples: Counts, beta: float) -> np.ndarray:
+    """Upper confidence bound on a success probability, float64, elementwise; see `clopper_pearson_lower`."""
+    from scipy.special import betainccinv
+
+    hits, trials = _checked(counts, num_samples, beta)
+    some = hits < trials
+    return np.where(some, betainccinv(hits + 1.0, np.where(some, trials - hits, 1.0), beta), 1.0)
+
+
+def certified_radius(probability: np.ndarray, sigma: float) -> np.ndarray:
+    """sigma Phi^-1(p), signed, float64. Source: Cohen, Rosenfeld and Kolter 2019, theorem 1 with p_B = 1 - p_A."""
+    from scipy.special import ndtri
+
+    return np.asarray(sigma * ndtri(np.asarray(probability, np.float64)))
+
+
+def reference_radius(counts: np.ndarray, num_samples: np.ndarray, sigma: float, beta: float) -> np.ndarray:
+    """R_low = max(sigma Phi^-1(lower bound), 0) of every class, float32 rounded *down*.
+
+    Args:
+        counts: uint32 [n, K], how often each class won.
+        num_samples: uint32 [n], draws per frame.
+        sigma: noise standard deviation, [0, 1] pixel units.
+        beta: miss probability of each bound.
+
+    Returns:
+        float32 [n, K].
+
+    **Guarantee**: for each frame and class, P(R_low > max(true radius, 0)) <= beta.
+    """
+    trials = np.asarray(num_samples)[:, None]
+    radius = certified_radius(clopper_pearson_lower(counts, trials, beta), sigma)
+    return round_down(np.maximum(radius, 0.0))
+
+
+def round_down(values: np.ndarray) -> np.ndarray:
+    """Largest float32 not above each float64 value."""
+    exact = np.asarray(values, np.float64)
+    rounded = exact.astype(np.float32)
+    return np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+
+
+def _checked(counts: Counts, num_samples: Counts, beta: float) -> "tuple[np.ndarray, np.ndarray]":
+    hits, trials = np.broadcast_arrays(np.asarray(counts, np.float64), np.asarray(num_samples, np.float64))
+    if not 0.0 < beta < 1.0:
+        raise CalibrationError(f"beta: got {beta}, expected a number strictly between 0 and 1")
+    if hits.size and not (
+        np.isfinite(hits).all() and (hits >= 0).all() and (hits <= trials).all() and (trials > 0).all()
+    ):
+        raise CalibrationError(
+            "counts: expected 0 <= count <= num_samples and num_samples >= 1 everywhere, without NaN"
+        )
+    return hits, trials

@@ -1,0 +1,108 @@
+"""Cohen's CERTIFY as arithmetic on counts: the per-input Monte Carlo certificate that a surrogate replaces.
+
+Source: Cohen, Rosenfeld and Kolter 2019, "Certified Adversarial Robustness via Randomized Smoothing", section 3.2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from calibration.bounds import certified_radius, clopper_pearson_lower, round_down
+from calibration.digests import PathLike
+from calibration.errors import CalibrationError
+from calibration.files import read_arrays, write_arrays
+
+_ARRAYS = ("digest", "target", "selection", "counts")
+
+
+@dataclass(frozen=True)
+class CertifyResult:
+    """CERTIFY's answer for n frames: label int64 [n] and radius float32 [n]; radius 0 means abstain."""
+
+    label: np.ndarray
+    radius: np.ndarray
+
+
+def certify(selection: np.ndarray, counts: np.ndarray, sigma: float, alpha: float) -> CertifyResult:
+    """Certify n frames from two independent draws.
+
+    Args:
+        selection: uint32 [n, K], N0 draws that choose the label.
+        counts: uint32 [n, K], N further draws that bound its probability.
+        sigma: noise standard deviation, [0, 1] pixel units.
+        alpha: error level of each certificate.
+
+    **Guarantee**: for each input separately, the radius exceeds the true one with probability at most alpha, over
+    the Monte Carlo draw.
+    """
+    if selection.shape != counts.shape or counts.ndim != 2:
+        raise CalibrationError(
+            f"certify: got counts {selection.shape} and {counts.shape}, expected [n, K] twice"
+        )
+    label = np.argmax(selection, axis=1).astype(np.int64)
+    hits = counts[np.arange(len(counts)), label].astype(np.int64)
+    lower = clopper_pearson_lower(hits, counts.sum(axis=1, dtype=np.int64), alpha)
+    return CertifyResult(label, round_down(np.maximum(certified_radius(lower, sigma), 0.0)))
+
+
+@dataclass(frozen=True)
+class CertifyCounts:
+    """Monte Carlo on the test split at several budgets, each an independent stream of draws.
+
+    Attributes:
+        digest: S64 [n]; target: int64 [n], -1 where unknown.
+        selection: uint32 [n, K], the N0 draws that choose the label.
+        counts: uint32 [B, n, K], the draws of each budget.
+        budgets: N of each of the B rows, increasing.
+        sigma, class_names, base_digest: as in `Scores`.
+    """
+
+    digest: np.ndarray
+    target: np.ndarray
+    selection: np.ndarray
+    counts: np.ndarray
+    budgets: Tuple[int, ...]
+    sigma: float
+    class_names: Tuple[str, ...]
+    base_digest: str
+
+    def __post_init__(self) -> None:
+        expected = (len(self.budgets), len(self.digest), len(self.class_names))
+        if self.counts.shape != expected or self.selection.shape != expected[1:]:
+            raise CalibrationError(
+                f"certify counts: got shapes {self.counts.shape} and {self.selection.shape}, expected {expected}"
+            )
+        if (self.counts.sum(axis=2, dtype=np.int64) != np.array(self.budgets)[:, None]).any():
+            raise CalibrationError("certify counts: each row must sum to its budget; sample again")
+
+    def at(self, budget: int, alpha: float) -> CertifyResult:
+        """CERTIFY with N = budget; N0 is the selection's."""
+        if budget not in self.budgets:
+            raise CalibrationError(f"certify: got budget {budget}, expected one of {self.budgets}")
+        return certify(self.selection, self.counts[self.budgets.index(budget)], self.sigma, alpha)
+
+    def save(self, path: PathLike) -> None:
+        meta = {
+            "table": "certify",
+            "budgets": list(self.budgets),
+            "sigma": self.sigma,
+            "class_names": list(self.class_names),
+            "base_digest": self.base_digest,
+        }
+        write_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, meta)
+
+    @classmethod
+    def load(cls, path: PathLike) -> "CertifyCounts":
+        arrays, meta = read_arrays(path, "certify table", _ARRAYS)
+        if meta.get("table") != "certify":
+            raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected certify")
+        return cls(
+            **{name: arrays[name] for name in _ARRAYS},
+            budgets=tuple(int(budget) for budget in meta["budgets"]),
+            sigma=float(meta["sigma"]),
+            class_names=tuple(meta["class_names"]),
+            base_digest=str(meta["base_digest"]),
+        )

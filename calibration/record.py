@@ -1,0 +1,104 @@
+"""The calibration record: a frozen statement of what was calibrated, on what, for which execution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+from calibration.digests import PathLike, json_digest
+from calibration.errors import CalibrationError
+from calibration.execution import Execution
+from calibration.files import read_json, write_json
+from calibration.guarantee import Guarantee
+from calibration.head import CertificateHead
+
+FORMAT = "rrise-calibration/1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Result of `calibrate`.
+
+    Attributes:
+        head: certificate head with the offset in it.
+        guarantee: the promise that the offset keeps.
+        execution: the computation that it holds for.
+        num_frames: n, independent frames that the rank was taken over.
+        rank: k, counted from 1; None when n is too small, and then the offset is infinite.
+        calibration_digest: of all frames of the calibration split.
+        base_digest: of the base classifier that was sampled.
+        num_samples: smallest and largest N of the references.
+        attempt: which use of this calibration split this is; above 1 the promise no longer holds as stated.
+    """
+
+    head: CertificateHead
+    guarantee: Guarantee
+    execution: Execution
+    num_frames: int
+    rank: Optional[int]
+    calibration_digest: str
+    base_digest: str
+    num_samples: Tuple[int, int]
+    attempt: int = 1
+
+    def __bool__(self) -> bool:
+        """Whether this record can issue a certificate at all."""
+        return not self.head.issues_nothing
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record's canonical JSON."""
+        return json_digest(self.to_json())
+
+    def message(self) -> str:
+        """What a person should know about this record, in one sentence."""
+        if self.rank is None:
+            return (
+                f"{self.num_frames} calibration frames are too few: error {float(self.guarantee.error):g} "
+                f"({self.guarantee.kind}) needs at least {self.guarantee.frames_needed()}, so no certificate is issued"
+            )
+        return f"offset {self.head.offset[0]:.6g} is score {self.rank} of {self.num_frames}"
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "head": self.head.to_json(),
+            "guarantee": self.guarantee.to_json(),
+            "execution": self.execution.to_json(),
+            "num_frames": self.num_frames,
+            "rank": self.rank,
+            "calibration_digest": self.calibration_digest,
+            "base_digest": self.base_digest,
+            "num_samples": list(self.num_samples),
+            "attempt": self.attempt,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Calibration":
+        """Read a record; raises CalibrationError for anything else."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            got = value.get("format") if isinstance(value, dict) else type(value).__name__
+            raise CalibrationError(f"calibration record: got format {got!r}, expected {FORMAT!r}")
+        try:
+            return cls(
+                head=CertificateHead.from_json(value["head"]),
+                guarantee=Guarantee.from_json(value["guarantee"]),
+                execution=Execution.from_json(value["execution"]),
+                num_frames=int(value["num_frames"]),
+                rank=None if value["rank"] is None else int(value["rank"]),
+                calibration_digest=str(value["calibration_digest"]),
+                base_digest=str(value["base_digest"]),
+                num_samples=(int(value["num_samples"][0]), int(value["num_samples"][1])),
+                attempt=int(value["attempt"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CalibrationError(
+                f"calibration record: {error!r} is missing or malformed; calibrate again"
+            ) from error
+
+    def save(self, path: PathLike) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: PathLike) -> "Calibration":
+        return cls.from_json(read_json(path, "calibration record"))
