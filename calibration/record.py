@@ -50,6 +50,15 @@ class Calibration:
         """SHA-256 of the record's canonical JSON."""
         return json_digest(self.to_json())
 
+    def binding(self) -> str:
+        """Digest that the exported graph carries in its metadata: of the record without the graph's own digest.
+
+        The record names the graph and the graph names the record; one of the two has to leave the other's name out.
+        """
+        value = self.to_json()
+        value["execution"]["artefact"] = ""
+        return json_digest(value)
+
     def message(self) -> str:
         """What a person should know about this record, in one sentence."""
         if self.rank is None:

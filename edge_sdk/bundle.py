@@ -1,0 +1,181 @@
+"""Open a bundle: every byte is checked against the manifest, and every part against every other, before use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Dict, Iterable, List, Mapping, Optional
+
+from calibration.digests import PathLike, file_digest
+from calibration.errors import CalibrationError
+from calibration.execution import Execution
+from calibration.record import Calibration
+from calibration.scores import Scores
+from edge_sdk.contract import GraphMetadata, preprocessing_digest, same_float32
+from edge_sdk.errors import BundleError
+from edge_sdk.manifest import MANIFEST_FILE, Manifest
+from edge_sdk.probe import Probe
+from edge_sdk.runtime.base import Graph
+
+DEVICE_FOLDER = "device"
+_RESTORE = "copy the bundle again from its release, or export it again with `rrise-export onnx`"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. Build one with `Bundle.open`.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says about itself.
+        probe: frames with their expected answers.
+        calibrations: artefact name -> record; an artefact without one never issues a certificate.
+    """
+
+    path: Path
+    manifest: Manifest
+    probe: Probe
+    calibrations: Mapping[str, Calibration]
+
+    @classmethod
+    def open(cls, path: PathLike) -> "Bundle":
+        """Open the folder `path`.
+
+        Raises:
+            BundleError: a file is missing, changed, not listed or a link; the manifest points outside the bundle;
+                or manifest, calibration records and probe contradict each other.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST_FILE).is_file():
+            raise BundleError(f"{folder}: got no {MANIFEST_FILE}, expected the folder that `rrise-export onnx` wrote")
+        manifest = Manifest.load(folder / MANIFEST_FILE)
+        _check_files(folder, manifest)
+        calibrations: Dict[str, Calibration] = {}
+        for name, artefact in manifest.artefacts.items():
+            if artefact.calibration is not None:
+                calibrations[name] = _load_calibration(folder / artefact.calibration, name, manifest)
+        return cls(folder, manifest, Probe.load(folder / manifest.probe), calibrations)
+
+    def artefact_name(self, wanted: Optional[str] = None) -> str:
+        """`wanted`, or the bundle's first calibrated artefact, "fp32" before others. Raises: BundleError."""
+        names = sorted(self.manifest.artefacts, key=lambda name: (name not in self.calibrations, name != "fp32", name))
+        if wanted is None and names:
+            return names[0]
+        if wanted not in self.manifest.artefacts:
+            raise BundleError(f"artefact: got {wanted!r}, expected one of {', '.join(names) or 'none, the bundle is empty'}")
+        return wanted
+
+    def model(self, name: str) -> bytes:
+        """The bytes of an artefact's graph; what is returned is what was checked, whatever happens to the file."""
+        artefact = self.manifest.artefacts[name]
+        data = (self.path / artefact.file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != artefact.sha256:
+            raise BundleError(f"{artefact.file}: changed after the bundle was opened; {_RESTORE}")
+        return data
+
+    def recorded(self, name: str) -> Optional[Scores]:
+        """What artefact `name` answered on the verification frames at export, or None. Raises: BundleError."""
+        if name not in self.manifest.recorded:
+            return None
+        try:
+            return Scores.load(self.path / self.manifest.recorded[name])
+        except CalibrationError as error:
+            raise BundleError(f"recorded scores: {error}; {_RESTORE}") from error
+
+    def device_folder(self, execution: Execution) -> Path:
+        """Where this device keeps what it adds for one execution; not part of the release."""
+        return self.path / DEVICE_FOLDER / execution.name
+
+    def check_graph(self, name: str, graph: Graph) -> None:
+        """Compare a loaded graph's constants and metadata with manifest and calibration record, bit for bit.
+
+        Raises:
+            BundleError: they disagree, or one of them is missing.
+        """
+        manifest, record = self.manifest, self.calibrations.get(name)
+        metadata = GraphMetadata.from_text(graph.metadata)
+        shape = (graph.signature.batch_size, *graph.signature.frame_shape)
+        pairs = [
+            ("frame dtype", graph.signature.dtype, manifest.input.dtype),
+            ("frame shape", shape, manifest.input.shape),
+            ("encoding", metadata.encoding, manifest.input.encoding),
+            ("class names", metadata.class_names, manifest.class_names),
+            ("base classifier", metadata.base_digest, manifest.base_digest),
+            ("preprocessing", metadata.preprocessing, preprocessing_digest(manifest.preprocessing)),
+            ("calibration", metadata.calibration, "" if record is None else record.binding()),
+        ]
+        for what, got, expected in pairs:
+            if got != expected:
+                raise BundleError(f"artefact {name}: the graph says {what} {got}, expected {expected}; {_RESTORE}")
+        head = None if record is None else record.head
+        sigmas = [[metadata.sigma], [manifest.sigma]] + ([[head.sigma]] if head else [])
+        offsets: List[Iterable[float]] = [metadata.offset] + ([head.offset] if head else [])
+        for what, computed, others in (("sigma", [graph.sigma], sigmas), ("offset", graph.offset, offsets)):
+            if not all(same_float32(computed, list(other)) for other in others):
+                said = ", ".join(str(list(other)) for other in others)
+                raise BundleError(f"artefact {name}: the graph computes {what} {list(computed)}, its records say {said}; {_RESTORE}")
+        if len(graph.offset) not in (1, len(manifest.class_names)):
+            raise BundleError(
+                f"artefact {name}: got {len(graph.offset)} offsets, expected 1 or {len(manifest.class_names)}; {_RESTORE}"
+            )
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    for listed in manifest.files:
+        _check_path(listed)
+    found = set(_files_of(folder))
+    unlisted = sorted(found - set(manifest.files))
+    if unlisted:
+        raise BundleError(
+            f"{folder}: {unlisted[0]} is not in the manifest ({len(unlisted)} such files); remove it, or {_RESTORE}"
+        )
+    for listed, expected in manifest.files.items():
+        if listed not in found:
+            raise BundleError(f"{folder}: {listed} is missing; {_RESTORE}")
+        if file_digest(folder / listed) != expected:
+            raise BundleError(f"{folder}: {listed} was changed, its digest is not the manifest's; {_RESTORE}")
+    named = [manifest.probe, *manifest.recorded.values()]
+    for name, artefact in manifest.artefacts.items():
+        named += [artefact.file] + ([artefact.calibration] if artefact.calibration is not None else [])
+        if manifest.files.get(artefact.file) != artefact.sha256:
+            raise BundleError(f"manifest: artefact {name} has another digest in the list of files; {_RESTORE}")
+    absent = sorted(set(named) - set(manifest.files))
+    if absent:
+        raise BundleError(f"manifest: {absent[0]} is named but not in the list of files; {_RESTORE}")
+
+
+def _check_path(listed: str) -> None:
+    path = PurePosixPath(listed)
+    unsafe = path.is_absolute() or ".." in path.parts or "\\" in listed or ":" in listed or str(path) != listed
+    if unsafe or path.parts[:1] in ((), (DEVICE_FOLDER,), (MANIFEST_FILE,)):
+        raise BundleError(f"manifest: got the file name {listed!r}, expected a plain path inside the bundle; {_RESTORE}")
+
+
+def _files_of(folder: Path) -> Iterable[str]:
+    for current, folders, files in os.walk(folder):
+        here = Path(current)
+        if here == folder and DEVICE_FOLDER in folders:
+            folders.remove(DEVICE_FOLDER)
+        for name in folders + files:
+            if (here / name).is_symlink():
+                raise BundleError(f"{here / name}: got a symbolic link, expected a plain file; {_RESTORE}")
+        for name in files:
+            relative = (here / name).relative_to(folder).as_posix()
+            if relative != MANIFEST_FILE:
+                yield relative
+
+
+def _load_calibration(path: Path, name: str, manifest: Manifest) -> Calibration:
+    try:
+        record = Calibration.load(path)
+    except CalibrationError as error:
+        raise BundleError(f"calibration of {name}: {error}; {_RESTORE}") from error
+    if record.execution.artefact != manifest.artefacts[name].sha256:
+        raise BundleError(f"calibration of {name}: it was made for another file than {manifest.artefacts[name].file}; {_RESTORE}")
+    if record.base_digest != manifest.base_digest:
+        raise BundleError(f"calibration of {name}: its references come from another base classifier; {_RESTORE}")
+    if record.head.issues_nothing:
+        raise BundleError(f"calibration of {name}: its offset is infinite ({record.message()}); {_RESTORE}")
+    return record

@@ -1,0 +1,111 @@
+"""From a bundle to a checked runtime: probe frames, execution state, warm-up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from statistics import median
+from typing import List
+
+import numpy as np
+
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import BundleError, RuntimeFault
+from edge_sdk.runtime.base import Runtime
+from edge_sdk.scoring import run_all
+from edge_sdk.verification_record import load_record
+
+PROBIT_TOLERANCE = 0.05
+"""A probe answer that is further from the recorded one than this is another function, not another rounding."""
+
+
+class State(str, Enum):
+    """What is known about an execution (MATHEMATICS 6)."""
+
+    CALIBRATED = "calibrated"
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class ExecutionState:
+    """State of a loaded execution, why, and what is subtracted from every radius because of it.
+
+    Attributes:
+        calibrated: whether the artefact has a calibration record at all; without one nothing is ever issued.
+        margin: radius units, >= 0; 0 except on executions whose rounding was measured on this device.
+    """
+
+    state: State
+    reason: str
+    margin: float
+    calibrated: bool
+
+
+def matches_probe(bundle: Bundle, artefact: str, runtime: Runtime) -> bool:
+    """Compare the probe frames' answers with the recorded ones.
+
+    Returns:
+        Whether they agree bit for bit. An execution with the recorded name that does not is another one in fact,
+        for instance because the processor has another instruction set.
+
+    Raises:
+        BundleError: no recorded answer, or one so different that this cannot be the same function.
+    """
+    expected = bundle.probe.expected.get(artefact)
+    if expected is None:
+        raise BundleError(f"probe: no expected answers for artefact {artefact}; export the bundle again")
+    got = run_all(runtime, bundle.probe.frames)
+    certified = expected.radius > 0
+    flipped = int((got.label != expected.label)[certified].sum())
+    apart = float(np.max(np.abs(got.probit.astype(np.float64) - expected.probit)))
+    if flipped or not apart <= PROBIT_TOLERANCE:
+        raise BundleError(
+            f"probe: {flipped} certified labels flipped and the probit is up to {apart:.3g} from the recorded one, expected"
+            f" at most {PROBIT_TOLERANCE}; this runtime does not compute the exported function: try another provider,"
+            " and report it with the output of `rrise-edge doctor`"
+        )
+    pairs = ((got.label, expected.label), (got.radius, expected.radius), (got.probit, expected.probit))
+    return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
+
+def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact: bool) -> ExecutionState:
+    """Whether this execution was calibrated, verified on this device, or neither, and why."""
+    record = bundle.calibrations.get(artefact)
+    if record is None:
+        return ExecutionState(State.UNVERIFIED, f"artefact {artefact} was never calibrated", 0.0, False)
+    execution = runtime.execution
+    if execution.same_as(record.execution):
+        if probe_exact:
+            return ExecutionState(State.CALIBRATED, "the bundle was calibrated on this execution", 0.0, True)
+        difference = "the probe frames differ in the last bits (another processor type)"
+    else:
+        difference = "; ".join(execution.differences(record.execution))
+    verified = load_record(bundle, execution)
+    if verified is not None:
+        reason = f"verified on this device with {verified.frames} frames, margin {verified.margin:.3g}"
+        return ExecutionState(State.VERIFIED, reason, verified.margin, True)
+    mend = f"run `rrise-edge verify {bundle.path} --references PACK` on this device"
+    return ExecutionState(State.UNVERIFIED, f"not the calibrated execution: {difference}; {mend}", 0.0, True)
+
+
+def warm_up(runtime: Runtime, *, limit_seconds: float = 0.5, limit_runs: int = 200) -> int:
+    """Run black frames until the latency is stable (two successive medians of five within a tenth), and say how many."""
+    signature = runtime.graph.signature
+    frames = np.zeros((signature.batch_size, *signature.frame_shape), signature.dtype)
+    spent: List[float] = []
+    deadline = time.perf_counter() + limit_seconds
+    while len(spent) < limit_runs and (len(spent) < 10 or time.perf_counter() < deadline):
+        start = time.perf_counter()
+        try:
+            runtime.answer(frames)
+        except Exception as error:  # a runtime's exceptions have no common base
+            raise RuntimeFault(f"the runtime failed on a black frame: {error}") from error
+        spent.append(time.perf_counter() - start)
+        if len(spent) >= 10 and abs(median(spent[-5:]) - median(spent[-10:-5])) <= 0.1 * median(spent[-5:]):
+            break
+    return len(spent)

@@ -1,0 +1,56 @@
+"""The probe: a few frames with the answers an artefact gave at export, compared each time a bundle is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+
+from calibration.digests import PathLike
+from calibration.errors import CalibrationError
+from calibration.files import read_arrays, write_arrays
+from edge_sdk.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One artefact's answers to the probe frames: label int64 [n], radius float32 [n], probit float32 [n]."""
+
+    label: np.ndarray
+    radius: np.ndarray
+    probit: np.ndarray
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Probe frames [n, H, W, C] (or [n, C, H, W] float32), n >= 1, and what each artefact answered at export."""
+
+    frames: np.ndarray
+    expected: Mapping[str, Expected]
+
+    def save(self, path: PathLike) -> None:
+        """Write as `.npz`: `frame`, and `<artefact>.label`, `<artefact>.radius`, `<artefact>.probit`."""
+        arrays = {"frame": self.frames}
+        for name, answer in self.expected.items():
+            arrays[f"{name}.label"] = np.asarray(answer.label, np.int64)
+            arrays[f"{name}.radius"] = np.asarray(answer.radius, np.float32)
+            arrays[f"{name}.probit"] = np.asarray(answer.probit, np.float32)
+        write_arrays(path, arrays, {"format": "rrise-probe", "version": 1, "artefacts": sorted(self.expected)})
+
+    @classmethod
+    def load(cls, path: PathLike) -> "Probe":
+        """Raises: BundleError: unreadable, empty, or incomplete."""
+        try:
+            arrays, meta = read_arrays(path, "probe", ["frame"])
+            expected = {
+                str(name): Expected(arrays[f"{name}.label"], arrays[f"{name}.radius"], arrays[f"{name}.probit"])
+                for name in meta["artefacts"]
+            }
+        except (CalibrationError, KeyError, TypeError) as error:
+            raise BundleError(f"probe: {error}; export the bundle again") from error
+        frames = arrays["frame"]
+        lengths = {len(part) for answer in expected.values() for part in (answer.label, answer.radius, answer.probit)}
+        if frames.ndim != 4 or not len(frames) or lengths != {len(frames)}:
+            raise BundleError(f"probe: got frames {frames.shape} with answers of lengths {sorted(lengths)}; export the bundle again")
+        return cls(frames, expected)

@@ -1,0 +1,69 @@
+"""What the rest of the SDK asks of a runtime, so that ONNX Runtime and TensorRT look alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import List, Mapping, Optional, Protocol, Tuple
+
+import numpy as np
+
+from calibration.execution import Execution
+from edge_sdk.contract import GraphSignature
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A graph's answers to one batch: label int64 [B], radius float32 [B], probit float32 [B], difficulty float32 [B]."""
+
+    label: np.ndarray
+    radius: np.ndarray
+    probit: np.ndarray
+    difficulty: Optional[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a loaded graph says about itself: its tensors, its metadata text, and its two constants as computed.
+
+    Attributes:
+        offset: float32 values of the `offset` output.
+        sigma: value of the `sigma` output.
+    """
+
+    signature: GraphSignature
+    metadata: Mapping[str, str]
+    offset: Tuple[float, ...]
+    sigma: float
+
+
+class Runtime(Protocol):
+    """A loaded graph that answers batches of frames. Not to be entered by two threads at once.
+
+    Attributes:
+        execution: which computation this is, filled in from what was really loaded.
+        graph: what the graph says about itself.
+    """
+
+    execution: Execution
+    graph: Graph
+
+    def run(self, frames: np.ndarray) -> Outputs:
+        """Answer one batch, C-contiguous [B, ...] of the graph's dtype, with every output. Raises: RuntimeFault."""
+
+    def answer(self, frames: np.ndarray) -> List[np.ndarray]:
+        """As `run`, but only [label int64 [B], radius float32 [B]]: the camera loop's path."""
+
+    def close(self) -> None:
+        """Release what the runtime holds; afterwards it cannot run."""
+
+
+def architecture() -> str:
+    """Name of this machine's processor architecture, as in "x86_64" or "aarch64"."""
+    return platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
