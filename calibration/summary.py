@@ -1,0 +1,150 @@
+"""The numbers of a report on one calibrated execution, from tables alone: accuracy, coverage, audit, cost, latency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
+from calibration.certify import CertifyCounts
+from calibration.cost import CostLedger, break_even
+from calibration.errors import CalibrationError
+from calibration.evaluation import (
+    audit,
+    certified_accuracy,
+    issued_share,
+    label_agreement,
+    probit_rmse,
+)
+from calibration.fit import label_reference
+from calibration.latency import Latency, latency_numbers
+from calibration.record import Calibration
+from calibration.scores import Scores
+
+CERTIFY_ALPHA = 0.001
+"""Error level of each Monte Carlo certificate that the surrogate is compared with, as in Cohen et al. 2019."""
+
+EVALUATION_STAGES = ("base", "certify", "audit")
+"""Cost that Monte Carlo at run time needs too (the base classifier), or that only this report needs."""
+
+
+@dataclass(frozen=True)
+class ReportTables:
+    """Everything that a report reads.
+
+    Attributes:
+        calibration: record of the execution that is reported.
+        scores: its tables of split "calibration", "verification" and "test"; the counts of the test split are the
+            audit's own draws.
+        certify: Monte Carlo on the same test frames.
+        cost: ledger of the whole workspace.
+        frame_rate: frames a second, for expected wrong certificates per hour.
+        latency: or None where nothing was measured.
+    """
+
+    calibration: Calibration
+    scores: Mapping[str, Scores]
+    certify: CertifyCounts
+    cost: CostLedger
+    frame_rate: float
+    latency: Optional[Latency] = None
+
+    def __post_init__(self) -> None:
+        for split in ("calibration", "verification", "test"):
+            if split not in self.scores:
+                raise CalibrationError(
+                    f"report: no scores of the {split} split; score it with this execution first"
+                )
+            if not self.scores[split].execution.same_as(self.calibration.execution):
+                differences = "; ".join(self.scores[split].execution.differences(self.calibration.execution))
+                raise CalibrationError(
+                    f"report: the {split} scores come from another execution ({differences})"
+                )
+        if self.scores["test"].digest.tolist() != self.certify.digest.tolist():
+            raise CalibrationError(
+                "report: the certify table has other frames than the test scores; run certify again"
+            )
+
+    def radius(self, split: str) -> np.ndarray:
+        """Certified radius of every frame of a split, float32 [n]."""
+        table = self.scores[split]
+        return self.calibration.head.radius(table.probit, table.label, table.difficulty)
+
+
+def default_radii(sigma: float) -> Tuple[float, ...]:
+    """Radii that a report shows: 0 and multiples of sigma / 2 up to 3 sigma."""
+    return tuple(round(0.5 * step * sigma, 6) for step in range(7))
+
+
+def summarise(tables: ReportTables) -> Dict[str, Any]:
+    """All numbers of the report as a JSON value; the same that `rrise-calibrate report --json` prints."""
+    test, radius = tables.scores["test"], tables.radius("test")
+    radii = default_radii(test.sigma)
+    monte_carlo = {str(budget): tables.certify.at(budget, CERTIFY_ALPHA) for budget in tables.certify.budgets}
+    offline = tables.cost.total(without=EVALUATION_STAGES)
+    return {
+        "guarantee": tables.calibration.guarantee.to_json(),
+        "sentence": tables.calibration.guarantee.sentence(),
+        "limits": tables.calibration.guarantee.limits(),
+        "message": tables.calibration.message(),
+        "execution": tables.calibration.execution.to_json(),
+        "wrong_per_hour": tables.calibration.guarantee.wrong_per_hour(tables.frame_rate),
+        "frame_rate": tables.frame_rate,
+        "frames_for_ten_times_less": tables.calibration.guarantee.ten_times_smaller().frames_needed(),
+        "radii": list(radii),
+        "certified_accuracy": {
+            "rrise": _floats(certified_accuracy(test.label, radius, test.target, radii)),
+            **{
+                f"monte-carlo {name}": _floats(certified_accuracy(row.label, row.radius, test.target, radii))
+                for name, row in monte_carlo.items()
+            },
+        },
+        "issued": {
+            "rrise": _floats(issued_share(radius, radii)),
+            **{
+                f"monte-carlo {name}": _floats(issued_share(row.radius, radii))
+                for name, row in monte_carlo.items()
+            },
+        },
+        "audit": asdict(audit(test, radius)),
+        "audit_samples": int(test.num_samples.min()),
+        "coverage": [asdict(row) for row in coverage_rows(tables)],
+        "label_agreement": label_agreement(test),
+        "probit_rmse": probit_rmse(test),
+        "offline_passes": offline,
+        "break_even": {str(budget): break_even(offline, budget) for budget in tables.certify.budgets},
+        "latency": None
+        if tables.latency is None
+        else latency_numbers(tables.latency, tables.certify.budgets[-1]),
+    }
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """How many frames of a split have a radius above their reference, with a 95 % Clopper-Pearson interval."""
+
+    split: str
+    exceeding: int
+    frames: int
+    share: float
+    lower: float
+    upper: float
+
+
+def coverage_rows(tables: ReportTables) -> List[CoverageRow]:
+    """Coverage of the calibration split (by construction) and of the verification split (an independent check)."""
+    rows = []
+    for split in ("calibration", "verification"):
+        table = tables.scores[split]
+        reference = label_reference(table, float(tables.calibration.guarantee.beta))
+        exceeding = int((tables.radius(split) > reference).sum())
+        lower = float(clopper_pearson_lower(exceeding, len(table), 0.025))
+        upper = float(clopper_pearson_upper(exceeding, len(table), 0.025))
+        rows.append(CoverageRow(split, exceeding, len(table), exceeding / len(table), lower, upper))
+    return rows
+
+
+def _floats(values: np.ndarray) -> List[float]:
+    return [float(value) for value in values]
