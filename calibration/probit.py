@@ -51,8 +51,8 @@ def probit_from_logits(logits: np.ndarray) -> Prediction:
     """Label and probit of the top class.
 
     Args:
-        logits: float32 [n, K], K >= 2. Rows with NaN give label 0 and probit NaN, which the head turns into
-            radius 0.
+        logits: float32 [n, K], K >= 2. A row with NaN or a logit of 1e30 or more in size, infinity included,
+            gives probit NaN, which the head turns into radius 0.
 
     Raises:
         CalibrationError: another shape.
@@ -66,4 +66,7 @@ def probit_from_logits(logits: np.ndarray) -> Prediction:
     second = np.max(others, axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         rest = np.log(np.sum(np.exp(others - second[:, None]), axis=1, dtype=np.float32))
-        return Prediction(label, probit_from_margin((top - second) - rest))
+        probit = probit_from_margin((top - second) - rest)
+        # A comparison that NaN fails: an infinite logit would otherwise be clipped to a full-size certificate.
+        usable = np.all(np.abs(values) < np.float32(-MASKED_LOGIT), axis=1)
+    return Prediction(label, np.where(usable, probit, np.float32(np.nan)))
