@@ -1,0 +1,229 @@
+"""sample_counts: right counts, the same counts however they are come by, and refusals that cost nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from calibration.digests import frame_digests
+from trainer.errors import TrainerError
+from trainer.montecarlo import sample_counts
+
+N = 40
+
+
+@pytest.fixture
+def reference(make_store, network, preprocess, frames, tmp_path):
+    store = make_store(tmp_path / "reference.zarr")
+    sample_counts(network, preprocess, frames, store, N)
+    return store.counts()
+
+
+class Threshold(nn.Module):
+    """Class 1 where the mean of the pixels exceeds 1/2: p_1 = Phi((mean - 1/2) sqrt(pixels) / sigma)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([0 * mean, mean - 0.5, 0 * mean - 9], dim=1)
+
+
+def test_counts_agree_with_the_exact_probability(make_store, preprocess, frames):
+    store = make_store(sample_block=100)
+    sample_counts(Threshold(), preprocess, frames, store, 2000)
+    means = frames.reshape(70, -1).mean(1) / 255
+    p = stats.norm.cdf((means - 0.5) * np.sqrt(16) / 0.5)
+    counts = store.counts()
+    assert (counts[:, 2] == 0).all() and (counts.sum(1) == 2000).all()
+    # Two-sided exact tests at 1e-6 each: a false alarm in 70 frames has probability below 7e-5.
+    values = [stats.binomtest(int(k), 2000, float(q)).pvalue for k, q in zip(counts[:, 1], p, strict=True)]
+    assert min(values) > 1e-6
+    # Pearson's statistic over independent frames: chi-squared with 70 degrees; shared noise would inflate it.
+    chi = float((((counts[:, 1] - 2000 * p) ** 2) / (2000 * p * (1 - p))).sum())
+    assert 1e-4 < stats.chi2.sf(chi, 70) < 1 - 1e-4
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64, 10_000])
+def test_counts_do_not_depend_on_the_batch_size(
+    make_store, network, preprocess, frames, reference, batch_size
+):
+    store = make_store()
+    sample_counts(network, preprocess, frames, store, N, batch_size=batch_size)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_counts_do_not_depend_on_threads_or_unit_order(
+    make_store, network, preprocess, frames, reference, threads, monkeypatch
+):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        store = make_store()
+        sample_counts(network, preprocess, frames, store, N)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+def test_raising_n_repeats_nothing_and_changes_nothing(make_store, network, preprocess, frames, reference):
+    store = make_store()
+    stored: list[int] = []
+    for n in (10, 30, N):
+        sample_counts(network, preprocess, frames, store, n, progress=stored.append)
+        assert (store.samples() == n).all() and store.missing(N) == 70 * (N - n)
+    assert sum(stored) == 70 * N
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+def test_frames_may_have_different_n(make_store, network, preprocess, frames, reference):
+    store = make_store()
+    wanted = np.where(np.arange(70) % 3 == 0, N, 10)
+    sample_counts(network, preprocess, frames, store, wanted)
+    np.testing.assert_array_equal(store.samples(), wanted)
+    np.testing.assert_array_equal(store.counts()[::3], reference[::3])
+    sample_counts(network, preprocess, frames, store, N)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+def test_an_interrupted_run_continues(make_store, network, preprocess, frames, reference):
+    class Interrupted(Exception):
+        pass
+
+    for limit in (1, 2, 3):
+        calls = itertools.count(1)
+
+        def interrupt(evaluations: int, calls=calls, limit=limit) -> None:
+            if next(calls) == limit:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            sample_counts(network, preprocess, frames, make_store(), N, progress=interrupt)
+    sample_counts(network, preprocess, frames, make_store(), N)
+    np.testing.assert_array_equal(make_store().counts(), reference)
+
+
+def test_streams_and_seeds_have_noise_of_their_own(
+    make_store, network, preprocess, frames, reference, tmp_path
+):
+    for changes in ({"stream": "audit"}, {"seed": 12}):
+        store = make_store(tmp_path / "other.zarr", **changes)
+        sample_counts(network, preprocess, frames, store, N)
+        assert (store.counts() != reference).any()
+
+
+def test_equal_frames_have_independent_noise(make_store, network, preprocess, frames):
+    same = np.repeat(frames[:1], 70, axis=0)
+    store = make_store(digests=frame_digests(same))
+    sample_counts(network, preprocess, same, store, N)
+    assert len(np.unique(store.counts(), axis=0)) > 5
+
+
+def test_running_out_of_memory_halves_the_batch(make_store, network, preprocess, frames, reference):
+    class Hungry(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 50:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return self.inner(x)
+
+    store = make_store()
+    sample_counts(Hungry(), preprocess, frames, store, N)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+class Broken(nn.Module):
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self._logits = logits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._logits(x)
+
+
+def occasional_nan(x: torch.Tensor) -> torch.Tensor:
+    logits = x[:, 0, 0, :3].clone()
+    logits[x[:, 0, 0, 0] > 1.5, 1] = float("nan")  # a few rows of every block
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (lambda x: torch.zeros(len(x), 4), r"returned \[\d+, 4\] .* expected logits of shape \[\d+, 3\]"),
+        (lambda x: torch.zeros(len(x), 3, 1), r"returned \[\d+, 3, 1\]"),
+        (lambda x: torch.zeros(1, 3), r"returned \[1, 3\]"),
+        (lambda x: (torch.zeros(len(x), 3), None), "returned tuple"),
+        (lambda x: torch.full((len(x), 3), float("nan")), "returned NaN"),
+        (occasional_nan, "returned NaN on noisy frames"),
+    ],
+)
+def test_a_broken_network_is_refused_and_the_store_stays(
+    make_store, network, preprocess, frames, reference, logits, message
+):
+    store = make_store()
+    sample_counts(network, preprocess, frames, store, 10)
+    before = store.counts()
+    with pytest.raises(TrainerError, match=message):
+        sample_counts(Broken(logits), preprocess, frames, store, N)
+    np.testing.assert_array_equal(store.counts(), before)
+    sample_counts(network, preprocess, frames, store, N)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+def test_what_does_not_fit_the_store_is_refused(make_store, network, preprocess, frames):
+    store = make_store()
+    cases = [
+        ({"frames": frames[::-1]}, "not the 70 of the store"),
+        ({"frames": frames[:5]}, "got 5 frames"),
+        ({"frames": frames.astype(np.float32)}, "got float32"),
+        ({"num_samples": 15}, "multiple of the sample block"),
+        ({"dtype": "bfloat16"}, "dtype: got 'bfloat16', expected 'float32'"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+    ]
+    for changes, message in cases:
+        arguments = {"frames": frames, "num_samples": N, **changes}
+        with pytest.raises(TrainerError, match=message):
+            sample_counts(
+                network, preprocess, arguments.pop("frames"), store, arguments.pop("num_samples"), **arguments
+            )
+    assert store.samples().sum() == 0
+
+
+def test_the_callers_network_is_left_alone(make_store, network, preprocess, frames):
+    network.train()
+    try:
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        sample_counts(network, preprocess, frames, make_store(), 10)
+        assert network.training
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    finally:
+        network.eval()
+
+
+def test_bfloat16_begins_inside_the_network(make_store, network, preprocess, frames, reference):
+    seen: list[torch.dtype] = []
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert isinstance(x, torch.Tensor), "refuses to be traced, so that the real calls are seen"
+            seen.append(x.dtype)
+            return self.inner(x)
+
+    store = make_store(dtype="bfloat16")
+    sample_counts(Recording(), preprocess, frames, store, N)
+    assert set(seen) == {torch.bfloat16}
+    # The same noise and nearly the same network: only near ties differ.
+    assert np.abs(store.counts().astype(int) - reference).sum() <= 0.02 * reference.sum()

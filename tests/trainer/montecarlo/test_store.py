@@ -1,0 +1,159 @@
+"""CountStore: what it keeps, what it refuses, and that a refusal costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+from calibration.digests import frame_digests
+from trainer.errors import TrainerError
+from trainer.montecarlo.store import CountStore
+
+
+def some_counts(rows: int = 64) -> np.ndarray:
+    return np.tile(np.array([[4, 6, 10]], dtype=np.uint32), (rows, 1))
+
+
+def test_counts_and_samples_are_plain_zarr_arrays(make_store):
+    store = make_store()
+    store.write(0, some_counts())
+    group = zarr.open_group(store.path, mode="r")["train"]
+    assert group["counts"].dtype == np.uint32 and group["counts"].shape == (70, 3)
+    assert group["samples"].dtype == np.uint32
+    np.testing.assert_array_equal(group["samples"][:], [20] * 64 + [0] * 6)
+    np.testing.assert_array_equal(store.samples(), group["samples"][:])
+    assert group.attrs["sigma"] == 0.5 and group.attrs["seed"] == 11 and group.attrs["sample_block"] == 10
+    assert bytes(group["digests"][3]) == store.digests[3]
+
+
+def test_reopening_finds_the_counts(make_store):
+    make_store().write(64, some_counts(6))
+    again = make_store(sample_block=None)
+    assert again.identity.sample_block == 10
+    np.testing.assert_array_equal(again.counts()[64:], some_counts(6))
+    assert again.missing(30) == 64 * 30 + 6 * 10
+
+
+def test_streams_share_a_store_and_nothing_else(make_store):
+    make_store().write(0, some_counts())
+    other = make_store(stream="audit", sample_block=5)
+    assert other.samples().sum() == 0 and other.identity.sample_block == 5
+    assert make_store().samples().sum() == 64 * 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", 0.25), ("seed", 12), ("base_digest", "c" * 64), ("num_classes", 4), ("dtype", "bfloat16"),
+     ("sample_block", 20)],
+)  # fmt: skip
+def test_another_identity_is_refused_and_nothing_is_lost(make_store, name, value):
+    make_store().write(0, some_counts())
+    with pytest.raises(TrainerError, match=f"{name} of the store is .*, expected {value!r}"):
+        make_store(**{name: value})
+    np.testing.assert_array_equal(make_store().counts()[:64], some_counts())
+
+
+def test_other_frames_are_refused(make_store, frames):
+    make_store()
+    with pytest.raises(TrainerError, match="frames_digest"):
+        make_store(digests=frame_digests(frames[::-1]))
+    with pytest.raises(TrainerError, match="num_frames of the store is 70, expected 69"):
+        make_store(digests=frame_digests(frames[:69]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", 0.0), ("sigma", float("nan")), ("stream", "../train"), ("dtype", "int8"), ("num_classes", 1),
+     ("sample_block", 0), ("seed", -1)],
+)  # fmt: skip
+def test_nonsense_is_refused_before_anything_is_made(make_store, tmp_path, name, value):
+    with pytest.raises(TrainerError, match=f"{name}: got"):
+        make_store(**{name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("got", "nearest"), [(15, "10 and 20"), (5, "10 and 20"), (0, "10 and 20"), (101, "100 and 110")]
+)
+def test_num_samples_must_fit_the_sample_block(make_store, got, nearest):
+    with pytest.raises(
+        TrainerError, match=f"num_samples: got {got}, expected a multiple .* nearest are {nearest}"
+    ):
+        make_store().check_num_samples(got)
+
+
+def test_num_samples_must_fit_uint32(make_store):
+    with pytest.raises(TrainerError, match="at most 4294967295"):
+        make_store().check_num_samples(2**32 + 4)
+
+
+def test_a_damaged_block_is_found_and_named(make_store):
+    store = make_store()
+    store.write(0, some_counts())
+    store.write(64, some_counts(6))
+    chunk = store.path / "train" / "counts" / "c" / "0" / "0"
+    content = bytearray(chunk.read_bytes())
+    content[5] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(TrainerError, match=r"damaged counts in frames 0 to 69.*counts/c/0/0"):
+        store.counts()
+    np.testing.assert_array_equal(store.read(64, 70), some_counts(6))
+    chunk.unlink()
+    assert store.samples().sum() == 6 * 20
+
+
+def test_counts_that_no_run_could_have_stored_are_refused(make_store):
+    store = make_store()
+    store.write(0, np.full((64, 3), 5, dtype=np.uint32))
+    with pytest.raises(TrainerError, match="no multiple of 10"):
+        store.counts()
+
+
+def test_a_foreign_group_is_refused(make_store, tmp_path):
+    zarr.open_group(tmp_path / "targets.zarr", mode="a").create_group("train")
+    with pytest.raises(TrainerError, match=r"format None.*Give another path"):
+        make_store()
+
+
+def test_a_second_writer_is_refused_and_the_first_goes_on(make_store):
+    store = make_store()
+    code = f"""
+import sys
+from trainer.errors import TrainerError
+from trainer.montecarlo.lock import writer_lock
+from pathlib import Path
+try:
+    with writer_lock(Path({str(store.path)!r}).parent / ".targets.zarr.train.lock"):
+        print("locked")
+except TrainerError as error:
+    print(error)
+"""
+    with store.writer():
+        second = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        store.write(0, some_counts())
+    assert "is writing this store; expected one writer at a time" in second
+    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert third.strip() == "locked"
+    assert isinstance(store, CountStore) and store.samples().sum() == 64 * 20
+
+
+def test_leftovers_of_a_killed_writer_are_swept(make_store):
+    store = make_store()
+    leftover = store.path / "train" / "counts" / "c" / "0" / "0.abc.partial"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    with store.writer():
+        assert not leftover.exists()
+
+
+def test_a_half_made_stream_is_made_again(make_store, tmp_path):
+    root = zarr.open_group(tmp_path / "targets.zarr", mode="a")
+    root.create_group(".train.partial")
+    assert make_store().samples().sum() == 0
+    assert not (tmp_path / "targets.zarr" / ".train.partial").exists()

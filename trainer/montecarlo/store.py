@@ -1,0 +1,275 @@
+"""Class counts in a Zarr group: one file per block of frames, replaced atomically, so a killed run loses nothing.
+
+Every evaluation of the base classifier yields exactly one class, so the row sums of `counts` are the numbers of
+samples: `counts` is the single truth, and `samples` is kept beside it for readers in other tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.storage import LocalStore
+
+from calibration.digests import combined_digest
+from trainer.errors import TrainerError
+from trainer.montecarlo.lock import writer_lock
+
+FORMAT = "rrise-counts"
+VERSION = 1
+SAMPLE_BLOCK = 100
+IMAGE_BLOCK = 64
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST = 2**32 - 1
+
+_MEND = {
+    "base_digest": "these counts belong to another base classifier: use the one they were made with, or a new store",
+    "frames_digest": "these counts belong to other frames: use the same frames in the same order, or a new store",
+    "dtype": "pass the dtype of the store, or use a new store",
+    "sigma": "set [smoothing] sigma back, or use a new store",
+    "seed": "set [smoothing] seed back, or use a new store",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the counts of a store are counts of; two stores with equal identity hold interchangeable counts."""
+
+    format: str
+    version: int
+    stream: str
+    num_frames: int
+    num_classes: int
+    sigma: float
+    seed: int
+    base_digest: str
+    frames_digest: str
+    dtype: str
+    sample_block: int
+    image_block: int
+
+
+class CountStore:
+    """Class counts of one stream: counts uint32 [n, K] and samples uint32 [n].
+
+    Made by `open`. Reading needs no lock; writing goes through `writer` and `write`.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group, identity: Identity, digests: np.ndarray) -> None:
+        self.path, self.identity, self.digests = path, identity, digests
+        self._counts: Any = group["counts"]
+        self._samples: Any = group["samples"]
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        *,
+        stream: str,
+        digests: np.ndarray,
+        num_classes: int,
+        sigma: float,
+        seed: int,
+        base_digest: str,
+        dtype: str = "float32",
+        sample_block: int | None = None,
+    ) -> CountStore:
+        """Open the counts of `stream` in the Zarr store `path`, or begin them.
+
+        Args:
+            digests: S64 [n], the digest of every frame in order.
+            sigma: noise standard deviation, in [0, 1] pixel units.
+            seed: of the noise, together with `stream`.
+            base_digest: of the base classifier.
+            dtype: precision in which the base classifier runs (noise is always added in float32).
+            sample_block: samples per frame that are seeded together; every N is a multiple of it. None: that of the
+                store, or 100 for a new one.
+
+        Raises:
+            TrainerError: the store holds counts of something else, or cannot be written; it stays as it is.
+        """
+        path = Path(path)
+        wanted = Identity(
+            FORMAT, VERSION, stream, len(digests), int(num_classes), float(sigma), int(seed), base_digest,
+            combined_digest(digests), dtype, SAMPLE_BLOCK if sample_block is None else int(sample_block), IMAGE_BLOCK,
+        )  # fmt: skip
+        _check(wanted)
+        if not (path / stream / "zarr.json").exists():
+            with writer_lock(_lock_path(path, stream)):
+                if not (path / stream / "zarr.json").exists():
+                    _create(path, wanted, digests)
+        group = _open_group(path, stream)
+        found = _identity(path, group)
+        _compare(path, wanted, found, ignore_block=sample_block is None)
+        return CountStore(path, group, found, np.asarray(digests, dtype="S64"))
+
+    def counts(self) -> np.ndarray:
+        """Class counts, uint32 [n, K]; rows of frames not sampled yet are zero."""
+        return self.read(0, self.identity.num_frames)
+
+    def samples(self) -> np.ndarray:
+        """Samples per frame, uint32 [n]."""
+        return self.counts().sum(axis=1, dtype=np.uint64).astype(np.uint32)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Counts of frames start..stop, uint32 [stop - start, K].
+
+        Raises:
+            TrainerError: a block is damaged (the message names the file whose removal mends it).
+        """
+        try:
+            counts = np.asarray(self._counts[start:stop])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._damaged(start, stop, str(error)) from error
+        if (counts.sum(axis=1, dtype=np.uint64) % self.identity.sample_block).any():
+            raise self._damaged(start, stop, f"samples that are no multiple of {self.identity.sample_block}")
+        return counts
+
+    def missing(self, num_samples: int | np.ndarray) -> int:
+        """Evaluations of the base classifier that are still needed for `num_samples` per frame."""
+        done = self.samples().astype(np.int64)
+        return int(np.maximum(np.asarray(num_samples, dtype=np.int64) - done, 0).sum())
+
+    def check_num_samples(self, num_samples: int | np.ndarray) -> np.ndarray:
+        """`num_samples` per frame as int64 [n]; refused unless every one fits the sample block."""
+        wanted = np.broadcast_to(np.asarray(num_samples, dtype=np.int64), (self.identity.num_frames,))
+        block = self.identity.sample_block
+        wrong = wanted[(wanted <= 0) & (np.ndim(num_samples) == 0) | (wanted < 0) | (wanted % block != 0)]
+        if wrong.size:
+            below = max(int(wrong[0]) // block, 1) * block
+            raise TrainerError(
+                f"num_samples: got {int(wrong[0])}, expected a multiple of the sample block of {block}; "
+                f"the nearest are {below} and {below + block}. (A new store can have another sample_block)"
+            )
+        if wanted.size and wanted.max() > LARGEST:
+            raise TrainerError(f"num_samples: got {int(wanted.max())}, expected at most {LARGEST} (uint32)")
+        return wanted
+
+    @contextmanager
+    def writer(self) -> Iterator[None]:
+        """Be the only writer; what a killed writer left half done is swept away."""
+        with writer_lock(_lock_path(self.path, self.identity.stream)):
+            for leftover in (self.path / self.identity.stream).glob("**/*.partial"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def write(self, start: int, counts: np.ndarray) -> None:
+        """Replace the counts of the image block that begins at frame `start`, in one atomic step.
+
+        Raises:
+            TrainerError: the disk is full or read-only; the block keeps what it had.
+        """
+        stop = start + len(counts)
+        try:
+            self._counts[start:stop] = counts
+            self._samples[start:stop] = counts.sum(axis=1, dtype=np.uint64).astype(np.uint32)
+        except OSError as error:
+            raise TrainerError(
+                f"{self.path}: cannot write the counts of frames {start} to {stop - 1} ({error.strerror or error}). "
+                "Everything stored before is intact; make room or mend the permissions and run the same command "
+                "again, it continues"
+            ) from error
+
+    def _damaged(self, start: int, stop: int, why: str) -> TrainerError:
+        block = self.identity.image_block
+        files = [
+            f"{self.path}/{self.identity.stream}/counts/c/{i}/0"
+            for i in range(start // block, -(-stop // block))
+        ]
+        return TrainerError(
+            f"{self.path}: damaged counts in frames {start} to {stop - 1} ({why}); expected what rrise wrote. Find and "
+            f"remove the damaged one of {files[0]} ... {files[-1]} and run again: only its frames are counted anew"
+        )
+
+
+def _check(identity: Identity) -> None:
+    def refuse(name: str, expected: str) -> None:
+        raise TrainerError(f"{name}: got {getattr(identity, name)!r}, expected {expected}")
+
+    if not (np.isfinite(identity.sigma) and identity.sigma > 0):
+        refuse("sigma", "a noise level above 0, in [0, 1] pixel units, such as 0.25")
+    if not identity.stream.replace("-", "").replace("_", "").isalnum():
+        refuse("stream", "letters, digits, - and _ only")
+    if identity.dtype not in DTYPES:
+        refuse("dtype", f"one of {', '.join(DTYPES)}")
+    if identity.num_classes < 2:
+        refuse("num_classes", "at least 2")
+    if identity.num_frames < 1:
+        refuse("num_frames", "at least one frame")
+    if not 1 <= identity.sample_block <= LARGEST:
+        refuse("sample_block", "a positive number of samples")
+    if identity.seed < 0:
+        refuse("seed", "a number >= 0")
+
+
+def _lock_path(path: Path, stream: str) -> Path:
+    # Beside the store, not inside it: other Zarr tools complain about files that they do not know.
+    return path.parent / f".{path.name}.{stream}.lock"
+
+
+def _create(path: Path, identity: Identity, digests: np.ndarray) -> None:
+    """Make the group under a temporary name and rename it, so that it exists complete or not at all."""
+    making = path / f".{identity.stream}.partial"
+    try:
+        root = zarr.open_group(LocalStore(path), mode="a")
+        group = root.create_group(making.name, overwrite=True)
+        group.attrs.update({**asdict(identity), "written_by": _writer_versions()})
+        for name, columns in (("counts", (identity.num_classes,)), ("samples", ())):
+            group.create_array(
+                name,
+                shape=(identity.num_frames, *columns),
+                chunks=(min(identity.image_block, identity.num_frames), *columns),
+                dtype="uint32",
+                fill_value=0,
+                serializer=BytesCodec(),
+                # Uncompressed (a block is a few KiB), with a checksum, so that damage is found instead of certified.
+                compressors=[Crc32cCodec()],
+            )
+        table = np.asarray(digests, dtype="S64").view(np.uint8).reshape(-1, 64)
+        group.create_array("digests", data=table)
+        making.rename(path / identity.stream)
+    except OSError as error:
+        raise TrainerError(
+            f"{path}: cannot begin the stream {identity.stream!r} ({error.strerror or error}); expected a writable "
+            "folder with room. Nothing that was there has changed"
+        ) from error
+
+
+def _writer_versions() -> str:
+    return json.dumps({"numpy": np.__version__, "zarr": zarr.__version__}, sort_keys=True)
+
+
+def _open_group(path: Path, stream: str) -> zarr.Group:
+    try:
+        return zarr.open_group(LocalStore(path / stream), mode="r+")
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainerError(
+            f"{path}: cannot read the stream {stream!r} ({error}); restore it, or remove the folder {path / stream} "
+            "to sample it again"
+        ) from error
+
+
+def _identity(path: Path, group: zarr.Group) -> Identity:
+    attributes = dict(group.attrs)
+    if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
+        raise TrainerError(
+            f"{path}: got a Zarr group of format {attributes.get('format')!r}, version {attributes.get('version')!r}; "
+            f"expected {FORMAT!r}, version {VERSION}. Give another path"
+        )
+    return Identity(**{name: attributes[name] for name in Identity.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+def _compare(path: Path, wanted: Identity, found: Identity, ignore_block: bool) -> None:
+    for name, value in asdict(wanted).items():
+        got = getattr(found, name)
+        if got != value and name != "image_block" and not (name == "sample_block" and ignore_block):
+            raise TrainerError(
+                f"{path}, stream {found.stream!r}: {name} of the store is {got!r}, expected {value!r}; "
+                f"{_MEND.get(name, 'use a new store')}. The counts in it are untouched"
+            )
