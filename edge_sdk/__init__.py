@@ -29,8 +29,16 @@ _HOMES = {
 }
 
 __all__ = [
-    "Bundle", "BundleError", "Certificate", "Certifier", "EdgeError", "FrameError", "RuntimeFault",
-    "RuntimeUnavailable", "State", "Status",
+    "Bundle",
+    "BundleError",
+    "Certificate",
+    "Certifier",
+    "EdgeError",
+    "FrameError",
+    "RuntimeFault",
+    "RuntimeUnavailable",
+    "State",
+    "Status",
 ]
 
 

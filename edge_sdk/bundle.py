@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterable, List, Mapping, Optional
+from typing import Dict, Iterable, Mapping, Optional
 
 from calibration.digests import PathLike, file_digest
 from calibration.errors import CalibrationError
@@ -49,7 +49,9 @@ class Bundle:
         """
         folder = Path(path)
         if not (folder / MANIFEST_FILE).is_file():
-            raise BundleError(f"{folder}: got no {MANIFEST_FILE}, expected the folder that `rrise-export onnx` wrote")
+            raise BundleError(
+                f"{folder}: got no {MANIFEST_FILE}, expected the folder that `rrise-export onnx` wrote"
+            )
         manifest = Manifest.load(folder / MANIFEST_FILE)
         _check_files(folder, manifest)
         calibrations: Dict[str, Calibration] = {}
@@ -60,11 +62,15 @@ class Bundle:
 
     def artefact_name(self, wanted: Optional[str] = None) -> str:
         """`wanted`, or the bundle's first calibrated artefact, "fp32" before others. Raises: BundleError."""
-        names = sorted(self.manifest.artefacts, key=lambda name: (name not in self.calibrations, name != "fp32", name))
+        names = sorted(
+            self.manifest.artefacts, key=lambda name: (name not in self.calibrations, name != "fp32", name)
+        )
         if wanted is None and names:
             return names[0]
-        if wanted not in self.manifest.artefacts:
-            raise BundleError(f"artefact: got {wanted!r}, expected one of {', '.join(names) or 'none, the bundle is empty'}")
+        if wanted is None or wanted not in self.manifest.artefacts:
+            raise BundleError(
+                f"artefact: got {wanted!r}, expected one of {', '.join(names) or 'none, the bundle is empty'}"
+            )
         return wanted
 
     def model(self, name: str) -> bytes:
@@ -80,9 +86,14 @@ class Bundle:
         if name not in self.manifest.recorded:
             return None
         try:
-            return Scores.load(self.path / self.manifest.recorded[name])
+            scores = Scores.load(self.path / self.manifest.recorded[name])
         except CalibrationError as error:
             raise BundleError(f"recorded scores: {error}; {_RESTORE}") from error
+        if scores.execution.artefact != self.manifest.artefacts[name].sha256:
+            raise BundleError(
+                f"recorded scores: they come from another file than artefact {name}; {_RESTORE}"
+            )
+        return scores
 
     def device_folder(self, execution: Execution) -> Path:
         """Where this device keeps what it adds for one execution; not part of the release."""
@@ -108,14 +119,21 @@ class Bundle:
         ]
         for what, got, expected in pairs:
             if got != expected:
-                raise BundleError(f"artefact {name}: the graph says {what} {got}, expected {expected}; {_RESTORE}")
+                raise BundleError(
+                    f"artefact {name}: the graph says {what} {got}, expected {expected}; {_RESTORE}"
+                )
         head = None if record is None else record.head
         sigmas = [[metadata.sigma], [manifest.sigma]] + ([[head.sigma]] if head else [])
-        offsets: List[Iterable[float]] = [metadata.offset] + ([head.offset] if head else [])
-        for what, computed, others in (("sigma", [graph.sigma], sigmas), ("offset", graph.offset, offsets)):
-            if not all(same_float32(computed, list(other)) for other in others):
-                said = ", ".join(str(list(other)) for other in others)
-                raise BundleError(f"artefact {name}: the graph computes {what} {list(computed)}, its records say {said}; {_RESTORE}")
+        offsets = [list(metadata.offset)] + ([list(head.offset)] if head else [])
+        for what, computed, others in (
+            ("sigma", [graph.sigma], sigmas),
+            ("offset", list(graph.offset), offsets),
+        ):
+            if not all(same_float32(computed, other) for other in others):
+                said = " and ".join(map(str, others))
+                raise BundleError(
+                    f"artefact {name}: the graph computes {what} {computed}, its records say {said}; {_RESTORE}"
+                )
         if len(graph.offset) not in (1, len(manifest.class_names)):
             raise BundleError(
                 f"artefact {name}: got {len(graph.offset)} offsets, expected 1 or {len(manifest.class_names)}; {_RESTORE}"
@@ -140,7 +158,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for name, artefact in manifest.artefacts.items():
         named += [artefact.file] + ([artefact.calibration] if artefact.calibration is not None else [])
         if manifest.files.get(artefact.file) != artefact.sha256:
-            raise BundleError(f"manifest: artefact {name} has another digest in the list of files; {_RESTORE}")
+            raise BundleError(
+                f"manifest: artefact {name} has another digest in the list of files; {_RESTORE}"
+            )
     absent = sorted(set(named) - set(manifest.files))
     if absent:
         raise BundleError(f"manifest: {absent[0]} is named but not in the list of files; {_RESTORE}")
@@ -148,9 +168,13 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 def _check_path(listed: str) -> None:
     path = PurePosixPath(listed)
-    unsafe = path.is_absolute() or ".." in path.parts or "\\" in listed or ":" in listed or str(path) != listed
+    unsafe = (
+        path.is_absolute() or ".." in path.parts or "\\" in listed or ":" in listed or str(path) != listed
+    )
     if unsafe or path.parts[:1] in ((), (DEVICE_FOLDER,), (MANIFEST_FILE,)):
-        raise BundleError(f"manifest: got the file name {listed!r}, expected a plain path inside the bundle; {_RESTORE}")
+        raise BundleError(
+            f"manifest: got the file name {listed!r}, expected a plain path inside the bundle; {_RESTORE}"
+        )
 
 
 def _files_of(folder: Path) -> Iterable[str]:
@@ -173,9 +197,13 @@ def _load_calibration(path: Path, name: str, manifest: Manifest) -> Calibration:
     except CalibrationError as error:
         raise BundleError(f"calibration of {name}: {error}; {_RESTORE}") from error
     if record.execution.artefact != manifest.artefacts[name].sha256:
-        raise BundleError(f"calibration of {name}: it was made for another file than {manifest.artefacts[name].file}; {_RESTORE}")
+        raise BundleError(
+            f"calibration of {name}: it was made for another file than {manifest.artefacts[name].file}; {_RESTORE}"
+        )
     if record.base_digest != manifest.base_digest:
-        raise BundleError(f"calibration of {name}: its references come from another base classifier; {_RESTORE}")
+        raise BundleError(
+            f"calibration of {name}: its references come from another base classifier; {_RESTORE}"
+        )
     if record.head.issues_nothing:
         raise BundleError(f"calibration of {name}: its offset is infinite ({record.message()}); {_RESTORE}")
     return record

@@ -44,8 +44,16 @@ class Certificate:
     nothing about this frame alone, nor under distribution shift.
     """
 
-    __slots__ = (
-        "status", "label", "name", "radius", "frame_radius", "capture_time", "latency", "frame_id", "reason",
+    __slots__ = (  # noqa: RUF023 - the order of the fields
+        "status",
+        "label",
+        "name",
+        "radius",
+        "frame_radius",
+        "capture_time",
+        "latency",
+        "frame_id",
+        "reason",
     )
 
     status: Status
@@ -61,7 +69,9 @@ class Certificate:
     def __post_init__(self) -> None:
         # The one invariant that must hold whatever else goes wrong; NaN and infinity fail it too.
         if not (0.0 < self.radius < _INFINITY if self.status is Status.CERTIFIED else self.radius == 0.0):
-            raise AssertionError(f"certificate {self.status} with radius {self.radius}: only certified ones have a radius")
+            raise AssertionError(
+                f"certificate {self.status} with radius {self.radius}: only certified ones have a radius"
+            )
 
     def __bool__(self) -> bool:
         return self.status is Status.CERTIFIED
@@ -88,7 +98,15 @@ class Certificate:
 _INFINITY = float("inf")
 
 
-def withheld(status: Status, reason: str, *, capture_time: float, latency: float = 0.0, frame_id: FrameId = None,
-             label: Optional[int] = None, name: Optional[str] = None) -> Certificate:
+def withheld(
+    status: Status,
+    reason: str,
+    *,
+    capture_time: float,
+    latency: float = 0.0,
+    frame_id: FrameId = None,
+    label: Optional[int] = None,
+    name: Optional[str] = None,
+) -> Certificate:
     """A certificate that certifies nothing, with its reason."""
     return Certificate(status, label, name, 0.0, 0.0, capture_time, latency, frame_id, reason)

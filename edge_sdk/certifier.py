@@ -30,7 +30,9 @@ class Certifier:
     Misuse raises `EdgeError`: a closed certifier, or two threads in one certifier.
     """
 
-    def __init__(self, bundle: Bundle, artefact: str, runtime: Runtime, state: ExecutionState, allow_unverified: bool):
+    def __init__(
+        self, bundle: Bundle, artefact: str, runtime: Runtime, state: ExecutionState, allow_unverified: bool
+    ):
         self.bundle = bundle
         self.artefact = artefact
         self.runtime = runtime
@@ -47,7 +49,9 @@ class Certifier:
         self._batch_size = signature.batch_size
         self._frame_shape = signature.frame_shape
         # Only a single uint8 frame may skip the checks of `as_frame`: floats need a look at their values.
-        self._fast_shape = signature.frame_shape if signature.dtype == "uint8" and self._batch_size == 1 else None
+        self._fast_shape = (
+            signature.frame_shape if signature.dtype == "uint8" and self._batch_size == 1 else None
+        )
         self._fast_dtype = np.dtype(np.uint8)
         if state.state is State.UNVERIFIED:
             if allow_unverified and state.calibrated:
@@ -109,7 +113,9 @@ class Certifier:
         """The runtime's failure that ended this certifier, or None. Load a new one to go on."""
         return self._fault
 
-    def certify(self, frame: np.ndarray, *, capture_time: Optional[float] = None, frame_id: FrameId = None) -> Certificate:
+    def certify(
+        self, frame: np.ndarray, *, capture_time: Optional[float] = None, frame_id: FrameId = None
+    ) -> Certificate:
         """Answer one frame.
 
         Args:
@@ -126,7 +132,9 @@ class Certifier:
         start = perf_counter()
         when = time() if capture_time is None else capture_time
         if not self._entry.acquire(blocking=False):
-            raise EdgeError("certify: another thread is in this certifier; give each thread its own with `clone()`")
+            raise EdgeError(
+                "certify: another thread is in this certifier; give each thread its own with `clone()`"
+            )
         try:
             if (
                 type(frame) is np.ndarray
@@ -144,7 +152,11 @@ class Certifier:
             return self._issue(label.item(0), radius.item(0), start, when, frame_id)
         except FrameError as error:
             return withheld(
-                Status.INVALID_INPUT, str(error), capture_time=when, latency=perf_counter() - start, frame_id=frame_id
+                Status.INVALID_INPUT,
+                str(error),
+                capture_time=when,
+                latency=perf_counter() - start,
+                frame_id=frame_id,
             )
         except EdgeError:
             raise
@@ -169,7 +181,10 @@ class Certifier:
         if len(ids) != len(frames):
             raise EdgeError(f"frame_ids: got {len(ids)} for {len(frames)} frames, expected one for each")
         if self._batch_size == 1:
-            return [self.certify(frame, capture_time=capture_time, frame_id=name) for frame, name in zip(frames, ids)]
+            return [
+                self.certify(frame, capture_time=capture_time, frame_id=name)
+                for frame, name in zip(frames, ids)
+            ]
         certificates: List[Certificate] = []
         for first in range(0, len(frames), self._batch_size):
             chosen = slice(first, first + self._batch_size)
@@ -182,7 +197,9 @@ class Certifier:
         start = perf_counter()
         when = time() if capture_time is None else capture_time
         if not self._entry.acquire(blocking=False):
-            raise EdgeError("certify_batch: another thread is in this certifier; give each thread its own with `clone()`")
+            raise EdgeError(
+                "certify_batch: another thread is in this certifier; give each thread its own with `clone()`"
+            )
         try:
             good: List[np.ndarray] = []
             answers: List[Optional[str]] = []
@@ -201,7 +218,13 @@ class Certifier:
             return [
                 self._issue(next(labels), next(radii), start, when, name)
                 if wrong is None
-                else withheld(Status.INVALID_INPUT, wrong, capture_time=when, latency=perf_counter() - start, frame_id=name)
+                else withheld(
+                    Status.INVALID_INPUT,
+                    wrong,
+                    capture_time=when,
+                    latency=perf_counter() - start,
+                    frame_id=name,
+                )
                 for wrong, name in zip(answers, ids)
             ]
         except EdgeError:
@@ -223,9 +246,19 @@ class Certifier:
         if radius > 0.0:
             scaled = radius * self._frame_scale
             return Certificate(
-                Status.CERTIFIED, label, name, radius, scaled, when, perf_counter() - start, frame_id, self._note
+                Status.CERTIFIED,
+                label,
+                name,
+                radius,
+                scaled,
+                when,
+                perf_counter() - start,
+                frame_id,
+                self._note,
             )
-        return Certificate(Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, self._note)
+        return Certificate(
+            Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, self._note
+        )
 
     def _refuse(self, when: float, start: float, frame_id: FrameId) -> Certificate:
         if self._closed:

@@ -26,7 +26,13 @@ SIGMA = "sigma"
 ENCODINGS = ("rgb8", "bgr8", "mono8", "float32")
 """How the `frame` tensor codes colour: uint8 in RGB or BGR order, uint8 grey, or float32 in [0, 1] (NCHW)."""
 
-_REQUIRED_OUTPUTS = {LABEL: "int64", RADIUS: "float32", PROBIT: "float32", OFFSET: "float32", SIGMA: "float32"}
+_REQUIRED_OUTPUTS = {
+    LABEL: "int64",
+    RADIUS: "float32",
+    PROBIT: "float32",
+    OFFSET: "float32",
+    SIGMA: "float32",
+}
 _REEXPORT = "export the bundle again with `rrise-export onnx`"
 
 
@@ -73,13 +79,19 @@ def check_signature(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo])
         if name not in found:
             raise BundleError(f"graph outputs: got {sorted(found)}, expected also '{name}'; {_REEXPORT}")
         if found[name].dtype != wanted:
-            raise BundleError(f"graph output '{name}': got {found[name].dtype}, expected {wanted}; {_REEXPORT}")
+            raise BundleError(
+                f"graph output '{name}': got {found[name].dtype}, expected {wanted}; {_REEXPORT}"
+            )
     per_frame = [LABEL, RADIUS, PROBIT] + ([DIFFICULTY] if DIFFICULTY in found else [])
     for name in per_frame:
         if found[name].shape != (batch_size,):
-            raise BundleError(f"graph output '{name}': got shape {found[name].shape}, expected ({batch_size},); {_REEXPORT}")
+            raise BundleError(
+                f"graph output '{name}': got shape {found[name].shape}, expected ({batch_size},); {_REEXPORT}"
+            )
     if DIFFICULTY in found and found[DIFFICULTY].dtype != "float32":
-        raise BundleError(f"graph output '{DIFFICULTY}': got {found[DIFFICULTY].dtype}, expected float32; {_REEXPORT}")
+        raise BundleError(
+            f"graph output '{DIFFICULTY}': got {found[DIFFICULTY].dtype}, expected float32; {_REEXPORT}"
+        )
     return GraphSignature(batch_size, frame_shape, dtype, DIFFICULTY in found)
 
 

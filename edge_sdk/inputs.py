@@ -19,8 +19,12 @@ def as_frame(frame: object, signature: GraphSignature) -> np.ndarray:
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"frame: got {type(frame).__name__}, {expected} as a numpy array")
     if frame.dtype != signature.dtype or frame.shape != signature.frame_shape:
-        raise FrameError(f"frame: got {frame.dtype} {list(frame.shape)}, {expected}; convert or resize it as in calibration")
+        raise FrameError(
+            f"frame: got {frame.dtype} {list(frame.shape)}, {expected}; convert or resize it as in calibration"
+        )
     array = np.ascontiguousarray(frame).view(np.ndarray)
     if signature.dtype == "float32" and not (array.min() >= 0.0 and array.max() <= 1.0):
-        raise FrameError(f"frame: got values from {array.min()} to {array.max()}, expected [0, 1] without NaN; divide by 255")
+        raise FrameError(
+            f"frame: got values from {array.min()} to {array.max()}, expected [0, 1] without NaN; divide by 255"
+        )
     return array

@@ -26,7 +26,12 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         layout = {"uint8": "NHWC", "float32": "NCHW"}.get(self.dtype)
-        if self.layout != layout or len(self.shape) != 4 or min(self.shape) < 1 or self.encoding not in ENCODINGS:
+        if (
+            self.layout != layout
+            or len(self.shape) != 4
+            or min(self.shape) < 1
+            or self.encoding not in ENCODINGS
+        ):
             raise BundleError(
                 f"manifest input: got {self.dtype} {list(self.shape)} {self.layout} {self.encoding}, expected uint8 NHWC or"
                 f" float32 NCHW with four fixed sides and an encoding of {', '.join(ENCODINGS)}"
@@ -115,7 +120,9 @@ class Manifest:
             return cls(
                 sigma=float(value["sigma"]),
                 class_names=tuple(str(name) for name in value["class_names"]),
-                input=InputSpec(**dict(value["input"], shape=tuple(int(side) for side in value["input"]["shape"]))),
+                input=InputSpec(
+                    **dict(value["input"], shape=tuple(int(side) for side in value["input"]["shape"]))
+                ),
                 preprocessing=dict(value["preprocessing"]),
                 base_digest=str(value["base_digest"]),
                 surrogate_digest=str(value["surrogate_digest"]),
@@ -128,7 +135,9 @@ class Manifest:
                 files=dict(value["files"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"manifest: {type(error).__name__}: {error}; export the bundle again") from error
+            raise BundleError(
+                f"manifest: {type(error).__name__}: {error}; export the bundle again"
+            ) from error
 
     def save(self, path: PathLike) -> None:
         """Write the manifest, sealed and atomically."""

@@ -36,7 +36,9 @@ class Probe:
             arrays[f"{name}.label"] = np.asarray(answer.label, np.int64)
             arrays[f"{name}.radius"] = np.asarray(answer.radius, np.float32)
             arrays[f"{name}.probit"] = np.asarray(answer.probit, np.float32)
-        write_arrays(path, arrays, {"format": "rrise-probe", "version": 1, "artefacts": sorted(self.expected)})
+        write_arrays(
+            path, arrays, {"format": "rrise-probe", "version": 1, "artefacts": sorted(self.expected)}
+        )
 
     @classmethod
     def load(cls, path: PathLike) -> "Probe":
@@ -44,13 +46,19 @@ class Probe:
         try:
             arrays, meta = read_arrays(path, "probe", ["frame"])
             expected = {
-                str(name): Expected(arrays[f"{name}.label"], arrays[f"{name}.radius"], arrays[f"{name}.probit"])
+                str(name): Expected(
+                    arrays[f"{name}.label"], arrays[f"{name}.radius"], arrays[f"{name}.probit"]
+                )
                 for name in meta["artefacts"]
             }
         except (CalibrationError, KeyError, TypeError) as error:
             raise BundleError(f"probe: {error}; export the bundle again") from error
         frames = arrays["frame"]
-        lengths = {len(part) for answer in expected.values() for part in (answer.label, answer.radius, answer.probit)}
+        lengths = {
+            len(part) for answer in expected.values() for part in (answer.label, answer.radius, answer.probit)
+        }
         if frames.ndim != 4 or not len(frames) or lengths != {len(frames)}:
-            raise BundleError(f"probe: got frames {frames.shape} with answers of lengths {sorted(lengths)}; export the bundle again")
+            raise BundleError(
+                f"probe: got frames {frames.shape} with answers of lengths {sorted(lengths)}; export the bundle again"
+            )
         return cls(frames, expected)

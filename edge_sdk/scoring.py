@@ -13,7 +13,9 @@ from edge_sdk.errors import EdgeError, FrameError, RuntimeFault
 from edge_sdk.runtime.base import Outputs, Runtime
 
 
-def score(runtime: Runtime, references: References, *, advance: Optional[Callable[[int], None]] = None) -> Scores:
+def score(
+    runtime: Runtime, references: References, *, advance: Optional[Callable[[int], None]] = None
+) -> Scores:
     """Run every reference frame through a runtime.
 
     Args:
@@ -57,7 +59,9 @@ def score(runtime: Runtime, references: References, *, advance: Optional[Callabl
     )
 
 
-def run_all(runtime: Runtime, frames: np.ndarray, *, advance: Optional[Callable[[int], None]] = None) -> Outputs:
+def run_all(
+    runtime: Runtime, frames: np.ndarray, *, advance: Optional[Callable[[int], None]] = None
+) -> Outputs:
     """Every output for any number of frames [n, ...], n >= 1; the last batch is filled up with its last frame."""
     signature = runtime.graph.signature
     if frames.dtype != signature.dtype or frames.shape[1:] != signature.frame_shape or not len(frames):
@@ -75,7 +79,8 @@ def run_all(runtime: Runtime, frames: np.ndarray, *, advance: Optional[Callable[
     if signature.difficulty:
         difficulty = np.concatenate([np.asarray(part.difficulty) for part in parts])[: len(frames)]
     label, radius, probit = (
-        np.concatenate([getattr(part, name) for part in parts])[: len(frames)] for name in ("label", "radius", "probit")
+        np.concatenate([getattr(part, name) for part in parts])[: len(frames)]
+        for name in ("label", "radius", "probit")
     )
     return Outputs(label, radius, probit, difficulty)
 

@@ -39,7 +39,11 @@ def read_sealed(path: PathLike, what: str) -> Dict[str, Any]:
         intact = len(data) <= _LIMIT and json_digest(value) == digest and sealed_text(value).encode() == data
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise BundleError(f"cannot read the {what} {Path(path)} ({reason}); restore it from the original") from error
+        raise BundleError(
+            f"cannot read the {what} {Path(path)} ({reason}); restore it from the original"
+        ) from error
     if not intact:
-        raise BundleError(f"the {what} {Path(path)} was changed after it was written; restore it from the original")
+        raise BundleError(
+            f"the {what} {Path(path)} was changed after it was written; restore it from the original"
+        )
     return value

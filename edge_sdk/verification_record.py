@@ -61,7 +61,9 @@ class VerificationRecord:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"verification record: {error!r}; run `rrise-edge verify` again") from error
         if not (math.isfinite(record.margin) and record.margin >= 0 and record.frames > 0):
-            raise BundleError(f"verification record: margin {record.margin} on {record.frames} frames; run `rrise-edge verify` again")
+            raise BundleError(
+                f"verification record: margin {record.margin} on {record.frames} frames; run `rrise-edge verify` again"
+            )
         return record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import List, Mapping, Optional, Protocol, Tuple
+from typing import Callable, List, Mapping, Optional, Protocol, Tuple
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class Runtime(Protocol):
 
     def answer(self, frames: np.ndarray) -> List[np.ndarray]:
         """As `run`, but only [label int64 [B], radius float32 [B]]: the camera loop's path."""
+
+    def bare(self, frames: np.ndarray) -> Callable[[], object]:
+        """The runtime's own call for this batch and the outputs of `answer`, without anything of ours: for `bench`."""
 
     def close(self) -> None:
         """Release what the runtime holds; afterwards it cannot run."""

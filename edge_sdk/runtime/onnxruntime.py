@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
 from calibration.execution import Execution
-from edge_sdk.contract import DIFFICULTY, FRAME, LABEL, OFFSET, PROBIT, RADIUS, SIGMA, TensorInfo, check_signature
+from edge_sdk.contract import (
+    DIFFICULTY,
+    FRAME,
+    LABEL,
+    OFFSET,
+    PROBIT,
+    RADIUS,
+    SIGMA,
+    TensorInfo,
+    check_signature,
+)
 from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Graph, Outputs, architecture
 
@@ -73,15 +84,21 @@ class OnnxRuntime:
 
     def answer(self, frames: np.ndarray) -> List[np.ndarray]:
         """[label int64 [B], radius float32 [B]] for one batch; the caller has checked dtype and shape."""
-        return self.session.run(_HOT, {FRAME: frames})  # type: ignore[no-any-return]
+        return self.session.run(_HOT, {FRAME: frames})
 
     def run(self, frames: np.ndarray) -> Outputs:
         """Every per-frame output for one batch. Raises: RuntimeFault."""
         try:
             answers = self.session.run(self._names, {FRAME: frames})
         except Exception as error:  # onnxruntime's exceptions have no common public base
-            raise RuntimeFault(f"onnxruntime failed on a batch {frames.dtype} {frames.shape}: {error}") from error
+            raise RuntimeFault(
+                f"onnxruntime failed on a batch {frames.dtype} {frames.shape}: {error}"
+            ) from error
         return Outputs(answers[0], answers[1], answers[2], answers[3] if len(answers) > 3 else None)
+
+    def bare(self, frames: np.ndarray) -> Callable[[], object]:
+        """`session.run` of label and radius on this batch."""
+        return partial(self.session.run, _HOT, {FRAME: frames})
 
     def close(self) -> None:
         self.session = None
@@ -118,7 +135,9 @@ def _open_session(data: bytes, provider: str, threads: int, provider_options: Di
     try:
         session = onnxruntime.InferenceSession(data, options, providers=[(wanted, provider_options)])
     except Exception as error:  # onnxruntime's exceptions have no common public base
-        raise BundleError(f"onnxruntime cannot load the graph: {error}; restore the bundle or export it again") from error
+        raise BundleError(
+            f"onnxruntime cannot load the graph: {error}; restore the bundle or export it again"
+        ) from error
     loaded = session.get_providers()
     if loaded[:1] != [wanted]:
         raise RuntimeUnavailable(
@@ -146,7 +165,11 @@ def _constants(session: Any, shape: Tuple[int, ...], dtype: str) -> Tuple[float,
     try:
         sigma, offset = session.run([SIGMA, OFFSET], {FRAME: np.zeros(shape, dtype)})
     except Exception as error:
-        raise RuntimeFault(f"onnxruntime failed on a black frame: {error}; export the bundle again") from error
+        raise RuntimeFault(
+            f"onnxruntime failed on a black frame: {error}; export the bundle again"
+        ) from error
     if sigma.size != 1 or offset.size < 1:
-        raise BundleError(f"graph constants: got sigma {sigma.shape} and offset {offset.shape}, expected one and at least one value")
+        raise BundleError(
+            f"graph constants: got sigma {sigma.shape}, offset {offset.shape}; expected one and at least one value"
+        )
     return float(sigma.ravel()[0]), tuple(float(value) for value in offset.ravel())

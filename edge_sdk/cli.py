@@ -1,0 +1,224 @@
+"""`rrise-edge`: look at a bundle, certify images, verify it on this device, time it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypeVar
+
+import click
+
+from calibration.cli_tools import Progress, SuggestingGroup, run_command, summary
+from calibration.errors import CheckFailed
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rrise")
+def main() -> None:
+    """Certify camera frames with a bundle, and check that this device still does what was calibrated."""
+
+
+def _runtime_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--artefact", help="Graph of the bundle, as in fp32. [default: the first calibrated one]"
+        ),
+        click.option("--runtime", default="auto", show_default=True, help="onnxruntime, or auto."),
+        click.option("--provider", help="Of ONNX Runtime: cpu, cuda or tensorrt; strict. [default: cpu]"),
+        click.option(
+            "--threads", default=1, show_default=True, help="Of ONNX Runtime; more is another execution."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_json = click.option("--json", "json_flag", is_flag=True, help="Print JSON instead of text.")
+
+
+@main.command()
+@_bundle
+@_json
+@_runtime_options
+@run_command
+def info(bundle: Path, json_flag: bool, **options: Any) -> None:
+    """Check BUNDLE in full and say what it promises on this device."""
+    from edge_sdk.certifier import Certifier
+
+    with Certifier.load(bundle, **options) as certifier:
+        manifest, state = certifier.bundle.manifest, certifier.state
+        record = certifier.bundle.calibrations.get(certifier.artefact)
+        promise = record.guarantee if record else None
+        rows = [
+            ("release", manifest.digest),
+            ("classes", ", ".join(manifest.class_names)),
+            ("input", f"{manifest.input.dtype} {list(manifest.input.shape)} {manifest.input.encoding}"),
+            ("sigma", f"{manifest.sigma:g} in [0, 1] pixel units"),
+            ("artefacts", ", ".join(sorted(manifest.artefacts))),
+            ("execution", f"{certifier.execution.name}, version {certifier.execution.version}"),
+            ("state", f"{state.state}: {state.reason}"),
+        ]
+        if record and promise:
+            rows += [
+                ("calibration", f"{record.message()}, attempt {record.attempt}"),
+                ("guarantee", promise.sentence()),
+                ("limits", promise.limits()),
+                (
+                    "permits",
+                    f"{promise.wrong_per_hour(manifest.frame_rate):,.0f} wrong certificates an hour at"
+                    f" {manifest.frame_rate:g} frames a second",
+                ),
+            ]
+        as_json: Dict[str, Any] = {
+            "release": manifest.digest,
+            "manifest": manifest.to_json(),
+            "execution": certifier.execution.to_json(),
+            "state": state.state.value,
+            "reason": state.reason,
+            "margin": state.margin,
+            "calibration": record.to_json() if record else None,
+        }
+    summary(f"bundle {bundle}", rows, as_json, json_flag)
+
+
+@main.command()
+@_bundle
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option(
+    "--allow-unverified", is_flag=True, help="Issue certificates that the guarantee does not cover."
+)
+@_json
+@_runtime_options
+@run_command
+def certify(
+    bundle: Path, images: Tuple[Path, ...], allow_unverified: bool, json_flag: bool, **options: Any
+) -> None:
+    """Certify IMAGES, files or folders; exit status 1 if one cannot be read or does not fit."""
+    from edge_sdk.certificate import Certificate, Status
+    from edge_sdk.certifier import Certifier
+    from edge_sdk.images import find_images, read_certified
+
+    files = find_images(list(images))
+    certificates: List[Certificate] = []
+    with Certifier.load(bundle, allow_unverified=allow_unverified, **options) as certifier:
+        for file in files:
+            certificates.append(read_certified(certifier, file))
+            line = (
+                json.dumps(certificates[-1].to_json())
+                if json_flag
+                else f"{file}  {certificates[-1].to_line()}"
+            )
+            click.echo(line)
+    invalid = sum(certificate.status is Status.INVALID_INPUT for certificate in certificates)
+    if not json_flag:
+        rows = [
+            ("images", str(len(files))),
+            ("certified", str(sum(map(bool, certificates)))),
+            ("unusable", str(invalid)),
+        ]
+        summary(f"certified with {bundle}", rows, {}, False)
+    if invalid:
+        raise CheckFailed(
+            f"{invalid} of {len(files)} images could not be read or do not have the bundle's frame size"
+        )
+
+
+@main.command()
+@_bundle
+@click.option(
+    "--references", type=click.Path(path_type=Path), required=True, help="Reference pack (.npz) to replay."
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Largest increase that counts as rounding, radius units. [default: sigma / 100]",
+)
+@click.option("--dry-run", is_flag=True, help="Keep no record: the execution's state stays as it is.")
+@_json
+@_runtime_options
+@run_command
+def verify(
+    bundle: Path, references: Path, tolerance: Optional[float], dry_run: bool, json_flag: bool, **options: Any
+) -> None:
+    """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
+    from calibration.references import References
+    from edge_sdk.bundle import Bundle
+    from edge_sdk.runtime.select import load_runtime
+    from edge_sdk.verify import verify as run_verification
+
+    opened = Bundle.open(bundle)
+    name = opened.artefact_name(options.pop("artefact"))
+    pack = References.load(references)
+    runtime = load_runtime(opened, name, **options)
+    with Progress(len(pack), "frames", "replaying") as progress:
+        result = run_verification(
+            opened, name, runtime, pack, tolerance=tolerance, write=not dry_run, advance=progress.advance
+        )
+    rows = [("execution", result.execution), ("before", str(result.state))]
+    rows.append(("frames", f"{result.frames}, {result.new_frames} new"))
+    if result.replay:
+        rows += [
+            (
+                "larger",
+                f"{result.replay.larger} certificates, by at most {result.replay.largest_increase:.3g}",
+            ),
+            (
+                "flipped",
+                f"{result.replay.flipped} labels, {result.replay.flipped_certified} of them certified",
+            ),
+        ]
+    if result.coverage:
+        rows.append(
+            (
+                "coverage",
+                f"{result.coverage.exceeding} of {result.coverage.frames} above the reference radius,"
+                f" at most {result.coverage.upper:.3g} with confidence 99 %",
+            )
+        )
+    for row in result.classes:
+        rows.append(
+            (f"class {row.name}", f"{row.frames} frames, {row.issued} certified, {row.exceeding} above")
+        )
+    rows.append((str(result.verdict), result.sentence))
+    summary(f"verification of {bundle}", rows, asdict(result), json_flag)
+    if not result:
+        raise CheckFailed(result.sentence)
+
+
+@main.command()
+@_bundle
+@click.option(
+    "--count",
+    default=2000,
+    show_default=True,
+    help="Rounds; each calls certify once and the bare runtime twice.",
+)
+@_json
+@_runtime_options
+@run_command
+def bench(bundle: Path, count: int, json_flag: bool, **options: Any) -> None:
+    """Time certify on BUNDLE against the bare runtime, interleaved in one run."""
+    from edge_sdk.bench import bench as run_bench
+    from edge_sdk.certifier import Certifier
+
+    with Certifier.load(bundle, **options) as certifier:
+        result = run_bench(certifier, count=count)
+    rows = [("machine", result.machine), ("execution", result.execution)]
+    for name, latency in (("certify", result.certify), ("bare", result.bare), ("bare again", result.again)):
+        figures = " / ".join(
+            f"{value * 1e6:,.1f}"
+            for value in (latency.p50, latency.p90, latency.p99, latency.p999, latency.largest)
+        )
+        rows.append((name, f"{figures} us (p50 / p90 / p99 / p99.9 / max of {latency.samples})"))
+    rows += [
+        (
+            "ratio",
+            f"{result.ratio:.3f} at p50, {result.ratio_p99:.3f} at p99; null ratio {result.null_ratio:.3f}",
+        ),
+        ("overhead", f"{result.overhead * 1e6:.1f} us at p50"),
+    ]
+    summary(f"latency of {bundle}", rows, result.to_json(), json_flag)

@@ -1,0 +1,312 @@
+"""Field verification: replay stored frames on this device and say whether the guarantee still holds here.
+
+Three things can be wrong, and each asks for another remedy, so they are told apart: this device computes something
+else (numerics), the references do not belong to this bundle (references), the guarantee is violated (statistics).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Callable, List, Optional, Tuple
+
+import numpy as np
+
+from calibration.record import Calibration
+from calibration.references import References
+from calibration.scores import Scores
+from edge_sdk.binomial import upper_limit, upper_tail
+from edge_sdk.bundle import Bundle
+from edge_sdk.contract import same_float32
+from edge_sdk.errors import BundleError
+from edge_sdk.loading import State, execution_state, matches_probe
+from edge_sdk.runtime.base import Outputs, Runtime
+from edge_sdk.scoring import run_all
+from edge_sdk.verification_record import VerificationRecord, remove_record, save_record
+
+LEVEL = 0.01
+"""The test of coverage rejects a bundle that keeps its promise with at most this probability."""
+
+TOLERANCE = 0.01
+"""Largest increase of a certificate over the recorded one that counts as rounding, in units of sigma."""
+
+MARGIN_FACTOR = 2.0
+"""New frames may differ a little more than the replayed ones, so twice what was seen is subtracted."""
+
+
+class Verdict(str, Enum):
+    """What a verification found."""
+
+    PASSED = "passed"
+    NUMERICS = "numerics"
+    REFERENCES = "references"
+    STATISTICS = "statistics"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Frames that were answered with one class: how many, how many certified, how many above their reference radius."""
+
+    name: str
+    frames: int
+    issued: int
+    exceeding: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Paired comparison with what was recorded at export.
+
+    Attributes:
+        frames: frames that were recorded and replayed; recorded: how many were recorded.
+        flipped: frames with another label than recorded, of which `flipped_certified` have a radius here.
+        larger: certificates larger than recorded; largest_increase: by how much at most, radius units.
+    """
+
+    frames: int
+    recorded: int
+    flipped: int
+    flipped_certified: int
+    larger: int
+    largest_increase: float
+
+    @property
+    def complete(self) -> bool:
+        return 0 < self.frames == self.recorded
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Exact binomial test: certificates above their reference radius, against the miscoverage of the guarantee.
+
+    Attributes:
+        frames: independent frames (one per clip); exceeding: certificates above the reference radius.
+        allowed_rate: alpha; p_value: P(this many or more | rate = alpha); upper: 99 % upper limit of the rate.
+    """
+
+    frames: int
+    exceeding: int
+    allowed_rate: float
+    p_value: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of `verify`; true in a condition when it passed.
+
+    Attributes:
+        verdict: what was found; sentence: the same in words, with what to do.
+        state: of the execution before this verification.
+        new_frames: frames of the pack that were not recorded at export.
+        margin: what is subtracted from every radius on this execution once verified.
+        recorded_here: whether a verification record was written for this device.
+    """
+
+    verdict: Verdict
+    sentence: str
+    execution: str
+    state: State
+    frames: int
+    new_frames: int
+    replay: Optional[Replay]
+    coverage: Optional[Coverage]
+    classes: Tuple[ClassRow, ...]
+    margin: float
+    recorded_here: bool
+
+    def __bool__(self) -> bool:
+        return self.verdict is Verdict.PASSED
+
+
+def verify(
+    bundle: Bundle,
+    artefact: str,
+    runtime: Runtime,
+    references: References,
+    *,
+    tolerance: Optional[float] = None,
+    level: float = LEVEL,
+    write: bool = True,
+    advance: Optional[Callable[[int], None]] = None,
+) -> Verification:
+    """Replay references on a loaded runtime.
+
+    Args:
+        tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma.
+        level: of the coverage test.
+        write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
+            certificates on this execution; a failed one withdraws an earlier record in any case.
+        advance: called with the number of frames done since the last call.
+
+    Raises:
+        BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
+
+    **Guarantee**: of the coverage test: a bundle whose certificates exceed the reference radius with probability at
+    most alpha fails with probability at most `level`, over independent frames with independent Monte Carlo noise.
+    """
+    bundle.check_graph(artefact, runtime.graph)
+    record = bundle.calibrations.get(artefact)
+    if record is None:
+        raise BundleError(
+            f"artefact {artefact} was never calibrated: there is nothing to verify; export it with calibration"
+        )
+    state = _state(bundle, artefact, runtime)
+    misfit = _misfit(bundle, record, references)
+    if misfit:
+        sentence = f"These references do not fit this bundle: {misfit}."
+        return _result(Verdict.REFERENCES, sentence, runtime, state, references)
+    outputs = run_all(runtime, references.frames, advance=advance)
+    replay, paired = _replay(bundle.recorded(artefact), record, references, outputs)
+    limit = TOLERANCE * bundle.manifest.sigma if tolerance is None else tolerance
+    margin = (
+        math.nextafter(MARGIN_FACTOR * replay.largest_increase, math.inf) if replay.largest_increase else 0.0
+    )
+    margin = 0.0 if state is State.CALIBRATED else margin
+    radius = np.maximum(outputs.radius.astype(np.float64) - margin, 0.0)
+    exceeds = radius > references.radius[np.arange(len(references)), outputs.label]
+    coverage = _coverage(exceeds, references, record, level)
+    verdict, sentence = _judge(replay, coverage, outputs, limit, level)
+    recorded_here = False
+    if verdict is not Verdict.PASSED and write:
+        remove_record(bundle, runtime.execution)
+    elif write and replay.complete and state is not State.CALIBRATED:
+        digest = references.frames_digest
+        save_record(
+            bundle,
+            VerificationRecord(bundle.manifest.digest, runtime.execution, digest, replay.frames, margin),
+        )
+        recorded_here = True
+    elif verdict is Verdict.PASSED and not replay.complete and state is not State.CALIBRATED:
+        sentence += (
+            f" Only {replay.frames} of {replay.recorded} recorded frames were in this pack, so the execution stays"
+            f" {state}: verify with the pack that was exported with the bundle."
+        )
+    return Verification(
+        verdict,
+        sentence,
+        runtime.execution.name,
+        state,
+        len(references),
+        int((~paired).sum()),
+        replay,
+        coverage,
+        _by_class(bundle.manifest.class_names, outputs.label, radius, exceeds),
+        margin,
+        recorded_here,
+    )
+
+
+def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> State:
+    try:
+        return execution_state(bundle, artefact, runtime, matches_probe(bundle, artefact, runtime)).state
+    except BundleError:
+        # The probe or an old record disagrees: that is what this replay is there to judge.
+        return State.UNVERIFIED
+
+
+def _misfit(bundle: Bundle, record: Calibration, references: References) -> str:
+    """Why these references say nothing about this bundle; empty when they do."""
+    manifest = bundle.manifest
+    if references.split == "calibration" or references.frames_digest == record.calibration_digest:
+        return "they are calibration frames, which the offset was fitted on; use the verification pack, or recalibrate with these"
+    if references.base_digest != manifest.base_digest:
+        return "they were drawn from another base classifier; get the pack that was exported with this bundle"
+    if not same_float32([references.sigma], [manifest.sigma]):
+        return f"they were drawn at sigma {references.sigma}, the bundle's is {manifest.sigma}; get the bundle's own pack"
+    if references.class_names != manifest.class_names:
+        return (
+            "their classes have other names or another order; get the pack that was exported with this bundle"
+        )
+    if references.frames.shape[1:] != manifest.input.frame_shape or manifest.input.dtype != "uint8":
+        return (
+            f"their frames are uint8 {references.frames.shape[1:]}, the bundle takes {manifest.input.dtype}"
+            f" {manifest.input.frame_shape}; get the pack that was exported with this bundle"
+        )
+    if float(references.beta) != float(record.guarantee.beta):
+        return f"their radii have beta {references.beta}, the guarantee {float(record.guarantee.beta)}; make them with that"
+    if not len(references) or int(references.num_samples.min()) < record.num_samples[0]:
+        return f"they need frames with at least {record.num_samples[0]} Monte Carlo samples each, as in calibration"
+    return ""
+
+
+def _replay(
+    recorded: Optional[Scores], record: Calibration, references: References, outputs: Outputs
+) -> Tuple[Replay, np.ndarray]:
+    """Compare with the recorded answers; also says which frames of the pack were recorded."""
+    if recorded is None:
+        return Replay(0, 0, 0, 0, 0, 0.0), np.zeros(len(references), bool)
+    rows = {digest: row for row, digest in enumerate(recorded.digest.tolist())}
+    match = np.array([rows.get(digest, -1) for digest in references.digest.tolist()])
+    paired = match >= 0
+    then = recorded.take(match[paired])
+    before = record.head.radius(then.probit, then.label, then.difficulty).astype(np.float64)
+    now, label = outputs.radius[paired].astype(np.float64), outputs.label[paired]
+    flipped = label != then.label
+    increase = np.where(flipped, 0.0, now - before)
+    return Replay(
+        frames=len(np.unique(match[paired])),
+        recorded=len(recorded),
+        flipped=int(flipped.sum()),
+        flipped_certified=int((flipped & (now > 0)).sum()),
+        larger=int((increase > 0).sum()),
+        largest_increase=float(increase.max(initial=0.0)),
+    ), paired
+
+
+def _coverage(exceeds: np.ndarray, references: References, record: Calibration, level: float) -> Coverage:
+    # Frames of one clip are not independent, nor are copies: the first of each in the pack's order counts.
+    first = np.unique(references.clip, return_index=True)[1]
+    chosen = first[np.unique(references.digest[first], return_index=True)[1]]
+    count, trials, alpha = int(exceeds[chosen].sum()), len(chosen), record.guarantee.alpha
+    return Coverage(
+        trials, count, float(alpha), upper_tail(count, trials, alpha), upper_limit(count, trials, 0.01)
+    )
+
+
+def _judge(
+    replay: Replay, coverage: Coverage, outputs: Outputs, limit: float, level: float
+) -> Tuple[Verdict, str]:
+    broken = int((~np.isfinite(outputs.probit) | ~np.isfinite(outputs.radius)).sum())
+    if broken or replay.flipped_certified or not replay.largest_increase <= limit:
+        return Verdict.NUMERICS, (
+            f"This device computes something else than what was calibrated: {broken} answers are not finite,"
+            f" {replay.flipped_certified} certified labels flipped, and radii grew by up to {replay.largest_increase:.3g}"
+            f" (allowed {limit:.3g}). Do not use this execution: choose another runtime or provider, or calibrate this one"
+            " with `rrise-edge recalibrate`."
+        )
+    if coverage.p_value < level:
+        return Verdict.STATISTICS, (
+            f"The guarantee is violated on these frames: {coverage.exceeding} of {coverage.frames} certificates exceed their"
+            f" reference radius, where at most {coverage.allowed_rate:.3g} of them should (p = {coverage.p_value:.2g})."
+            " The frames are no longer like those of the calibration: stop certifying, collect new calibration frames where the"
+            " robot works, and calibrate again."
+        )
+    replayed = f"{replay.frames} recorded frames replayed, largest increase {replay.largest_increase:.3g}; "
+    return Verdict.PASSED, (
+        f"This execution keeps the guarantee: {replayed if replay.frames else ''}{coverage.exceeding} of {coverage.frames} certificates exceed their"
+        f" reference radius (p = {coverage.p_value:.2g} at a rate of {coverage.allowed_rate:.3g})."
+    )
+
+
+def _by_class(
+    names: Tuple[str, ...], label: np.ndarray, radius: np.ndarray, exceeds: np.ndarray
+) -> Tuple[ClassRow, ...]:
+    rows: List[ClassRow] = []
+    for index, name in enumerate(names):
+        mine = label == index
+        rows.append(
+            ClassRow(name, int(mine.sum()), int((mine & (radius > 0)).sum()), int((mine & exceeds).sum()))
+        )
+    return tuple(rows)
+
+
+def _result(
+    verdict: Verdict, sentence: str, runtime: Runtime, state: State, references: References
+) -> Verification:
+    name = runtime.execution.name
+    return Verification(verdict, sentence, name, state, len(references), 0, None, None, (), 0.0, False)
