@@ -286,10 +286,14 @@ def _judge(
             " The frames are no longer like those of the calibration: stop certifying, collect new calibration frames where the"
             " robot works, and calibrate again."
         )
-    replayed = f"{replay.frames} recorded frames replayed, largest increase {replay.largest_increase:.3g}; "
+    replayed = ""
+    if replay.frames:
+        replayed = (
+            f"{replay.frames} recorded frames replayed, largest increase {replay.largest_increase:.3g}; "
+        )
     return Verdict.PASSED, (
-        f"This execution keeps the guarantee: {replayed if replay.frames else ''}{coverage.exceeding} of {coverage.frames} certificates exceed their"
-        f" reference radius (p = {coverage.p_value:.2g} at a rate of {coverage.allowed_rate:.3g})."
+        f"This execution keeps the guarantee: {replayed}{coverage.exceeding} of {coverage.frames} certificates"
+        f" exceed their reference radius (p = {coverage.p_value:.2g} at a rate of {coverage.allowed_rate:.3g})."
     )
 
 
