@@ -21,6 +21,7 @@ from edge_sdk.manifest import Artefact, InputSpec, Manifest
 from edge_sdk.probe import Expected, Probe
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
+from edge_sdk.sealed import read_sealed, write_sealed
 
 NAMES = ("left", "straight", "right")
 SIGMA = 0.25
@@ -306,3 +307,8 @@ def random_frames(spec: Spec, count: int, seed: int = 3) -> np.ndarray:
 
 def digest_of(frame: np.ndarray) -> str:
     return frame_digest(frame)
+
+
+def rewrite_sealed(path: Path, **changes: object) -> None:
+    """Change entries of a sealed record and seal it again: a forger with our own tools."""
+    write_sealed(path, {**read_sealed(path, "record"), **changes})
