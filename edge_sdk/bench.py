@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
+from calibration.latency import Latency as LatencyTable
 from edge_sdk.certifier import Certifier
 from edge_sdk.errors import EdgeError
 from edge_sdk.runtime.base import usable_cores
@@ -46,6 +47,7 @@ class Benchmark:
         bare: latency of the runtime's own call on the same frames with the same outputs.
         again: a second, identical set of bare calls in the same run: what the difference of nothing looks like.
         machine: processor, usable cores and execution.
+        raw: float64 [rounds, 3], seconds of every certify, bare and second bare call.
     """
 
     certify: Latency
@@ -53,6 +55,12 @@ class Benchmark:
     again: Latency
     machine: str
     execution: str
+    raw: np.ndarray
+
+    def table(self, base_seconds_per_pass: Optional[float] = None) -> LatencyTable:
+        """The raw samples as the table that reports read."""
+        certify, bare = self.raw[:, 0] * 1e6, self.raw[:, 1] * 1e6
+        return LatencyTable(certify, bare, f"{self.machine}, {self.execution}", base_seconds_per_pass)
 
     @property
     def ratio(self) -> float:
@@ -76,7 +84,7 @@ class Benchmark:
 
     def to_json(self) -> Dict[str, Any]:
         derived = {name: getattr(self, name) for name in ("ratio", "ratio_p99", "null_ratio", "overhead")}
-        return {**asdict(self), **derived}
+        return {**{name: value for name, value in asdict(self).items() if name != "raw"}, **derived}
 
 
 def bench(
@@ -117,7 +125,7 @@ def bench(
             if round_number >= warm_up:
                 spent[round_number - warm_up, which] = elapsed
     certify, bare, again = (Latency.of(spent[:, which]) for which in range(3))
-    return Benchmark(certify, bare, again, describe_machine(), certifier.execution.name)
+    return Benchmark(certify, bare, again, describe_machine(), certifier.execution.name, spent)
 
 
 def _calls(certifier: Certifier, frame: np.ndarray) -> List[Callable[[], object]]:

@@ -197,16 +197,21 @@ def verify(
     show_default=True,
     help="Rounds; each calls certify once and the bare runtime twice.",
 )
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the raw samples here (.npz), for the report."
+)
 @_json
 @_runtime_options
 @run_command
-def bench(bundle: Path, count: int, json_flag: bool, **options: Any) -> None:
+def bench(bundle: Path, count: int, out: Optional[Path], json_flag: bool, **options: Any) -> None:
     """Time certify on BUNDLE against the bare runtime, interleaved in one run."""
     from edge_sdk.bench import bench as run_bench
     from edge_sdk.certifier import Certifier
 
     with Certifier.load(bundle, **options) as certifier:
         result = run_bench(certifier, count=count)
+    if out is not None:
+        result.table().save(out)
     rows = [("machine", result.machine), ("execution", result.execution)]
     for name, latency in (("certify", result.certify), ("bare", result.bare), ("bare again", result.again)):
         figures = " / ".join(

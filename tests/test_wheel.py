@@ -1,0 +1,83 @@
+"""The installed distribution works outside the checkout, and its base install is light."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("calibration", "edge_sdk", "export", "trainer")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    # Built from a copy, because a build leaves its own folders beside the sources.
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+    ]
+    subprocess.run([*command, str(source)], check=True, cwd=folder)
+    return next(folder.glob("rrise-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked into an empty folder, which is what an installer does with a pure wheel."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run(code: str, path: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=path, env=environment
+    ).stdout
+
+
+def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == set(PACKAGES)
+    assert all(f"{top}/py.typed" in names for top in tops)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_come_from_the_wheel(installed: Path, package: str) -> None:
+    assert run(f"import {package}; print({package}.__file__)", installed).startswith(str(installed))
+
+
+@pytest.mark.parametrize("command", ["calibration.cli", "edge_sdk.cli", "trainer.cli", "export.cli"])
+def test_commands_start_from_the_wheel(installed: Path, command: str) -> None:
+    help_text = run(f"import sys; from {command} import main; sys.argv[1:] = ['--help']; main()", installed)
+    assert "Commands:" in help_text
+
+
+def test_the_base_install_needs_numpy_and_click_only(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    base = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert sorted(line.split()[1].split(">")[0] for line in base) == ["click", "numpy"]
