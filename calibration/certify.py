@@ -13,7 +13,7 @@ import numpy as np
 from calibration.bounds import certified_radius, clopper_pearson_lower, round_down
 from calibration.digests import PathLike
 from calibration.errors import CalibrationError
-from calibration.files import read_arrays, write_arrays
+from calibration.files import names_field, read_arrays, reading, text_field, write_arrays
 
 _ARRAYS = ("digest", "target", "selection", "counts")
 
@@ -70,6 +70,10 @@ class CertifyCounts:
     base_digest: str
 
     def __post_init__(self) -> None:
+        if self.counts.dtype.kind not in "iu" or self.selection.dtype.kind not in "iu":
+            raise CalibrationError(
+                f"certify counts: got dtypes {self.counts.dtype} and {self.selection.dtype}, expected integers"
+            )
         expected = (len(self.budgets), len(self.digest), len(self.class_names))
         if self.counts.shape != expected or self.selection.shape != expected[1:]:
             raise CalibrationError(
@@ -96,13 +100,12 @@ class CertifyCounts:
 
     @classmethod
     def load(cls, path: PathLike) -> "CertifyCounts":
-        arrays, meta = read_arrays(path, "certify table", _ARRAYS)
-        if meta.get("table") != "certify":
-            raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected certify")
-        return cls(
-            **{name: arrays[name] for name in _ARRAYS},
-            budgets=tuple(int(budget) for budget in meta["budgets"]),
-            sigma=float(meta["sigma"]),
-            class_names=tuple(meta["class_names"]),
-            base_digest=str(meta["base_digest"]),
-        )
+        arrays, meta = read_arrays(path, "certify table", _ARRAYS, table="certify")
+        with reading(path, "certify table"):
+            return cls(
+                **{name: arrays[name] for name in _ARRAYS},
+                budgets=tuple(int(budget) for budget in meta["budgets"]),
+                sigma=float(meta["sigma"]),
+                class_names=names_field(meta, "class_names"),
+                base_digest=text_field(meta, "base_digest"),
+            )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Tuple
 
 from calibration.digests import PathLike
-from calibration.files import read_json, write_json
+from calibration.files import read_json, reading, write_json
 
 TRAINING_PASSES = 3
 """Forward, and backward at twice its cost, per training example."""
@@ -52,9 +52,12 @@ class CostLedger:
     @classmethod
     def load(cls, path: PathLike) -> "CostLedger":
         value = read_json(path, "cost ledger")
-        return cls(
-            tuple(CostEntry(stage, int(row["passes"]), int(row["trained"])) for stage, row in value.items())
-        )
+        with reading(path, "cost ledger"):
+            return cls(
+                tuple(
+                    CostEntry(stage, int(row["passes"]), int(row["trained"])) for stage, row in value.items()
+                )
+            )
 
 
 def break_even(offline_passes: int, num_samples: int) -> int:

@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterable, Iterator, Tuple
+from typing import IO, Any, Dict, Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -61,6 +61,33 @@ def read_json(path: PathLike, what: str) -> Any:
         ) from error
 
 
+@contextmanager
+def reading(path: PathLike, what: str) -> Iterator[None]:
+    """Turn the errors of missing or malformed fields, while a record is put together, into one message."""
+    try:
+        yield
+    except CalibrationError as error:
+        raise CalibrationError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise CalibrationError(
+            f"the {what} {path} has a field that is missing or malformed: {error!r}; restore the file or make it again"
+        ) from error
+
+
+def text_field(meta: Dict[str, Any], name: str) -> str:
+    """A field that must be text; for use within `reading`."""
+    if not isinstance(meta[name], str):
+        raise TypeError(f"{name}: got {meta[name]!r}, expected text")
+    return str(meta[name])
+
+
+def names_field(meta: Dict[str, Any], name: str) -> Tuple[str, ...]:
+    """A field that must be a list of text; for use within `reading`."""
+    if not isinstance(meta[name], list) or not all(isinstance(item, str) for item in meta[name]):
+        raise TypeError(f"{name}: got {meta[name]!r}, expected a list of text")
+    return tuple(meta[name])
+
+
 def write_arrays(path: PathLike, arrays: Dict[str, np.ndarray], meta: Dict[str, Any]) -> None:
     """Write arrays and a JSON record as one `.npz`, atomically and with reproducible bytes."""
     everything = dict(arrays, meta=np.array(json.dumps(meta, sort_keys=True, allow_nan=False)))
@@ -77,17 +104,17 @@ def write_arrays(path: PathLike, arrays: Dict[str, np.ndarray], meta: Dict[str, 
 
 
 def read_arrays(
-    path: PathLike, what: str, required: Iterable[str]
+    path: PathLike, what: str, required: Iterable[str], table: Optional[str] = None
 ) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
-    """Read what `write_arrays` wrote; `what` names the table in the error.
+    """Read what `write_arrays` wrote; `what` names it in the error, `table` is what its record must call itself.
 
     Raises:
-        CalibrationError: the file is missing, damaged, or lacks one of the `required` arrays.
+        CalibrationError: the file is missing, damaged, another table, or lacks one of the `required` arrays.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(str(arrays.pop("meta")))
+        meta = dict(json.loads(str(arrays.pop("meta"))))
     except (
         OSError,
         KeyError,
@@ -104,6 +131,8 @@ def read_arrays(
         raise CalibrationError(
             f"the {what} {path} is damaged: {error}; restore the file or make it again"
         ) from error
+    if table is not None and meta.get("table") != table:
+        raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected {table}")
     missing = sorted(set(required) - set(arrays))
     if missing:
         raise CalibrationError(

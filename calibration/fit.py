@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Union
 
 import numpy as np
 
@@ -18,7 +18,12 @@ from calibration.scores import Scores
 
 
 def label_reference(scores: Scores, beta: float) -> np.ndarray:
-    """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0."""
+    """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0.
+
+    What the table stores for this beta is taken as it is; else it is computed from the counts, which needs scipy.
+    """
+    if scores.reference is not None and scores.beta == beta:
+        return scores.reference
     return reference_radius(scores.label_counts()[:, None], scores.num_samples, scores.sigma, beta)[:, 0]
 
 
@@ -64,7 +69,7 @@ def calibrate(
     guarantee: Guarantee,
     map: RadiusMap = IDENTITY,
     *,
-    training_digests: Iterable[bytes] = (),
+    training_digests: Iterable[Union[str, bytes]] = (),
     attempt: int = 1,
     seed: int = 0,
 ) -> Calibration:
@@ -110,7 +115,7 @@ def calibrate(
     )
 
 
-def _refuse_seen(scores: Scores, training_digests: Iterable[bytes]) -> None:
+def _refuse_seen(scores: Scores, training_digests: Iterable[Union[str, bytes]]) -> None:
     if not len(scores):
         raise CalibrationError("calibrate: got no frames, expected a calibration split")
     unique, times = np.unique(scores.digest, return_counts=True)
@@ -119,7 +124,8 @@ def _refuse_seen(scores: Scores, training_digests: Iterable[bytes]) -> None:
             f"calibrate: {int((times > 1).sum())} frames occur more than once, first {unique[times > 1][0].decode()[:12]}; "
             "frames must be independent draws, so remove the copies"
         )
-    seen = set(unique.tolist()) & set(training_digests)
+    trained = {digest.encode() if isinstance(digest, str) else bytes(digest) for digest in training_digests}
+    seen = set(unique.tolist()) & trained
     if seen:
         raise CalibrationError(
             f"calibrate: {len(seen)} calibration frames were used in training or tuning, first {sorted(seen)[0].decode()[:12]}; "

@@ -57,8 +57,12 @@ class CertificateHead:
 
     def margin(self, label: np.ndarray, difficulty: Optional[np.ndarray] = None) -> np.ndarray:
         """What is subtracted from the raw radius: q or q[label], times the difficulty; float32 [n]."""
-        offset = np.array(self.offset, np.float32)
-        taken = offset[np.asarray(label)] if len(offset) > 1 else np.broadcast_to(offset, np.shape(label))
+        offset, label = np.array(self.offset, np.float32), np.asarray(label)
+        if len(offset) > 1 and label.size and not ((label >= 0) & (label < len(offset))).all():
+            raise CalibrationError(
+                f"label: got {label.min()} to {label.max()}, expected 0 to {len(offset) - 1}: one offset per class"
+            )
+        taken = offset[label] if len(offset) > 1 else np.broadcast_to(offset, label.shape)
         if not self.difficulty:
             return taken
         if difficulty is None:
@@ -72,9 +76,14 @@ class CertificateHead:
     ) -> np.ndarray:
         """Certified radius float32 [n], in [0, 1] pixel units; 0 means abstain, also for NaN input."""
         raw = self.raw_radius(probit)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             radius = raw - self.margin(label, difficulty)
-        issued = radius > 0 if self.threshold is None else (radius > 0) & (raw > np.float32(self.threshold))
+        issued = radius > 0
+        if self.threshold is not None:
+            issued &= raw > np.float32(self.threshold)
+        if self.difficulty:
+            # A difficulty of zero or less would switch the offset off or turn it into a bonus.
+            issued &= np.asarray(difficulty, np.float32) > 0
         return np.where(issued, radius, np.float32(0))
 
     def with_offset(self, offset: Sequence[float]) -> "CertificateHead":

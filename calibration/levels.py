@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Union
 
@@ -22,7 +23,7 @@ def parse_level(value: Level, name: str) -> Fraction:
     Fraction(9, 200)
     """
     try:
-        level = value if isinstance(value, Fraction) else Fraction(str(value))
+        level = value if isinstance(value, Fraction) else _exact(str(value))
     except (ValueError, ZeroDivisionError):
         raise CalibrationError(
             f"{name}: got {value!r}, expected a number strictly between 0 and 1 such as 0.05"
@@ -32,6 +33,13 @@ def parse_level(value: Level, name: str) -> Fraction:
             f"{name}: got {value}, expected a number strictly between 0 and 1 such as 0.05"
         )
     return level
+
+
+def _exact(text: str) -> Fraction:
+    # "1e-999999999" would be a number of a billion digits.
+    if len(text) > 60 or re.search(r"[eE][+-]?\d{4}", text):
+        raise ValueError(text)
+    return Fraction(text)
 
 
 def level_text(level: Fraction) -> str:

@@ -30,12 +30,13 @@ class RadiusMap:
     y: Tuple[float, ...]
 
     def __post_init__(self) -> None:
-        knots, values = np.array(self.x, np.float32), np.array(self.y, np.float32)
+        with np.errstate(over="ignore"):
+            knots, values = np.array(self.x, np.float32), np.array(self.y, np.float32)
         if len(knots) == len(values) == 0:
             return
         if len(knots) != len(values) or len(knots) < 2 or not np.isfinite([*knots, *values]).all():
             raise CalibrationError(
-                f"map {self.name}: got {len(knots)} knots and {len(values)} values, expected as many of both, at least 2, all finite"
+                f"map {self.name}: got {len(knots)} knots and {len(values)} values, expected equally many, at least 2, all finite"
             )
         if (np.diff(knots) <= 0).any() or (np.diff(values) < 0).any():
             raise CalibrationError(
@@ -65,7 +66,8 @@ class RadiusMap:
         x, y = np.array(self.x, np.float32), np.array(self.y, np.float32)
         inside = np.clip(plugin, x[0], x[-1])
         segment = np.sum(inside[:, None] >= x[1:-1], axis=1)
-        return np.asarray(y[segment] + self.slope[segment] * (inside - x[segment]), np.float32)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(y[segment] + self.slope[segment] * (inside - x[segment]), np.float32)
 
     def to_json(self) -> Dict[str, Any]:
         return {"name": self.name, "x": list(self.x), "y": list(self.y)}
@@ -89,12 +91,21 @@ def clopper_pearson_map(sigma: float, num_samples: int, beta: float, num_knots: 
         num_knots: knots, spread evenly in the reference's own probit.
 
     A choice of the map never touches soundness: the offset is calibrated on whatever the map gives.
+
+    Raises:
+        CalibrationError: an argument that describes no Monte Carlo.
     """
+    if not (sigma > 0 and num_samples >= 1 and 0 < beta < 1 and num_knots >= 2):
+        raise CalibrationError(
+            f"clopper_pearson_map: got sigma {sigma}, num_samples {num_samples}, beta {beta}, {num_knots} knots; expected "
+            "sigma > 0, num_samples >= 1, beta in (0, 1), at least 2 knots"
+        )
     from scipy.special import betaincinv, ndtr, ndtri
 
-    # Counts as real numbers: the bound is continuous in n_c, also between integers and up to n_c = N.
+    # Counts as real numbers: the bound is continuous in n_c, also between integers. The last knot lies so near to
+    # n_c = N that the map ends at the height where the references saturate.
     ceiling = beta ** (1.0 / num_samples)
-    probits = np.linspace(-0.5, float(ndtri(1.0 - 0.25 / num_samples)), num_knots)
+    probits = np.linspace(-0.5, float(ndtri(1.0 - 0.02 / num_samples)), num_knots)
     counts = np.minimum(ndtr(probits) * num_samples, float(num_samples))
     below = counts < num_samples
     lower = np.full(num_knots, ceiling)

@@ -7,7 +7,7 @@ conformal predictors", proposition 2a (training-conditional, here called PAC).
 from __future__ import annotations
 
 from fractions import Fraction
-from math import comb
+from math import ceil, comb, floor, log, log1p
 from typing import Optional
 
 from calibration.errors import CalibrationError
@@ -68,12 +68,16 @@ def max_exceedances(num_frames: int, alpha: Fraction, delta: Fraction) -> Option
 def pac_frames_needed(alpha: Fraction, delta: Fraction) -> int:
     """Smallest n with (1 - alpha)^n <= delta, the least for which `pac_rank` is not None.
 
+    Exact up to 100,000 frames; beyond that it may be one or two frames too many, never too few.
+
     >>> pac_frames_needed(Fraction(1, 1000), Fraction(1, 20))
     2995
     """
-    from math import floor, log
-
-    num_frames = max(floor(log(delta) / log(1 - alpha)) - 1, 1)
+    estimate = log(float(delta)) / log1p(-float(alpha))
+    if estimate > 100_000:
+        # Exact powers of this size take seconds; the margin covers the rounding of the logarithms.
+        return ceil(estimate * (1 + 1e-12))
+    num_frames = max(floor(estimate * (1 - 1e-12)), 1)
     while (1 - alpha) ** num_frames > delta:
         num_frames += 1
     return num_frames

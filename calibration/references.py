@@ -10,7 +10,7 @@ import numpy as np
 from calibration.bounds import reference_radius
 from calibration.digests import PathLike, combined_digest, frame_digests
 from calibration.errors import CalibrationError
-from calibration.files import read_arrays, write_arrays
+from calibration.files import names_field, read_arrays, reading, text_field, write_arrays
 from calibration.scores import check_counts
 
 _ARRAYS = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
@@ -49,6 +49,15 @@ class References:
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or len(self.frames) != len(self.counts):
             raise CalibrationError(
                 f"references: got frames {self.frames.dtype} {self.frames.shape}, expected uint8 [{len(self.counts)}, H, W, C]"
+            )
+        for name in ("digest", "clip", "target"):
+            if np.shape(getattr(self, name)) != (len(self.counts),):
+                raise CalibrationError(
+                    f"references: {name} has shape {np.shape(getattr(self, name))}, expected ({len(self.counts)},)"
+                )
+        if not (np.isfinite(self.sigma) and self.sigma > 0 and 0 < self.beta < 1):
+            raise CalibrationError(
+                f"references: got sigma {self.sigma} and beta {self.beta}, expected sigma > 0 and beta in (0, 1)"
             )
         if (
             self.radius.shape != self.counts.shape
@@ -116,17 +125,16 @@ class References:
         Raises:
             CalibrationError: missing, damaged, not a reference pack, or a frame was changed.
         """
-        arrays, meta = read_arrays(path, "reference pack", _ARRAYS)
-        if meta.get("table") != "references":
-            raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected references")
-        pack = cls(
-            **{name: arrays[name] for name in _ARRAYS},
-            split=str(meta["split"]),
-            sigma=float(meta["sigma"]),
-            class_names=tuple(meta["class_names"]),
-            base_digest=str(meta["base_digest"]),
-            beta=float(meta["beta"]),
-        )
+        arrays, meta = read_arrays(path, "reference pack", _ARRAYS, table="references")
+        with reading(path, "reference pack"):
+            pack = cls(
+                **{name: arrays[name] for name in _ARRAYS},
+                split=text_field(meta, "split"),
+                sigma=float(meta["sigma"]),
+                class_names=names_field(meta, "class_names"),
+                base_digest=text_field(meta, "base_digest"),
+                beta=float(meta["beta"]),
+            )
         changed = np.flatnonzero(frame_digests(pack.frames) != pack.digest)
         if len(changed):
             raise CalibrationError(

@@ -13,9 +13,20 @@ import numpy as np
 from calibration.digests import PathLike, combined_digest
 from calibration.errors import CalibrationError
 from calibration.execution import Execution
-from calibration.files import read_arrays, write_arrays
+from calibration.files import names_field, read_arrays, reading, text_field, write_arrays
 
 _REQUIRED = ("digest", "clip", "target", "label", "probit", "counts", "num_samples")
+_OPTIONAL = ("difficulty", "reference")
+_KINDS = {
+    "digest": "S",
+    "clip": "iu",
+    "target": "iu",
+    "label": "iu",
+    "probit": "f",
+    "difficulty": "f",
+    "reference": "f",
+}
+_KIND_NAMES = {"S": "bytes", "iu": "integers", "f": "floating point"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,12 @@ class Scores:
         base_digest: of the base classifier that was sampled.
         execution: what computed label and probit.
         difficulty: float32 [n] > 0 where the surrogate has that head, else None.
+        reference: float32 [n] or None, reference radius of `label` at miss probability `beta`, rounded down, as a
+            reference pack stores it; with it a robot recalibrates without scipy.
+        beta: of `reference`; None without one.
+
+    Raises:
+        CalibrationError: shapes, types, counts or values that no execution can have given.
     """
 
     digest: np.ndarray
@@ -51,23 +68,42 @@ class Scores:
     base_digest: str
     execution: Execution
     difficulty: Optional[np.ndarray] = None
+    reference: Optional[np.ndarray] = None
+    beta: Optional[float] = None
 
     def __post_init__(self) -> None:
         check_counts(self.counts, self.num_samples, len(self.class_names))
-        for name in ("digest", "clip", "target", "label", "probit", "difficulty"):
-            column = getattr(self, name)
-            if column is not None and np.shape(column) != (len(self.counts),):
-                raise CalibrationError(
-                    f"scores: {name} has shape {np.shape(column)}, expected ({len(self.counts)},)"
-                )
+        if not (np.isfinite(self.sigma) and self.sigma > 0):
+            raise CalibrationError(f"scores: got sigma {self.sigma}, expected a positive number")
+        for name, kind in _KINDS.items():
+            self._check_column(name, kind)
         if len(self.label) and not ((self.label >= 0) & (self.label < len(self.class_names))).all():
             raise CalibrationError(f"scores: labels must be 0 to {len(self.class_names) - 1}")
+        self._check_values()
+
+    def _check_column(self, name: str, kind: str) -> None:
+        column = getattr(self, name)
+        if column is None:
+            return
+        if np.shape(column) != (len(self.counts),):
+            raise CalibrationError(
+                f"scores: {name} has shape {np.shape(column)}, expected ({len(self.counts)},)"
+            )
+        if column.dtype.kind not in kind:
+            raise CalibrationError(f"scores: {name} has dtype {column.dtype}, expected {_KIND_NAMES[kind]}")
+
+    def _check_values(self) -> None:
         if not np.isfinite(self.probit).all():
             raise CalibrationError(
-                "scores: the execution gave a probit of NaN or infinity; it is broken, do not calibrate it"
+                f"scores: {int((~np.isfinite(self.probit)).sum())} probits are NaN or infinite; the execution is broken, "
+                "do not calibrate it"
             )
         if self.difficulty is not None and not (np.isfinite(self.difficulty) & (self.difficulty > 0)).all():
             raise CalibrationError("scores: difficulty must be positive and finite")
+        if (self.reference is None) != (self.beta is None):
+            raise CalibrationError("scores: reference and beta belong together; give both or neither")
+        if self.reference is not None and not (np.isfinite(self.reference) & (self.reference >= 0)).all():
+            raise CalibrationError("scores: reference radii must be finite and >= 0")
 
     def __len__(self) -> int:
         return len(self.label)
@@ -84,14 +120,15 @@ class Scores:
     def take(self, rows: np.ndarray) -> "Scores":
         """The table restricted to `rows` (indices or mask)."""
         columns: Dict[str, Any] = {name: getattr(self, name)[rows] for name in _REQUIRED}
-        columns["difficulty"] = None if self.difficulty is None else self.difficulty[rows]
+        for name in _OPTIONAL:
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[rows]
         return replace(self, **columns)
 
     def save(self, path: PathLike) -> None:
         """Write as `.npz` without pickle, atomically."""
         arrays = {name: getattr(self, name) for name in _REQUIRED}
-        if self.difficulty is not None:
-            arrays["difficulty"] = self.difficulty
+        arrays.update({name: getattr(self, name) for name in _OPTIONAL if getattr(self, name) is not None})
         meta = {
             "table": "scores",
             "split": self.split,
@@ -99,24 +136,26 @@ class Scores:
             "class_names": list(self.class_names),
             "base_digest": self.base_digest,
             "execution": self.execution.to_json(),
+            "beta": self.beta,
         }
         write_arrays(path, arrays, meta)
 
     @classmethod
     def load(cls, path: PathLike) -> "Scores":
         """Read a table; raises CalibrationError when it is missing, damaged or not a scores table."""
-        arrays, meta = read_arrays(path, "scores", _REQUIRED)
-        if meta.get("table") != "scores":
-            raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected scores")
-        return cls(
-            **{name: arrays[name] for name in _REQUIRED},
-            difficulty=arrays.get("difficulty"),
-            split=str(meta["split"]),
-            sigma=float(meta["sigma"]),
-            class_names=tuple(meta["class_names"]),
-            base_digest=str(meta["base_digest"]),
-            execution=Execution.from_json(meta["execution"]),
-        )
+        arrays, meta = read_arrays(path, "scores", _REQUIRED, table="scores")
+        with reading(path, "scores"):
+            return cls(
+                **{name: arrays[name] for name in _REQUIRED},
+                difficulty=arrays.get("difficulty"),
+                reference=arrays.get("reference"),
+                split=text_field(meta, "split"),
+                sigma=float(meta["sigma"]),
+                class_names=names_field(meta, "class_names"),
+                base_digest=text_field(meta, "base_digest"),
+                execution=Execution.from_json(meta["execution"]),
+                beta=None if meta["beta"] is None else float(meta["beta"]),
+            )
 
 
 def check_counts(counts: np.ndarray, num_samples: np.ndarray, num_classes: int) -> None:
