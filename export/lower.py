@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import logging
 import re
@@ -44,7 +45,7 @@ def lower(
     with torch.no_grad(), _quiet():
         program = _trace(module, example)
         converted = _convert(program, outputs)
-    model = _clean(converted)
+    model = clean_model(_name_after_layers(converted))
     check_model(model)
     return model
 
@@ -116,7 +117,8 @@ def _convert(program: "torch.export.ExportedProgram", outputs: Sequence[str]) ->
     except Exception as error:
         operator, layer = _failed_operator(error, program)
         raise ExportError(
-            f"operator {operator} in layer {layer} has no ONNX counterpart; write the layer with operators that ONNX opset {OPSET} has"
+            f"operator {operator} in layer {layer} has no ONNX counterpart; "
+            f"write the layer with operators that ONNX opset {OPSET} has"
         ) from error
     return converted.model_proto
 
@@ -175,8 +177,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _clean(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Drop doc strings, source paths and the exporter's notes, and take the value infos anew."""
+def clean_model(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Drop doc strings, source paths and the tools' notes; what is left depends on the network alone."""
     import onnx
 
     clean = onnx.inliner.inline_local_functions(model) if model.functions else model
@@ -194,6 +196,16 @@ def _clean(model: "onnx.ModelProto") -> "onnx.ModelProto":
     clean.opset_import.extend(kept)
     clean.ir_version = min(clean.ir_version, MAX_IR_VERSION)
     return clean
+
+
+def _name_after_layers(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Name every node after the layer it came from, as in "network/body.0.conv1/Conv_3"."""
+    for number, node in enumerate(model.graph.node):
+        notes = {note.key: note.value for note in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = scopes[-2] if len(scopes) > 1 else ""
+        node.name = f"{layer.replace('.', '/', 1) or 'top'}/{node.op_type}_{number}"
+    return model
 
 
 def _first_line(error: BaseException) -> str:

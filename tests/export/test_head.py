@@ -127,7 +127,7 @@ def test_logits_that_are_no_numbers_never_give_a_certificate(name: str) -> None:
     assert (got["radius"][broken] == 0).all()
     assert np.isnan(got["probit"][broken]).all()
     assert (got["radius"][len(rows) + 1 :] > 0).all()
-    assert ((0 <= got["label"]) & (got["label"] < CLASSES)).all()
+    assert ((got["label"] >= 0) & (got["label"] < CLASSES)).all()
 
 
 def test_saturated_margins_stay_finite_and_bounded() -> None:

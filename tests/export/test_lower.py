@@ -110,7 +110,7 @@ def test_nan_weights_are_refused() -> None:
     module = Tail(nn.Identity())
     with torch.no_grad():
         module.network.head.weight[0, 0] = float("nan")
-    with pytest.raises(ExportError, match="network.head.weight holds NaN or infinity"):
+    with pytest.raises(ExportError, match=r"network\.head\.weight holds NaN or infinity"):
         lower(module, example(1))
 
 

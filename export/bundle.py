@@ -1,0 +1,223 @@
+"""Writes a bundle: everything into a temporary sibling folder, which takes the bundle's name only when it is whole."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Sequence
+
+import numpy as np
+
+from calibration.digests import file_digest
+from calibration.record import Calibration
+from calibration.scores import Scores
+from edge_sdk.bundle import DEVICE_FOLDER
+from edge_sdk.manifest import MANIFEST_FILE, Artefact, InputSpec, Manifest
+from edge_sdk.probe import Expected, Probe
+from export.compare import Answers
+from export.errors import ExportError
+from export.source import Source
+
+PROBE_FILE = "probe.npz"
+PROBE_QUANTILES = (1.0, 0.75, 0.5, 0.0)
+"""Which verification frames, ordered by radius, become probe frames: certain ones, usual ones and an abstention."""
+PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One precision, ready to be shipped.
+
+    Attributes:
+        name: "fp32", "fp16" or "int8".
+        model: bytes of the final graph.
+        record: its calibration.
+        recorded: its scores on the verification frames; answers: the same with radii.
+        scored: the scores on the calibration frames that the offset comes from.
+    """
+
+    name: str
+    model: bytes
+    record: Calibration
+    recorded: Scores
+    answers: Answers
+    scored: Scores
+
+    @property
+    def file(self) -> str:
+        """Path of the graph in the bundle."""
+        return "surrogate.onnx" if self.name == "fp32" else f"surrogate.{self.name}.onnx"
+
+
+@contextmanager
+def whole_or_not_at_all(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `out` that is renamed to `out` at the end, or removed after any exception.
+
+    Args:
+        replace: an existing bundle at `out` may be replaced. It stays in place until the new one is whole.
+
+    Raises:
+        ExportError: `out` exists, holds something that is no bundle or that a device added, or cannot be written.
+    """
+    _check_target(out, replace)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ExportError(
+            f"{out}: cannot write there ({error.strerror}); choose another folder with --out"
+        ) from error
+    try:
+        yield folder
+        _publish(folder, out)
+    except OSError as error:
+        raise ExportError(
+            f"{out}: writing stopped ({error.strerror or error}); nothing was left there. Free some space or choose another "
+            "folder with --out"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_target(out: Path, replace: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not replace:
+        raise ExportError(f"{out}: exists already; pass --force to replace it, or another folder with --out")
+    if not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(
+            f"{out}: exists and is not a bundle, so it is not replaced; choose another folder with --out"
+        )
+    if (out / DEVICE_FOLDER).exists():
+        raise ExportError(
+            f"{out}: holds records that a device made ({DEVICE_FOLDER}/), so it is not replaced; move them, or choose --out"
+        )
+
+
+def _publish(folder: Path, out: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+    folder.chmod(0o755)
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        os.replace(out, old / out.name)
+        os.replace(folder, out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(folder, out)
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fill(folder: Path, source: Source, products: Sequence[Product], extra: Mapping[str, bytes]) -> Manifest:
+    """Write every file of the bundle into `folder`, the manifest last."""
+    for product in products:
+        _write(folder / product.file, product.model)
+        product.record.save(folder / _calibration_file(product))
+        (folder / "recorded").mkdir(exist_ok=True)
+        product.recorded.save(folder / _recorded_file(product))
+    _probe(source, products).save(folder / PROBE_FILE)
+    for name, data in extra.items():
+        _write(folder / name, data)
+    manifest = _manifest(source, products, list_files(folder))
+    manifest.save(folder / MANIFEST_FILE)
+    return manifest
+
+
+def list_files(folder: Path) -> Dict[str, str]:
+    """Relative path -> SHA-256 of every file of a bundle, the manifest and what a device added excepted."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: file_digest(path)
+        for name, path in sorted(files.items())
+        if name != MANIFEST_FILE and not name.startswith(f"{DEVICE_FOLDER}/")
+    }
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _calibration_file(product: Product) -> str:
+    return f"calibration/{product.name}.json"
+
+
+def _recorded_file(product: Product) -> str:
+    return f"recorded/{product.name}-verification.npz"
+
+
+def _probe(source: Source, products: Sequence[Product]) -> Probe:
+    order = np.argsort(products[0].answers.radius, kind="stable")
+    rows: List[int] = []
+    for quantile in PROBE_QUANTILES:
+        row = int(order[round(quantile * (len(order) - 1))])
+        if row not in rows:
+            rows.append(row)
+    expected = {
+        product.name: Expected(
+            product.answers.label[rows], product.answers.radius[rows], product.answers.probit[rows]
+        )
+        for product in products
+    }
+    return Probe(source.verification.frames[rows], expected)
+
+
+def preprocessing_record(source: Source) -> Dict[str, object]:
+    """The manifest's preprocessing: the trainer's record and the operator norm, rounded up.
+
+    The matrices are applied in float32; a part in a million is far above that rounding.
+    """
+    return {
+        **source.preprocess.to_json(),
+        "operator_norm": math.nextafter(source.preprocess.operator_norm() * (1 + 1e-6), math.inf),
+    }
+
+
+def _manifest(source: Source, products: Sequence[Product], files: Mapping[str, str]) -> Manifest:
+    return Manifest(
+        sigma=source.sigma,
+        class_names=source.class_names,
+        input=InputSpec(
+            "uint8",
+            (products[0].record.execution.batch_size, *source.preprocess.frame_shape),
+            "NHWC",
+            source.preprocess.encoding,
+        ),
+        preprocessing=preprocessing_record(source),
+        base_digest=source.base_digest,
+        surrogate_digest=source.surrogate_digest,
+        splits=source.split_digests,
+        artefacts={
+            product.name: Artefact(product.file, files[product.file], _calibration_file(product))
+            for product in products
+        },
+        probe=PROBE_FILE,
+        recorded={product.name: _recorded_file(product) for product in products},
+        frame_rate=source.frame_rate,
+        versions=_versions(),
+        files=files,
+    )
+
+
+def _versions() -> Dict[str, str]:
+    versions = {}
+    for package in ("rrise", *PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,120 @@
+"""Compares what an exported graph answers with what the PyTorch surrogate answers on the same real frames."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Optional
+
+import numpy as np
+
+from calibration.head import CertificateHead
+
+
+@dataclass(frozen=True)
+class Answers:
+    """label int64 [n], radius float32 [n], probit float32 [n], difficulty float32 [n] or None."""
+
+    label: np.ndarray
+    radius: np.ndarray
+    probit: np.ndarray
+    difficulty: Optional[np.ndarray] = None
+
+    @classmethod
+    def of(
+        cls,
+        label: np.ndarray,
+        probit: np.ndarray,
+        head: CertificateHead,
+        difficulty: Optional[np.ndarray] = None,
+    ) -> "Answers":
+        """What `head` makes of a label and a probit."""
+        return cls(label, head.radius(probit, label, difficulty), probit, difficulty)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a precision may be from PyTorch before the release stops.
+
+    Attributes:
+        label_flips, abstain_flips: shares of frames, rounded down to whole frames.
+        probit: largest change of the probit, in either direction.
+        radius_increase: largest increase of a certified radius, in units of sigma.
+
+    None of this is needed for soundness, which the precision's own offset takes care of; it tells a sound
+    conversion from a damaged one.
+    """
+
+    label_flips: float
+    abstain_flips: float
+    probit: float
+    radius_increase: float
+
+
+TOLERANCES: Dict[str, Tolerance] = {
+    # float32 rounding in another order: a weight that is off by 1 % shows as a hundred times as much.
+    "fp32": Tolerance(label_flips=0.001, abstain_flips=0.002, probit=1e-4, radius_increase=1e-4),
+    "fp16": Tolerance(label_flips=0.01, abstain_flips=0.02, probit=0.05, radius_increase=0.05),
+    "int8": Tolerance(label_flips=0.05, abstain_flips=0.1, probit=1.0, radius_increase=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of an artefact from the reference on n frames; radii in [0, 1] pixel units.
+
+    Attributes:
+        label_flips: frames whose label differs.
+        abstain_flips: frames on which one certifies and the other abstains.
+        probit: largest absolute difference of the probit; infinity where one of them is NaN.
+        radius_increase, radius_increase_999: largest and 99.9th-percentile radius of the artefact minus reference.
+        radius_decrease, radius_decrease_999: the same, downwards.
+        not_finite: answers that are NaN or infinite.
+    """
+
+    frames: int
+    label_flips: int
+    abstain_flips: int
+    probit: float
+    radius_increase: float
+    radius_increase_999: float
+    radius_decrease: float
+    radius_decrease_999: float
+    not_finite: int
+
+    def needed(self, sigma: float) -> Tolerance:
+        """The smallest tolerance that these differences would pass."""
+        increase = max(self.radius_increase, 0.0) / sigma
+        return Tolerance(
+            self.label_flips / self.frames, self.abstain_flips / self.frames, self.probit, increase
+        )
+
+    def to_json(self) -> Dict[str, Any]:
+        """JSON has no infinity: it is stored as text."""
+        return {name: value if np.isfinite(value) else str(value) for name, value in asdict(self).items()}
+
+
+def compare(artefact: Answers, reference: Answers) -> Comparison:
+    """Compare the answers to the same frames."""
+    change = artefact.radius.astype(np.float64) - reference.radius
+    apart = np.abs(artefact.probit.astype(np.float64) - reference.probit)
+    sound = np.isfinite(artefact.probit) & np.isfinite(artefact.radius)
+    return Comparison(
+        frames=len(change),
+        label_flips=int((artefact.label != reference.label).sum()),
+        abstain_flips=int(((artefact.radius > 0) != (reference.radius > 0)).sum()),
+        probit=_largest(apart),
+        radius_increase=_largest(change),
+        radius_increase_999=_percentile(change),
+        radius_decrease=_largest(-change),
+        radius_decrease_999=_percentile(-change),
+        not_finite=int((~sound).sum()),
+    )
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.max(values)) if not np.isnan(values).any() else float("inf")
+
+
+def _percentile(values: np.ndarray) -> float:
+    # The next larger sample, no interpolation: a percentile that no frame exceeds by accident of averaging.
+    return float(np.percentile(values, 99.9, method="higher")) if not np.isnan(values).any() else float("inf")

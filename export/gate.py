@@ -1,0 +1,288 @@
+"""The gate: opens a bundle as a user would and decides, artefact by artefact, whether it may be released."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from calibration.errors import RriseError
+from calibration.fit import check_rank, label_reference, one_frame_per_clip
+from calibration.record import Calibration
+from calibration.references import References
+from calibration.scores import Scores
+from edge_sdk.bundle import Bundle
+from edge_sdk.contract import same_float32
+from edge_sdk.errors import BundleError
+from edge_sdk.loading import State, matches_probe
+from edge_sdk.runtime.base import Runtime
+from edge_sdk.runtime.onnxruntime import OnnxRuntime
+from edge_sdk.scoring import run_all
+from export.compare import TOLERANCES, Answers, Comparison, Tolerance, compare
+from export.errors import ExportError
+from export.gate_report import Check, GateReport
+
+if TYPE_CHECKING:
+    import onnx
+
+COVERAGE_FALSE_ALARM = 1e-4
+"""Probability that the coverage check stops a release whose true miscoverage is exactly alpha."""
+CERTIFIED_FRAMES = 32
+Reference = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]]
+"""The PyTorch surrogate: frames -> label, probit, difficulty or None."""
+
+
+def gate(
+    path: Path,
+    artefact: str,
+    calibration: References,
+    verification: References,
+    reference: Reference,
+    *,
+    scored: Optional[Scores] = None,
+    tolerance: Optional[Tolerance] = None,
+) -> GateReport:
+    """Check one artefact of the bundle at `path`, on the execution that it was calibrated for.
+
+    Args:
+        path: the bundle's folder; it is opened anew, with every check that the SDK makes.
+        artefact: its name, as in "fp32".
+        calibration, verification: reference packs of the workspace.
+        reference: the PyTorch surrogate.
+        scored: the scores that the offset was calibrated on, if they are at hand: replayed probits must equal them.
+        tolerance: differences from PyTorch that are allowed; by default those of the precision.
+
+    Returns:
+        A report that is false as soon as one check failed. A check that cannot be made is a failed check.
+
+    Raises:
+        ExportError: reference packs of other splits.
+    """
+    splits = (calibration.split, verification.split)
+    if splits != ("calibration", "verification"):
+        raise ExportError(
+            f"gate: got references of splits {splits}, expected ('calibration', 'verification')"
+        )
+    try:
+        bundle, runtime = _open(path, artefact)
+    except RriseError as error:
+        return GateReport(artefact, (Check("opens as a user opens it", False, str(error), "a sound bundle"),))
+    with closing(runtime):
+        record = bundle.calibrations[artefact]
+        checks = [Check("opens as a user opens it", True, "sound", "a sound bundle")]
+        checks += [
+            _check_graph_file(bundle, artefact),
+            _check_execution(record, runtime),
+            _check_offset(record, runtime),
+        ]
+        answers = {pack.split: _answers(runtime, pack) for pack in (calibration, verification)}
+        checks.append(_check_head(record, answers))
+        checks += _check_replay(record, answers["calibration"], calibration, runtime, scored)
+        checks.append(_check_coverage(record, answers["verification"], verification, runtime))
+        comparison = _compare(record, answers, (calibration, verification), reference)
+        checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
+        allowed = tolerance or TOLERANCES[artefact]
+        checks += _check_comparison(comparison, allowed, record.head.sigma)
+        return GateReport(artefact, tuple(checks), comparison, comparison.needed(record.head.sigma))
+
+
+def _open(path: Path, artefact: str) -> Tuple[Bundle, Runtime]:
+    """Open the bundle with the SDK's own checks, and load the artefact on the execution of its record."""
+    bundle = Bundle.open(path)
+    if artefact not in bundle.calibrations:
+        raise BundleError(
+            f"artefact {artefact}: got no calibration record, expected one; export the bundle again"
+        )
+    runtime = OnnxRuntime.load(bundle.model(artefact))
+    bundle.check_graph(artefact, runtime.graph)
+    if not matches_probe(bundle, artefact, runtime):
+        raise BundleError(
+            "probe: the recorded answers are not reproduced bit for bit on the machine that exported them"
+        )
+    return bundle, runtime
+
+
+def _check_graph_file(bundle: Bundle, artefact: str) -> Check:
+    from export.lower import check_model
+
+    try:
+        check_model(_parse(bundle.model(artefact)))
+    except RriseError as error:
+        return Check(
+            "valid ONNX within the contract", False, str(error), "opset 18, IR version <= 10, strict shapes"
+        )
+    return Check("valid ONNX within the contract", True, "valid", "opset 18, IR version <= 10, strict shapes")
+
+
+def _parse(data: bytes) -> "onnx.ModelProto":
+    import onnx
+
+    return onnx.load_model_from_string(data)
+
+
+def _check_execution(record: Calibration, runtime: Runtime) -> Check:
+    differences = runtime.execution.differences(record.execution)
+    return Check(
+        "calibrated on this execution", not differences, "; ".join(differences) or "the same", "no difference"
+    )
+
+
+def _check_offset(record: Calibration, runtime: Runtime) -> Check:
+    same = same_float32(runtime.graph.offset, record.head.offset) and same_float32(
+        [runtime.graph.sigma], [record.head.sigma]
+    )
+    got = f"offset {list(runtime.graph.offset)}, sigma {runtime.graph.sigma}"
+    return Check(
+        "constants of the graph", same, got, f"offset {list(record.head.offset)}, sigma {record.head.sigma}"
+    )
+
+
+def _answers(runtime: Runtime, references: References) -> Answers:
+    outputs = run_all(runtime, references.frames)
+    return Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
+
+
+def _check_head(record: Calibration, answers: Mapping[str, Answers]) -> Check:
+    """The graph's radii against the numpy head on the graph's own probits: bit for bit."""
+    differing = 0
+    for mine in answers.values():
+        wanted = record.head.radius(mine.probit, mine.label, mine.difficulty)
+        differing += int((mine.radius.view(np.uint32) != wanted.view(np.uint32)).sum())
+    return Check(
+        "radius is map and offset of the probit",
+        differing == 0,
+        f"{differing} frames differ",
+        "none, bit for bit",
+    )
+
+
+def _check_replay(
+    record: Calibration, mine: Answers, references: References, runtime: Runtime, scored: Optional[Scores]
+) -> List[Check]:
+    """The rank check of MATHEMATICS 6 on the final file, and its probits against those that were calibrated on."""
+    checks = []
+    if scored is not None:
+        same = np.array_equal(mine.probit, scored.probit) and np.array_equal(mine.label, scored.label)
+        changed = int((mine.probit != scored.probit).sum())
+        checks.append(
+            Check("replay of the calibration frames", same, f"{changed} probits changed", "none, bit for bit")
+        )
+    try:
+        scores = _scores(references, mine, runtime)
+        rank = check_rank(scores, mine.radius, record)
+    except RriseError as error:
+        return [*checks, Check("rank of the offset", False, str(error), "the frames of the record")]
+    limit = f"at most {rank.allowed}"
+    return [
+        *checks,
+        Check("rank of the offset", bool(rank), f"{rank.exceeding} frames above their reference", limit),
+    ]
+
+
+def _scores(references: References, answers: Answers, runtime: Runtime) -> Scores:
+    return Scores(
+        digest=references.digest,
+        clip=references.clip,
+        target=references.target,
+        label=answers.label,
+        probit=answers.probit,
+        counts=references.counts,
+        num_samples=references.num_samples,
+        split=references.split,
+        sigma=references.sigma,
+        class_names=references.class_names,
+        base_digest=references.base_digest,
+        execution=runtime.execution,
+        difficulty=answers.difficulty,
+    )
+
+
+def _check_coverage(record: Calibration, mine: Answers, references: References, runtime: Runtime) -> Check:
+    """Frames of the verification split above their reference, against chance at miscoverage alpha."""
+    from scipy.stats import binom
+
+    name = "coverage of the verification frames"
+    try:
+        scores = _scores(references, mine, runtime)
+    except RriseError as error:
+        return Check(name, False, str(error), "scores of the verification frames")
+    chosen = np.isin(scores.digest, one_frame_per_clip(scores, seed=0).digest)
+    above = mine.radius > label_reference(scores, float(record.guarantee.beta))
+    exceeding, frames = int(above[chosen].sum()), int(chosen.sum())
+    allowed = int(binom.isf(COVERAGE_FALSE_ALARM, frames, float(record.guarantee.alpha)))
+    return Check(
+        name,
+        exceeding <= allowed,
+        f"{exceeding} of {frames} frames above their reference",
+        f"at most {allowed}",
+    )
+
+
+def _check_certifier(path: Path, artefact: str, references: References, mine: Answers) -> Check:
+    """A user's own calls: load, certify, and get the label and radius that were calibrated."""
+    from edge_sdk.certifier import Certifier
+
+    name, limit = "a Certifier issues these radii", "state calibrated, equal answers"
+    try:
+        with Certifier.load(path, artefact=artefact) as certifier:
+            state = certifier.state
+            certificates = certifier.certify_batch(references.frames[:CERTIFIED_FRAMES])
+    except RriseError as error:
+        return Check(name, False, str(error), limit)
+    wrong = sum(
+        (certificate.label, np.float32(certificate.radius)) != (label, radius)
+        for certificate, label, radius in zip(certificates, mine.label, mine.radius)
+    )
+    passed = wrong == 0 and state.state is State.CALIBRATED
+    return Check(name, passed, f"state {state.state}, {wrong} of {len(certificates)} answers differ", limit)
+
+
+def _compare(
+    record: Calibration, answers: Mapping[str, Answers], packs: Tuple[References, ...], reference: Reference
+) -> Comparison:
+    theirs = []
+    for pack in packs:
+        label, probit, difficulty = reference(pack.frames)
+        theirs.append(Answers.of(label, probit, record.head, difficulty))
+    return compare(_joined([answers[pack.split] for pack in packs]), _joined(theirs))
+
+
+def _joined(parts: List[Answers]) -> Answers:
+    label, radius, probit = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "radius", "probit")
+    )
+    return Answers(label, radius, probit)
+
+
+def _check_comparison(found: Comparison, allowed: Tolerance, sigma: float) -> List[Check]:
+    flips, abstains = int(allowed.label_flips * found.frames), int(allowed.abstain_flips * found.frames)
+    increase = allowed.radius_increase * sigma
+    return [
+        Check("answers are finite", found.not_finite == 0, f"{found.not_finite} NaN or infinite", "none"),
+        Check(
+            "label flips against PyTorch",
+            found.label_flips <= flips,
+            str(found.label_flips),
+            f"at most {flips}",
+        ),
+        Check(
+            "abstain flips against PyTorch",
+            found.abstain_flips <= abstains,
+            str(found.abstain_flips),
+            f"at most {abstains}",
+        ),
+        Check(
+            "change of the probit",
+            found.probit <= allowed.probit,
+            f"{found.probit:.3g}",
+            f"at most {allowed.probit:.3g}",
+        ),
+        Check(
+            "largest radius increase",
+            found.radius_increase <= increase,
+            f"{found.radius_increase:.3g}",
+            f"at most {increase:.3g}",
+        ),
+    ]

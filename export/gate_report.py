@@ -1,0 +1,85 @@
+"""What the gate found, as a value, as JSON for machines and as JUnit for build servers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+from xml.etree import ElementTree
+
+from calibration.files import atomic_file, write_json
+from export.compare import Comparison, Tolerance
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the gate. `got` and `limit` are what was found and what was allowed, for people."""
+
+    name: str
+    passed: bool
+    got: str
+    limit: str
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What the gate found about one artefact; true when it may be released.
+
+    Attributes:
+        comparison: with the PyTorch surrogate, on calibration and verification frames together.
+        needed: the smallest tolerance with which the comparison would pass.
+    """
+
+    artefact: str
+    checks: Tuple[Check, ...]
+    comparison: Optional[Comparison] = None
+    needed: Optional[Tolerance] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def failures(self) -> List[str]:
+        """One sentence for every failed check."""
+        return [
+            f"{self.artefact}: {check.name}: got {check.got}, expected {check.limit}"
+            for check in self.checks
+            if not check.passed
+        ]
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "artefact": self.artefact,
+            "passed": bool(self),
+            "checks": [asdict(check) for check in self.checks],
+            "comparison": None if self.comparison is None else self.comparison.to_json(),
+            "needed_tolerance": None if self.needed is None else asdict(self.needed),
+        }
+
+
+def save_reports(folder: Path, reports: Sequence[GateReport]) -> None:
+    """Write `gate.json` and `gate.xml` (JUnit) into `folder`."""
+    passed = bool(reports) and all(reports)
+    write_json(
+        folder / "gate.json", {"passed": passed, "artefacts": [report.to_json() for report in reports]}
+    )
+    with atomic_file(folder / "gate.xml") as file:
+        file.write(junit(reports))
+
+
+def junit(reports: Sequence[GateReport]) -> bytes:
+    """One test suite for each artefact, one test case for each check; no times, so that equal findings give equal bytes."""
+    root = ElementTree.Element("testsuites", name="rrise-export gate")
+    for report in reports:
+        failed = sum(not check.passed for check in report.checks)
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=report.artefact, tests=str(len(report.checks)), failures=str(failed)
+        )
+        for check in report.checks:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=f"gate.{report.artefact}", name=check.name
+            )
+            if not check.passed:
+                message = f"got {check.got}, expected {check.limit}"
+                ElementTree.SubElement(case, "failure", message=message).text = message
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"

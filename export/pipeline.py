@@ -1,0 +1,206 @@
+"""From a workspace to a released bundle: lower, score, calibrate, embed, write, gate - or nothing at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
+
+from calibration.digests import PathLike
+from calibration.errors import CheckFailed
+from calibration.fit import calibrate
+from calibration.head import CertificateHead
+from calibration.references import References
+from calibration.scores import Scores
+from edge_sdk.contract import GraphMetadata, preprocessing_digest
+from edge_sdk.manifest import Manifest
+from edge_sdk.scoring import run_all, score
+from export.bundle import Product, fill, preprocessing_record, whole_or_not_at_all
+from export.compare import Answers, Tolerance
+from export.errors import ExportError
+from export.gate import GateReport, gate
+from export.gate_report import save_reports
+from export.head import attach_head
+from export.lower import check_model, lower
+from export.precision import PRECISIONS, convert
+from export.source import Source, load_source, torch_reference
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class GateFailed(CheckFailed):
+    """The gate stopped a release; `reports` say why, artefact by artefact."""
+
+    def __init__(self, reports: Sequence[GateReport]) -> None:
+        self.reports = tuple(reports)
+        failures = [failure for report in reports for failure in report.failures()]
+        super().__init__("no bundle was written, because the gate found:\n  " + "\n  ".join(failures))
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A released bundle.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says about itself.
+        products: one for each precision, with its calibration record.
+        reports: what the gate found.
+    """
+
+    path: Path
+    manifest: Manifest
+    products: Tuple[Product, ...]
+    reports: Tuple[GateReport, ...]
+
+
+def export_onnx(
+    workspace: PathLike,
+    out: Optional[PathLike] = None,
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    batch_size: int = 1,
+    replace_existing: bool = False,
+    allow_code: bool = False,
+    tolerances: Optional[Mapping[str, Tolerance]] = None,
+    extra_files: Optional[Mapping[str, bytes]] = None,
+) -> ExportResult:
+    """Export a workspace's surrogate to a bundle of calibrated ONNX graphs.
+
+    Args:
+        workspace: a folder in which `rrise-train` has made a surrogate and references.
+        out: folder of the bundle; by default `bundle` in the workspace. It appears whole or not at all.
+        precisions: of the backbone: "fp32", "fp16", "int8". The head always computes in float32. "fp32" is always
+            made and comes first: it is what the gate holds against PyTorch to the last digits.
+        batch_size: frames per forward pass, fixed in the graph.
+        replace_existing: whether a bundle at `out` may be replaced.
+        allow_code: whether a network factory of the user's may be imported.
+        tolerances: precision -> allowed difference from PyTorch, where the defaults do not fit.
+        extra_files: name -> content of further files, such as "report.html".
+
+    Raises:
+        GateFailed: an artefact is not what was trained and calibrated; nothing was written.
+        ExportError: the workspace is incomplete, the network cannot be exported, or the folder cannot be written.
+
+    **Guarantee**: every artefact has its own offset, calibrated on its own ONNX Runtime outputs; it holds for the
+    execution in its record.
+    """
+    return export_source(
+        load_source(Path(workspace), allow_code=allow_code),
+        out,
+        precisions,
+        batch_size=batch_size,
+        replace_existing=replace_existing,
+        tolerances=tolerances,
+        extra_files=extra_files,
+    )
+
+
+def export_source(
+    source: Source,
+    out: Optional[PathLike] = None,
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    batch_size: int = 1,
+    replace_existing: bool = False,
+    tolerances: Optional[Mapping[str, Tolerance]] = None,
+    extra_files: Optional[Mapping[str, bytes]] = None,
+) -> ExportResult:
+    """As `export_onnx`, from a source that has been read already."""
+    wanted = _checked(precisions, batch_size)
+    target = Path(out) if out is not None else source.path / "bundle"
+    with whole_or_not_at_all(target, replace=replace_existing) as folder:
+        network = lower_source(source, batch_size)
+        products = tuple(make_product(source, network, precision) for precision in wanted)
+        manifest = fill(folder, source, products, extra_files or {})
+        reports = gate_products(folder, source, products, tolerances or {})
+        save_reports(source.path / "report", reports)
+        if not all(reports):
+            raise GateFailed(reports)
+    return ExportResult(target, manifest, products, reports)
+
+
+def _checked(precisions: Sequence[str], batch_size: int) -> List[str]:
+    unknown = sorted(set(precisions) - set(PRECISIONS))
+    if unknown:
+        raise ExportError(f"precision: got {unknown[0]!r}, expected one of {', '.join(PRECISIONS)}")
+    if batch_size < 1:
+        raise ExportError(f"batch size: got {batch_size}, expected at least 1")
+    return [name for name in PRECISIONS if name == "fp32" or name in precisions]
+
+
+def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
+    """Preprocessing and surrogate as one float32 graph from `frame` to `logits`."""
+    import torch
+
+    example = torch.zeros((batch_size, *source.preprocess.frame_shape), dtype=torch.uint8)
+    return lower(source.module, example)
+
+
+def make_product(source: Source, network: "onnx.ModelProto", precision: str) -> Product:
+    """Convert, score the calibration frames, calibrate, and embed the offset."""
+    converted = convert(network, precision, source.tuning.frames)
+    head = CertificateHead(source.sigma, source.map)
+    scored, _ = _score(
+        _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, ""), source.calibration
+    )
+    record = calibrate(
+        scored, source.guarantee, source.map, training_digests=source.training_digests, attempt=source.attempt
+    )
+    if not record:
+        raise ExportError(
+            f"{precision}: {record.message()}; add calibration frames or ask for a larger error level"
+        )
+    final = _with_metadata(attach_head(converted, record.head), source, record.head, record.binding())
+    recorded, answers = _score(final, source.verification)
+    record = replace(record, execution=recorded.execution)
+    return Product(precision, final, record, recorded, answers, scored)
+
+
+def _with_metadata(model: "onnx.ModelProto", source: Source, head: CertificateHead, binding: str) -> bytes:
+    """Bytes of the checked graph, with the contract's metadata."""
+    from onnx import helper
+
+    metadata = GraphMetadata(
+        sigma=head.sigma,
+        offset=head.offset,
+        calibration=binding,
+        base_digest=source.base_digest,
+        class_names=source.class_names,
+        encoding=source.preprocess.encoding,
+        preprocessing=preprocessing_digest(preprocessing_record(source)),
+    )
+    helper.set_model_props(model, dict(sorted(metadata.to_text().items())))
+    check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _score(model: bytes, references: References) -> Tuple[Scores, Answers]:
+    from contextlib import closing
+
+    from edge_sdk.runtime.onnxruntime import OnnxRuntime
+
+    with closing(OnnxRuntime.load(model)) as runtime:
+        scores = score(runtime, references)
+        outputs = run_all(runtime, references.frames)
+    return scores, Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
+
+
+def gate_products(
+    folder: Path, source: Source, products: Sequence[Product], tolerances: Mapping[str, Tolerance]
+) -> Tuple[GateReport, ...]:
+    """Run the gate on every artefact of the bundle in `folder`."""
+    reference = torch_reference(source.module)
+    return tuple(
+        gate(
+            folder,
+            product.name,
+            source.calibration,
+            source.verification,
+            reference,
+            scored=product.scored,
+            tolerance=tolerances.get(product.name),
+        )
+        for product in products
+    )

@@ -1,0 +1,92 @@
+"""What can go wrong with a bundle after it was made, as functions on a copy; `reseal` hides it from the digests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from calibration.record import Calibration
+from edge_sdk.manifest import MANIFEST_FILE, Manifest
+from edge_sdk.probe import Expected, Probe
+from export.bundle import list_files
+
+
+def copy_of(bundle: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(bundle, folder / "bundle"))
+
+
+def reseal(bundle: Path) -> None:
+    """Make all digests right again, as a careless tool chain (or an attacker without the key) would."""
+    manifest = Manifest.load(bundle / MANIFEST_FILE)
+    files = list_files(bundle)
+    artefacts = {}
+    for name, artefact in manifest.artefacts.items():
+        artefacts[name] = replace(artefact, sha256=files[artefact.file])
+        record = Calibration.load(bundle / artefact.calibration)
+        replace(record, execution=replace(record.execution, artefact=files[artefact.file])).save(
+            bundle / artefact.calibration
+        )
+    replace(manifest, artefacts=artefacts, files=list_files(bundle)).save(bundle / MANIFEST_FILE)
+
+
+def change_graph(bundle: Path, file: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(bundle / file)
+    change(model)
+    (bundle / file).write_bytes(model.SerializeToString(deterministic=True))
+    reseal(bundle)
+
+
+def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def set_values(model: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    tensor = initializer(model, name)
+    values = np.asarray(change(numpy_helper.to_array(tensor).copy()))
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+
+def scale_largest_weight(factor: float) -> Callable[[onnx.ModelProto], None]:
+    """One weight of the last layer, times `factor`."""
+
+    def change(values: np.ndarray) -> np.ndarray:
+        index = np.unravel_index(np.abs(values).argmax(), values.shape)
+        values[index] *= factor
+        return values
+
+    return lambda model: set_values(model, "network.head.weight", change)
+
+
+def swap_channels(model: onnx.ModelProto) -> None:
+    """The first convolution reads blue where red is."""
+    set_values(model, "network.stem.weight", lambda values: values[:, ::-1].copy())
+
+
+def lower_offset_everywhere(bundle: Path, name: str, by: float) -> None:
+    """A smaller offset in graph, metadata, record and probe alike, with every digest right."""
+    artefact = Manifest.load(bundle / MANIFEST_FILE).artefacts[name]
+    record = Calibration.load(bundle / artefact.calibration)
+    record = replace(record, head=record.head.with_offset([record.head.offset[0] - by]))
+    record.save(bundle / artefact.calibration)
+    model = onnx.load(bundle / artefact.file)
+    set_values(model, "head.offset", lambda _: np.array(record.head.offset, np.float32))
+    for entry in model.metadata_props:
+        if entry.key == "rrise.offset":
+            entry.value = json.dumps(list(record.head.offset))
+        if entry.key == "rrise.calibration":
+            entry.value = record.binding()
+    (bundle / artefact.file).write_bytes(model.SerializeToString(deterministic=True))
+    probe = Probe.load(bundle / "probe.npz")
+    old = probe.expected[name]
+    expected = dict(
+        probe.expected, **{name: Expected(old.label, record.head.radius(old.probit, old.label), old.probit)}
+    )
+    Probe(probe.frames, expected).save(bundle / "probe.npz")
+    reseal(bundle)

@@ -1,0 +1,209 @@
+"""The gate passes what was exported and stops every listed damage, also when all digests were made to fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+
+from edge_sdk import Certifier
+from edge_sdk.errors import BundleError
+from export.errors import ExportError
+from export.gate import gate
+from export.gate_report import GateReport, junit, save_reports
+from export.source import Source, torch_reference
+from tests.export import damage
+
+
+def run_gate(bundle: Path, source: Source, artefact: str = "fp32") -> GateReport:
+    return gate(bundle, artefact, source.calibration, source.verification, torch_reference(source.module))
+
+
+def failed(report: GateReport) -> set[str]:
+    return {check.name for check in report.checks if not check.passed}
+
+
+@pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
+def test_a_sound_bundle_passes(colour_bundle: Path, colour_source: Source, artefact: str) -> None:
+    report = run_gate(colour_bundle, colour_source, artefact)
+    assert report, report.failures()
+    assert report.comparison is not None and report.comparison.frames == 270
+    assert report.needed is not None and report.needed.probit > 0
+    if artefact == "fp32":
+        assert report.comparison.label_flips == report.comparison.abstain_flips == 0
+        assert report.comparison.radius_increase < 1e-5
+
+
+def standard_deviation(model: onnx.ModelProto) -> None:
+    damage.set_values(model, "network.standardise.std", lambda values: values * np.float32(1.05))
+
+
+def mean(model: onnx.ModelProto) -> None:
+    damage.set_values(model, "network.standardise.mean", lambda values: values + np.float32(0.02))
+
+
+def no_offset(model: onnx.ModelProto) -> None:
+    damage.set_values(model, "head.offset", np.zeros_like)
+
+
+def wrong_sigma(model: onnx.ModelProto) -> None:
+    damage.set_values(model, "head.sigma", lambda values: values * np.float32(1.1))
+
+
+def unused_offset(model: onnx.ModelProto) -> None:
+    """The offset still is an output of the graph, but nothing is subtracted."""
+    (subtract,) = [node for node in model.graph.node if node.output[0] == "head.shrunk"]
+    subtract.input[1] = "head.zero"
+
+
+def wrong_channel_order(model: onnx.ModelProto) -> None:
+    damage.swap_channels(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "found_by"),
+    [
+        (damage.scale_largest_weight(1.01), "change of the probit"),
+        (damage.scale_largest_weight(0.99), "change of the probit"),
+        (wrong_channel_order, "change of the probit"),
+        (standard_deviation, "change of the probit"),
+        (mean, "change of the probit"),
+        (no_offset, "opens as a user opens it"),
+        (wrong_sigma, "opens as a user opens it"),
+        (unused_offset, "radius is map and offset of the probit"),
+    ],
+)
+def test_damage_with_matching_digests_is_stopped(
+    colour_bundle: Path,
+    colour_source: Source,
+    tmp_path: Path,
+    change: Callable[[onnx.ModelProto], None],
+    found_by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    damage.change_graph(bundle, "surrogate.onnx", change)
+    assert not run_gate(bundle, colour_source)
+    # The probe frames notice most of these first; the checks behind them must not depend on it.
+    monkeypatch.setattr("export.gate.matches_probe", lambda *_: True)
+    monkeypatch.setattr("edge_sdk.certifier.matches_probe", lambda *_: True)
+    assert found_by in failed(run_gate(bundle, colour_source))
+
+
+def test_the_offset_of_another_precision_is_stopped(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    other = onnx.load(bundle / "surrogate.int8.onnx")
+    values = onnx.numpy_helper.to_array(damage.initializer(other, "head.offset"))
+    assert values != onnx.numpy_helper.to_array(
+        damage.initializer(onnx.load(bundle / "surrogate.onnx"), "head.offset")
+    )
+    damage.change_graph(
+        bundle, "surrogate.onnx", lambda model: damage.set_values(model, "head.offset", lambda _: values)
+    )
+    with pytest.raises(BundleError, match="the graph computes offset"):
+        Certifier.load(bundle)
+    assert failed(run_gate(bundle, colour_source)) == {"opens as a user opens it"}
+
+
+def test_the_graph_of_another_precision_is_stopped(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    (bundle / "surrogate.onnx").write_bytes((bundle / "surrogate.int8.onnx").read_bytes())
+    damage.reseal(bundle)
+    assert not run_gate(bundle, colour_source)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, -1])
+def test_a_truncated_file_is_stopped(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path, size: int
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    data = (bundle / "surrogate.onnx").read_bytes()
+    (bundle / "surrogate.onnx").write_bytes(data[:size])
+    assert failed(run_gate(bundle, colour_source)) == {"opens as a user opens it"}
+    damage.reseal(bundle)
+    assert failed(run_gate(bundle, colour_source))
+
+
+def by_extract_model(source: Path, target: Path) -> None:
+    model = onnx.load(source)
+    onnx.utils.extract_model(
+        source,
+        target,
+        [value.name for value in model.graph.input],
+        [value.name for value in model.graph.output],
+    )
+
+
+def by_graphsurgeon(source: Path, target: Path) -> None:
+    surgeon = pytest.importorskip("onnx_graphsurgeon", reason="onnx-graphsurgeon is not installed")
+    onnx.save(surgeon.export_onnx(surgeon.import_onnx(onnx.load(source))), target)
+
+
+def by_polygraphy(source: Path, target: Path) -> None:
+    pytest.importorskip("polygraphy", reason="polygraphy is not installed")
+    pytest.importorskip("onnx_graphsurgeon", reason="onnx-graphsurgeon is not installed")
+    from polygraphy.tools import main as polygraphy
+
+    code = polygraphy.main(["surgeon", "sanitize", str(source), "--fold-constants", "-o", str(target)])
+    assert not code
+
+
+@pytest.mark.parametrize("tool", [by_extract_model, by_graphsurgeon, by_polygraphy])
+def test_stripped_metadata_is_stopped(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path, tool: Callable[[Path, Path], None]
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    tool(colour_bundle / "surrogate.onnx", bundle / "surrogate.onnx")
+    assert not onnx.load(bundle / "surrogate.onnx").metadata_props
+    damage.reseal(bundle)
+    with pytest.raises(BundleError, match="metadata"):
+        Certifier.load(bundle)
+    (check,) = run_gate(bundle, colour_source).checks
+    assert not check.passed and "metadata" in check.got
+
+
+def test_other_references_are_stopped(colour_bundle: Path, colour_source: Source) -> None:
+    """The rank is checked on the frames of the record and on no others."""
+    reference = torch_reference(colour_source.module)
+    with pytest.raises(ExportError, match="got references of splits"):
+        gate(colour_bundle, "fp32", colour_source.verification, colour_source.verification, reference)
+    others = replace(colour_source.verification, split="calibration")
+    report = gate(colour_bundle, "fp32", others, colour_source.verification, reference)
+    assert failed(report) == {"rank of the offset"}
+
+
+def test_an_offset_that_is_too_small_is_stopped(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    """A smaller offset that graph, metadata and record agree on: only the replay against the references can tell."""
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    damage.lower_offset_everywhere(bundle, "fp32", by=0.15)
+    found = failed(run_gate(bundle, colour_source))
+    assert "rank of the offset" in found and "opens as a user opens it" not in found
+
+
+def test_findings_are_written_for_machines(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    good = run_gate(colour_bundle, colour_source)
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    damage.change_graph(bundle, "surrogate.onnx", damage.scale_largest_weight(1.3))
+    bad = run_gate(bundle, colour_source)
+    save_reports(tmp_path, [good, bad])
+    written = json.loads((tmp_path / "gate.json").read_text())
+    assert written["passed"] is False and [entry["passed"] for entry in written["artefacts"]] == [True, False]
+    assert written["artefacts"][0]["needed_tolerance"]["label_flips"] == 0
+    suites = ElementTree.fromstring((tmp_path / "gate.xml").read_bytes())
+    assert [suite.get("failures") for suite in suites] == ["0", str(len(bad.failures()))]
+    assert len(suites.findall(".//failure")) == len(bad.failures()) >= 1
+    assert junit([good, bad]) == junit([good, bad])
