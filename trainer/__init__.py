@@ -1,0 +1,31 @@
+"""Trains base classifiers and surrogates, draws their Monte Carlo counts, and calibrates on the server."""
+
+from trainer.base import train_base
+from trainer.calibrate import calibrate
+from trainer.certify import certify_test_split
+from trainer.config import Config, config_for, load_config
+from trainer.data import Dataset, load_dataset
+from trainer.errors import TrainerError
+from trainer.networks import Network, load_network
+from trainer.preprocess import Preprocess
+from trainer.surrogate import train_surrogate
+from trainer.targets import build_targets
+from trainer.workspace import Workspace
+
+__all__ = [
+    "Config",
+    "Dataset",
+    "Network",
+    "Preprocess",
+    "TrainerError",
+    "Workspace",
+    "build_targets",
+    "calibrate",
+    "certify_test_split",
+    "config_for",
+    "load_config",
+    "load_dataset",
+    "load_network",
+    "train_base",
+    "train_surrogate",
+]

@@ -1,0 +1,160 @@
+"""The base classifier: trained here under Gaussian noise, or the user's own, checked and copied in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.augment import augment
+from trainer.errors import TrainerError
+from trainer.networks import (
+    build_network,
+    check_logits,
+    load_network,
+    load_weights,
+    read_safetensors,
+    save_network,
+)
+from trainer.training import Recipe, Trained, seeded, train
+from trainer.workspace import Workspace
+
+NOISY_DRAWS = 20
+
+
+@dataclass(frozen=True)
+class BaseResult:
+    """digest: of base.safetensors. noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
+
+    kept: whether a finished base classifier with the same settings was found and left as it is.
+    """
+
+    digest: str
+    noisy_accuracy: float
+    seconds: float
+    kept: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = False) -> BaseResult:
+    """Make base.safetensors: train the configured network under noise of standard deviation sigma, or take the
+    user's own network and weights ([base] factory and weights).
+
+    again: make it anew although there is one. Targets and surrogate of the old one then no longer fit.
+    allow_code: let a configured factory execute its code.
+
+    Raises TrainerError where a base.safetensors with other settings exists, or weights are not finite.
+    """
+    start = time.monotonic()
+    settings = {**workspace.fingerprint(), "settings": _plain(asdict(workspace.config.base))}
+    path = workspace.base_path
+    kept = path.exists() and not again
+    if kept:
+        _check_settings(path, settings, allow_code)
+    elif workspace.config.base.factory:
+        _take_own(workspace, settings, allow_code)
+    else:
+        _train_own(workspace, settings)
+    network = workspace.base(allow_code=allow_code)
+    accuracy = noisy_accuracy(workspace, network.module)
+    return BaseResult(network.digest, accuracy, time.monotonic() - start, kept)
+
+
+def _train_own(workspace: Workspace, settings: dict[str, Any]) -> None:
+    asked = workspace.config.base
+    inputs, labels = workspace.inputs("train"), torch.from_numpy(workspace.labels("train"))
+    spec = resnet_spec(workspace, inputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(asked.seed)
+        network = build_network(spec)
+    trained = _train_under_noise(workspace, network, inputs, labels)
+    metadata = {**settings, "loss": round(trained.loss, 6), "epochs": asked.epochs}
+    save_network(workspace.base_path, network, spec, metadata)
+    workspace.record_cost("base", trained=trained.examples)
+
+
+def _train_under_noise(workspace: Workspace, network: nn.Module, inputs: Tensor, labels: Tensor) -> Trained:
+    """Cohen et al. 2019, section 3.3: cross-entropy at one noisy copy of each augmented view."""
+    asked, sigma = workspace.config.base, workspace.config.smoothing.sigma
+    generator = seeded(asked.seed)
+
+    def loss_of(index: Tensor) -> Tensor:
+        views = augment(inputs[index], asked.shift, asked.flip, generator)
+        noisy = views + sigma * torch.randn(views.shape, generator=generator)
+        return F.cross_entropy(network(noisy), labels[index])
+
+    recipe = Recipe(
+        asked.epochs, asked.batch_size, asked.learning_rate, asked.weight_decay, "base classifier"
+    )
+    return train(network, recipe, len(inputs), loss_of, generator)
+
+
+def resnet_spec(workspace: Workspace, inputs: Tensor) -> dict[str, Any]:
+    """Spec of the configured residual network, standardised by the training frames `inputs`."""
+    asked = workspace.config.base
+    _check_depth(workspace, inputs)
+    mean, std = inputs.mean((0, 2, 3)), inputs.std((0, 2, 3)).clamp_min(0.01)
+    return {
+        "kind": "resnet",
+        "in_channels": inputs.shape[1],
+        "num_classes": len(workspace.dataset.class_names),
+        "widths": list(asked.widths),
+        "blocks": list(asked.blocks),
+        "stem_stride": asked.stem_stride,
+        "mean": [round(float(value), 6) for value in mean],
+        "std": [round(float(value), 6) for value in std],
+    }
+
+
+def _check_depth(workspace: Workspace, inputs: Tensor) -> None:
+    smallest = workspace.config.base.stem_stride * 2 ** (len(workspace.config.base.widths) - 1)
+    if min(inputs.shape[2:]) < smallest:
+        raise TrainerError(
+            f"[base] widths {list(workspace.config.base.widths)}: every stage after the first halves the image, so "
+            f"{inputs.shape[2]}x{inputs.shape[3]} pixels are too few (expected at least {smallest}); use fewer stages"
+        )
+
+
+def _take_own(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
+    asked = workspace.config.base
+    spec = {"kind": "factory", "factory": asked.factory, "arguments": {}}
+    network = build_network(spec, allow_code=allow_code).eval()
+    source = workspace.path / asked.weights
+    tensors, _ = read_safetensors(source)
+    load_weights(network, tensors, str(source))
+    check_logits(network, workspace.inputs("tuning")[:4], len(workspace.dataset.class_names), asked.factory)
+    save_network(workspace.base_path, network, spec, settings)
+    workspace.record_cost("base")
+
+
+def noisy_accuracy(workspace: Workspace, network: nn.Module) -> float:
+    """Share of right single noisy evaluations on the tuning split: what smoothing starts from."""
+    inputs, labels = workspace.inputs("tuning"), torch.from_numpy(workspace.labels("tuning"))
+    generator, right = seeded(0), 0
+    with torch.inference_mode():
+        for _ in range(NOISY_DRAWS):
+            noise = workspace.config.smoothing.sigma * torch.randn(inputs.shape, generator=generator)
+            right += int((network(inputs + noise).argmax(1) == labels).sum())
+    return right / (NOISY_DRAWS * len(inputs))
+
+
+def _check_settings(path: Path, settings: dict[str, Any], allow_code: bool) -> None:
+    found = load_network(path, allow_code=allow_code).metadata
+    for name, expected in settings.items():
+        if found.get(name) != expected:
+            raise TrainerError(
+                f"{path}: {name}: got {found.get(name)}, expected {expected} from rrise.toml; restore the settings, or "
+                "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
+            )
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, as they come back from JSON."""
+    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}

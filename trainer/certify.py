@@ -1,0 +1,92 @@
+"""Cohen's CERTIFY on the test split: the Monte Carlo certificates that the surrogate is compared with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.certify import CertifyCounts
+from calibration.evaluation import certified_accuracy
+from calibration.levels import parse_level
+from trainer.errors import TrainerError
+from trainer.targets import TargetsResult, build_targets, certify_streams, stored_counts
+from trainer.workspace import Workspace, load_digest
+
+RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """One budget N: certified accuracy at each of `radii`, and the share of frames on which CERTIFY abstained."""
+
+    num_samples: int
+    accuracy: tuple[float, ...]
+    abstained: float
+
+
+@dataclass(frozen=True)
+class CertifySummary:
+    """CERTIFY at every configured budget. sampling: what had to be drawn for it."""
+
+    radii: tuple[float, ...]
+    budgets: tuple[BudgetResult, ...]
+    sampling: TargetsResult
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [
+            {"num_samples": row.num_samples, "accuracy": list(row.accuracy), "abstained": row.abstained}
+            for row in self.budgets
+        ]
+        return {"radii": list(self.radii), "budgets": rows, "sampling": self.sampling.to_json()}
+
+
+def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> CertifySummary:
+    """Draw what is missing of the CERTIFY streams, write certify.npz and evaluate it.
+
+    N0 selection samples and each budget's N samples come from streams of their own.
+
+    **Guarantee**: each certificate is wrong with probability at most certify_alpha over its own samples.
+    Source: Cohen, Rosenfeld and Kolter 2019, section 3.2.2.
+    """
+    alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
+    check_budgets(workspace.config.targets.certify, alpha)
+    sampling = build_targets(workspace, certify_streams(workspace), allow_code=allow_code)
+    table = certify_counts(workspace)
+    table.save(workspace.certify_path)
+    rows = []
+    for budget in table.budgets:
+        result = table.at(budget, alpha)
+        accuracy = certified_accuracy(result.label, result.radius, table.target, RADII)
+        abstained = float(np.mean(result.radius == 0))
+        rows.append(BudgetResult(budget, tuple(float(value) for value in accuracy), abstained))
+    return CertifySummary(RADII, tuple(rows), sampling)
+
+
+def certify_counts(workspace: Workspace) -> CertifyCounts:
+    """The stored counts of all CERTIFY streams."""
+    digest, index = load_digest(workspace.base_path), workspace.splits.indices("test")
+    budgets = tuple(sorted(workspace.config.targets.certify))
+    return CertifyCounts(
+        digest=workspace.splits.digests[index],
+        target=workspace.labels("test"),
+        selection=stored_counts(workspace, "selection", digest),
+        counts=np.stack([stored_counts(workspace, f"certify-{budget}", digest) for budget in budgets]),
+        budgets=budgets,
+        sigma=workspace.config.smoothing.sigma,
+        class_names=workspace.dataset.class_names,
+        base_digest=digest,
+    )
+
+
+def check_budgets(budgets: tuple[int, ...], alpha: float) -> None:
+    """Refuse an N that could never certify: even N hits out of N bound p only by alpha^(1/N), which must exceed 1/2."""
+    needed = math.floor(math.log2(1 / alpha)) + 1
+    for budget in budgets:
+        if budget < needed:
+            raise TrainerError(
+                f"[targets] certify: N = {budget} at certify_alpha {alpha:g} abstains on every frame; expected at "
+                f"least {needed} samples"
+            )

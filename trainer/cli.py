@@ -1,0 +1,202 @@
+"""rrise-train: from frames to a calibrated surrogate, one command per stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibration.certify import CertifyCounts
+from calibration.cli_tools import SuggestingGroup, duration, run_command, summary
+from calibration.evaluation import certified_accuracy
+from calibration.levels import parse_level
+from trainer.base import train_base
+from trainer.calibrate import CalibrateResult, calibrate
+from trainer.certify import certify_test_split
+from trainer.config import DataConfig, config_for, load_config, parse_config
+from trainer.data import load_dataset
+from trainer.surrogate import train_surrogate
+from trainer.targets import build_targets
+from trainer.workspace import Workspace
+
+Command = Callable[..., Any]
+
+
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train, sample, calibrate and certify in a WORKSPACE folder. Each stage can be run again."""
+
+
+def _stage(function: Command) -> Command:
+    """What all stages take: the workspace, --allow-code and --json."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")(function)
+    function = click.option(
+        "--allow-code",
+        is_flag=True,
+        help="Run the network factory that rrise.toml names (code from outside rrise).",
+    )(function)
+    return click.argument("workspace", type=click.Path(path_type=Path))(run_command(function))
+
+
+_again = click.option("--again", is_flag=True, help="Train anew although there is a result.")
+
+
+@main.command("init")
+@click.argument("workspace", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help='"digits", an .npz file, or a folder of class folders.',
+)
+@click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
+@click.option("--sigma", type=float, help="Noise standard deviation in [0, 1] pixel units.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@run_command
+def init(workspace: Path, data: str, template: Path | None, sigma: float | None, as_json: bool) -> None:
+    """Make WORKSPACE with its rrise.toml, read the images and draw the five splits."""
+    config = load_config(template) if template else config_for(data, len(load_dataset(data)))
+    if data != "digits" and template:
+        config = dataclasses.replace(config, data=DataConfig(str(Path(data).resolve())))
+    if sigma is not None:
+        tables = config.to_json()
+        tables["smoothing"]["sigma"] = sigma
+        config = parse_config(tables)
+    made = Workspace.create(workspace, config)
+    sizes = {
+        name: len(made.splits.indices(name))
+        for name in ("train", "tuning", "calibration", "verification", "test")
+    }
+    shape = "x".join(str(side) for side in made.dataset.frames.shape[1:])
+    rows = [
+        ("frames", f"{len(made.dataset)} of {shape}, {len(made.dataset.class_names)} classes"),
+        *((name, str(size)) for name, size in sizes.items()),
+        ("settings", str(workspace / "rrise.toml")),
+    ]
+    summary("workspace", rows, {"frames": len(made.dataset), "splits": sizes}, as_json)
+
+
+@main.command("base")
+@_stage
+@_again
+def base(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
+    """Train the base classifier under Gaussian noise, or check and take your own."""
+    result = train_base(Workspace.open(workspace), again=again, allow_code=allow_code)
+    rows = [
+        ("accuracy of one noisy pass", f"{result.noisy_accuracy:.3f} (tuning split)"),
+        ("digest", result.digest[:16]),
+        ("time", "kept, it was done before" if result.kept else duration(result.seconds)),
+    ]
+    summary("base classifier", rows, result.to_json(), as_json)
+
+
+@main.command("targets")
+@_stage
+def targets(workspace: Path, allow_code: bool, as_json: bool) -> None:
+    """Draw the class counts of all splits and write the reference packs; continues where it was stopped."""
+    result = build_targets(Workspace.open(workspace), allow_code=allow_code)
+    rows = [
+        ("evaluations drawn", f"{result.drawn:,}"),
+        ("found in the store", f"{result.found:,}"),
+        ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
+    ]
+    summary("class counts", rows, result.to_json(), as_json)
+
+
+@main.command("surrogate")
+@_stage
+@_again
+def surrogate(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
+    """Train the surrogate; by default in two ways, of which the better on the tuning split is kept."""
+    result = train_surrogate(Workspace.open(workspace), again=again, allow_code=allow_code)
+    rows = [
+        (
+            f"method {item.method}",
+            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f}, {duration(item.seconds)}",
+        )
+        for item in result.candidates
+    ]
+    rows += [
+        ("kept", result.method + (" (done before)" if result.kept else "")),
+        ("digest", result.digest[:16]),
+    ]
+    summary("surrogate", rows, result.to_json(), as_json)
+
+
+@main.command("calibrate")
+@_stage
+def calibrate_command(workspace: Path, allow_code: bool, as_json: bool) -> None:
+    """Calibrate the surrogate as PyTorch runs it, and show what its certificates are worth."""
+    opened = Workspace.open(workspace)
+    result = calibrate(opened, allow_code=allow_code)
+    rows = [*_guarantee_rows(result, opened.config.guarantee.frame_rate), *_accuracy_rows(opened, result)]
+    summary("calibration (PyTorch)", rows, result.to_json(), as_json)
+
+
+@main.command("certify")
+@_stage
+def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
+    """Cohen's CERTIFY on the test split, by Monte Carlo at every configured budget."""
+    result = certify_test_split(Workspace.open(workspace), allow_code=allow_code)
+    rows = [
+        ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii) + "  abstained")
+    ]
+    rows += [
+        (
+            f"N = {row.num_samples:,}",
+            "  ".join(f"{100 * value:6.1f}%" for value in row.accuracy) + f"  {100 * row.abstained:8.1f}%",
+        )
+        for row in result.budgets
+    ]
+    rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations"))
+    summary("CERTIFY (Monte Carlo)", rows, result.to_json(), as_json)
+
+
+def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[str, str]]:
+    record, verdict = result.record, result.verdict
+    promise = record.guarantee
+    rows = [
+        ("guarantee", promise.sentence()),
+        ("limits", promise.limits()),
+        (
+            "wrong certificates",
+            f"at most {promise.wrong_per_hour(frame_rate):,.0f} an hour expected at {frame_rate:g} frames/s; a ten "
+            f"times smaller error needs {promise.ten_times_smaller().frames_needed():,} calibration frames",
+        ),
+        ("offset", record.message()),
+        (
+            "audit",
+            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued",
+        ),
+        ("label agreement", f"{result.agreement:.3f}"),
+        ("probit RMSE", f"{result.probit_rmse:.3f}"),
+    ]
+    if record.attempt > 1:
+        rows.append(
+            ("attempt", f"{record.attempt}: the calibration split was used before, the promise is weaker")
+        )
+    return rows
+
+
+def _accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[str, str]]:
+    rows = [
+        ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii)),
+        ("one pass", "  ".join(f"{100 * value:6.1f}%" for value in result.accuracy)),
+    ]
+    if workspace.certify_path.exists():
+        table = CertifyCounts.load(workspace.certify_path)
+        alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
+        for budget in table.budgets:
+            certified = table.at(budget, alpha)
+            values = certified_accuracy(certified.label, certified.radius, table.target, result.radii)
+            rows.append(
+                (f"Monte Carlo N = {budget:,}", "  ".join(f"{100 * value:6.1f}%" for value in values))
+            )
+    return [*rows, ("share issued", "  ".join(f"{100 * value:6.1f}%" for value in result.issued))]
+
+
+if __name__ == "__main__":
+    main()

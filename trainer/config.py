@@ -1,0 +1,317 @@
+"""rrise.toml as frozen dataclasses: every setting of a workspace, with the defaults of the digits demo."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from calibration.levels import parse_level
+from trainer.errors import TrainerError
+
+ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
+METHODS = ("auto", "stored", "fresh")
+GUARANTEES = ("pac", "marginal")
+MAPS = ("clopper-pearson", "identity")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """source: "digits", an .npz file or a folder (relative paths start at the workspace)."""
+
+    source: str = "digits"
+
+
+@dataclass(frozen=True)
+class SplitsConfig:
+    """Sizes in frames (whole numbers) or shares of all frames (0 < share < 1); train gets the rest."""
+
+    seed: int = 0
+    tuning: int | float = 180
+    calibration: int | float = 300
+    verification: int | float = 215
+    test: int | float = 200
+
+    def sizes(self) -> dict[str, int | float]:
+        return {name: getattr(self, name) for name in ("tuning", "calibration", "verification", "test")}
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """crop: (top, left, height, width) in pixels, empty = none; size: (height, width) after resizing, empty = none.
+
+    encoding: channel order of the frames that a camera will deliver; "auto" is mono8 or rgb8 by channel count.
+    """
+
+    crop: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
+    encoding: str = "auto"
+
+
+@dataclass(frozen=True)
+class SmoothingConfig:
+    """sigma: noise standard deviation in [0, 1] pixel units; seed: of all Monte Carlo noise."""
+
+    sigma: float = 0.25
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The base classifier: a small residual network trained here, or the user's own (factory and weights).
+
+    widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size.
+    shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
+    factory: "package.module:function" that returns a torch module; weights: its safetensors file.
+    """
+
+    factory: str = ""
+    weights: str = ""
+    widths: tuple[int, ...] = (8, 16, 32)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    stem_stride: int = 1
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    shift: int = 1
+    flip: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Monte Carlo samples per frame: of the training targets, of the references, and of everything on test frames.
+
+    selection: N0 of Cohen's CERTIFY; certify: its N, one independent stream each; audit: draws that judge
+    issued certificates. dtype: precision in which the base classifier runs. batch_size 0 = found by trial.
+    """
+
+    train: int = 500
+    tuning: int = 2000
+    calibration: int = 2000
+    verification: int = 2000
+    selection: int = 100
+    certify: tuple[int, ...] = (100, 1000, 10000)
+    audit: int = 20000
+    certify_alpha: str = "0.001"
+    dtype: str = "float32"
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """method: "stored" (class counts from the store), "fresh" (new noise on augmented views) or "auto" (both,
+    keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view."""
+
+    method: str = "auto"
+    epochs: int = 40
+    stored_epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 0.02
+    weight_decay: float = 5e-4
+    samples_per_view: int = 2
+    shift: int = 1
+    flip: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class GuaranteeConfig:
+    """Levels are text, so that they are read exactly. frame_rate: frames per second, for wrong certificates per hour."""
+
+    kind: str = "pac"
+    error: str = "0.05"
+    confidence: str = "0.95"
+    beta: str = "0.1"
+    map: str = "clopper-pearson"
+    frame_rate: float = 30.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a workspace; `Config()` is the digits demo."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    guarantee: GuaranteeConfig = field(default_factory=GuaranteeConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested dictionaries of plain values."""
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        """The text of an rrise.toml that `parse_config` reads back to an equal Config."""
+        sections = []
+        for name, section in self.to_json().items():
+            lines = [f"{key} = {_toml_value(value)}" for key, value in section.items()]
+            sections.append("\n".join([f"[{name}]", *lines]))
+        return "\n\n".join(sections) + "\n"
+
+
+def parse_config(tables: Mapping[str, Any]) -> Config:
+    """Build a Config from nested tables; unknown keys and wrong types are refused with the nearest right key."""
+    return _build(Config, tables, "")
+
+
+def load_config(path: Path) -> Config:
+    """Read an rrise.toml."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainerError(
+            f"{path}: cannot read it ({error}); make a workspace with `rrise-train init`"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainerError(f"{path}: not valid TOML ({error})") from error
+    try:
+        return parse_config(tables)
+    except TrainerError as error:
+        raise TrainerError(f"{path}: {error}") from error
+
+
+def config_for(source: str, num_frames: int) -> Config:
+    """Settings to start from: those of the digits demo, with splits as shares where there are fewer frames than that.
+
+    source: "digits", or the path of an .npz file or folder, which is made absolute. num_frames: how many it holds.
+    """
+    where = source if source == "digits" else str(Path(source).resolve())
+    splits = SplitsConfig()
+    if num_frames < 2 * sum(splits.sizes().values()):
+        splits = SplitsConfig(tuning=0.1, calibration=0.2, verification=0.12, test=0.1)
+    return Config(data=DataConfig(where), splits=splits)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work together."""
+    _check_choices(config)
+    _check_numbers(config)
+    _check_networks(config.base)
+    levels = {
+        "error": config.guarantee.error,
+        "confidence": config.guarantee.confidence,
+        "beta": config.guarantee.beta,
+    }
+    for name, text in levels.items():
+        parse_level(text, f"[guarantee] {name}")
+    parse_level(config.targets.certify_alpha, "[targets] certify_alpha")
+
+
+def _check_choices(config: Config) -> None:
+    choices = [
+        ("[preprocess] encoding", config.preprocess.encoding, ENCODINGS),
+        ("[surrogate] method", config.surrogate.method, METHODS),
+        ("[guarantee] kind", config.guarantee.kind, GUARANTEES),
+        ("[guarantee] map", config.guarantee.map, MAPS),
+        ("[targets] dtype", config.targets.dtype, ("float32", "bfloat16", "float16")),
+    ]
+    for name, got, allowed in choices:
+        if got not in allowed:
+            raise TrainerError(
+                f"{name}: got {got!r}, expected one of {', '.join(allowed)}{_nearest(got, allowed)}"
+            )
+
+
+def _check_numbers(config: Config) -> None:
+    positive: list[tuple[str, float]] = [
+        ("[smoothing] sigma", config.smoothing.sigma),
+        ("[guarantee] frame_rate", config.guarantee.frame_rate),
+        ("[surrogate] samples_per_view", config.surrogate.samples_per_view),
+    ]
+    positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
+    positive += [("[targets] certify", size) for size in config.targets.certify]
+    positive += [(f"[splits] {name}", size) for name, size in config.splits.sizes().items()]
+    for name, section in (("base", config.base), ("surrogate", config.surrogate)):
+        positive += [
+            (f"[{name}] {key}", getattr(section, key)) for key in ("epochs", "batch_size", "learning_rate")
+        ]
+    for name, value in positive:
+        if not (value > 0 and math.isfinite(value)):
+            hint = "; sigma is the noise level in [0, 1] pixel units, such as 0.25" if "sigma" in name else ""
+            raise TrainerError(f"{name}: got {value}, expected a number above 0{hint}")
+    for name, size in config.splits.sizes().items():
+        if isinstance(size, float) and size >= 1:
+            raise TrainerError(
+                f"[splits] {name}: got {size}, expected whole frames (200) or a share below 1 (0.1)"
+            )
+
+
+_STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", "audit")
+
+
+def _check_networks(base: BaseConfig) -> None:
+    if len(base.widths) != len(base.blocks) or not base.widths or min((*base.widths, *base.blocks)) < 1:
+        raise TrainerError(
+            f"[base] widths {list(base.widths)} and blocks {list(base.blocks)}: expected the same number of "
+            "positive entries, one per stage"
+        )
+    if bool(base.factory) != bool(base.weights):
+        raise TrainerError(
+            "[base] factory and weights go together: give both for your own classifier, or neither"
+        )
+
+
+def _build(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise TrainerError(f"{where or 'rrise.toml'}: got {table!r}, expected a table of settings")
+    hints = get_type_hints(kind)
+    names = [entry.name for entry in fields(kind)]
+    for key in table:
+        if key not in names:
+            what = f"[{key}]" if not where else f"{where} {key}"
+            raise TrainerError(f"{what}: unknown; expected one of {', '.join(names)}{_nearest(key, names)}")
+    values = {}
+    for key, value in table.items():
+        if is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, f"[{key}]")
+        else:
+            values[key] = _convert(value, hints[key], f"{where} {key}")
+    return kind(**values)
+
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TrainerError(f"{name}: got {value!r}, expected a list")
+        return tuple(_convert(item, get_args(kind)[0], name) for item in value)
+    allowed = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return value if int in allowed else float(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        text = (
+            ", as text in quotes so that it is read exactly"
+            if allowed == (str,) and isinstance(value, float)
+            else ""
+        )
+        expected = " or ".join(item.__name__ for item in allowed)
+        raise TrainerError(f"{name}: got {value!r}, expected {expected}{text}")
+    return value
+
+
+def _nearest(got: str, allowed: tuple[str, ...] | list[str]) -> str:
+    match = difflib.get_close_matches(str(got), list(allowed), n=1, cutoff=0.5)
+    return f". Did you mean {match[0]!r}?" if match else ""
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

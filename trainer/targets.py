@@ -1,0 +1,148 @@
+"""Drives the Monte Carlo engine for every stream of a workspace, and writes the reference packs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibration.cli_tools import Progress
+from calibration.levels import parse_level
+from calibration.references import References
+from trainer.errors import TrainerError
+from trainer.montecarlo import CountStore, sample_counts
+from trainer.networks import Network
+from trainer.workspace import REFERENCE_SPLITS, Workspace
+
+AUDIT = "audit"
+"""The stream that judges certificates on the test split; the pack of that split carries its counts."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One independent run of Monte Carlo: name, the split whose frames it samples, and samples per frame."""
+
+    name: str
+    split: str
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class TargetsResult:
+    """What `build_targets` did: evaluations drawn now, those that were there before, and the seconds it took."""
+
+    drawn: int
+    found: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Evaluations of the base classifier a second."""
+        return self.drawn / max(self.seconds, 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "found": self.found, "seconds": self.seconds, "per_second": self.rate}
+
+
+def all_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """Every stream of a workspace. Streams never share noise, so the audit judges certificates independently."""
+    asked = workspace.config.targets
+    streams = [Stream("train", "train", asked.train)]
+    streams += [Stream(split, split, getattr(asked, split)) for split in REFERENCE_SPLITS]
+    return (*streams, *certify_streams(workspace), Stream(AUDIT, "test", asked.audit))
+
+
+def certify_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """The streams of Cohen's CERTIFY on the test split: label selection, and one estimation run per budget."""
+    asked = workspace.config.targets
+    selection = Stream("selection", "test", asked.selection)
+    return (selection, *(Stream(f"certify-{size}", "test", size) for size in asked.certify))
+
+
+def build_targets(
+    workspace: Workspace, streams: Iterable[Stream] | None = None, *, allow_code: bool = False
+) -> TargetsResult:
+    """Sample class counts until every stream has its configured samples, then write the reference packs.
+
+    It continues where an earlier run stopped and repeats nothing. streams: all by default.
+
+    Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames.
+    """
+    start = time.monotonic()
+    base = workspace.base(allow_code=allow_code)
+    chosen = tuple(all_streams(workspace) if streams is None else streams)
+    stores = [open_stream(workspace, stream, base.digest) for stream in chosen]
+    for store, stream in zip(stores, chosen, strict=True):
+        store.check_num_samples(stream.num_samples)
+    todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
+    with Progress(sum(todo), "evaluations", "Monte Carlo") as progress:
+        for store, stream in zip(stores, chosen, strict=True):
+            _sample(workspace, base, store, stream, progress)
+    for stream, store in zip(chosen, stores, strict=True):
+        counts = store.counts()
+        workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
+        if stream.name in (*REFERENCE_SPLITS, AUDIT):
+            _write_references(workspace, stream.split, counts, base.digest)
+    total = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
+    return TargetsResult(sum(todo), max(total - sum(todo), 0), time.monotonic() - start)
+
+
+def open_stream(workspace: Workspace, stream: Stream, base_digest: str) -> CountStore:
+    """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed."""
+    return CountStore.open(
+        workspace.targets_path,
+        stream=stream.name,
+        digests=workspace.splits.digests[workspace.splits.indices(stream.split)],
+        num_classes=len(workspace.dataset.class_names),
+        sigma=workspace.config.smoothing.sigma,
+        seed=workspace.config.smoothing.seed,
+        base_digest=base_digest,
+        dtype=workspace.config.targets.dtype,
+    )
+
+
+def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarray:
+    """Counts uint32 [n, K] of a finished stream; a stream that is not finished is refused."""
+    stream = next(item for item in all_streams(workspace) if item.name == name)
+    store = open_stream(workspace, stream, base_digest)
+    missing = store.missing(stream.num_samples)
+    if missing:
+        raise TrainerError(
+            f"{workspace.targets_path}, stream {name!r}: {missing} of its samples are still missing; run "
+            f"`rrise-train {'certify' if name == 'selection' or name.startswith('certify-') else 'targets'} "
+            f"{workspace.path}` (it continues)"
+        )
+    return store.counts()
+
+
+def _sample(
+    workspace: Workspace, base: Network, store: CountStore, stream: Stream, progress: Progress
+) -> None:
+    sample_counts(
+        base.module,
+        workspace.preprocess,
+        workspace.frames(stream.split),
+        store,
+        stream.num_samples,
+        batch_size=workspace.config.targets.batch_size or None,
+        progress=progress.advance,
+    )
+
+
+def _write_references(workspace: Workspace, split: str, counts: np.ndarray, base_digest: str) -> None:
+    index = workspace.splits.indices(split)
+    References.from_counts(
+        workspace.frames(split),
+        workspace.splits.clips[index],
+        workspace.labels(split),
+        counts,
+        counts.sum(axis=1, dtype=np.int64).astype(np.uint32),
+        split=split,
+        sigma=workspace.config.smoothing.sigma,
+        class_names=workspace.dataset.class_names,
+        base_digest=base_digest,
+        beta=float(parse_level(workspace.config.guarantee.beta, "beta")),
+    ).save(workspace.references_path(split))

@@ -1,0 +1,240 @@
+"""A workspace: one folder per model with everything that was asked, computed and spent."""
+
+from __future__ import annotations
+
+import platform
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from calibration.cost import CostEntry, CostLedger
+from calibration.digests import combined_digest, frame_digests, json_digest
+from calibration.files import atomic_file, write_json
+from calibration.references import References
+from trainer.config import Config, load_config
+from trainer.data import Dataset, load_dataset
+from trainer.errors import TrainerError
+from trainer.networks import Network, load_network
+from trainer.preprocess import Preprocess
+from trainer.splits import Splits, make_splits
+
+REFERENCE_SPLITS = ("tuning", "calibration", "verification")
+SCORED_SPLITS = (*REFERENCE_SPLITS, "test")
+
+
+class Workspace:
+    """Paths, data and artefacts of one model. Everything is read when it is first asked for.
+
+    path: the folder; config: what its rrise.toml says.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @staticmethod
+    def create(path: str | Path, config: Config | None = None) -> Workspace:
+        """Make the folder and its rrise.toml; a folder that already holds the same settings is simply opened."""
+        root, config = Path(path), config or Config()
+        if (root / "rrise.toml").exists():
+            workspace = Workspace.open(root)
+            if workspace.config != config:
+                raise TrainerError(
+                    f"{root / 'rrise.toml'}: exists with other settings; open that workspace, edit its rrise.toml, "
+                    "or choose another folder"
+                )
+            return workspace
+        with atomic_file(root / "rrise.toml", "w") as file:
+            file.write(config.to_toml())
+        return Workspace(root, config)
+
+    @staticmethod
+    def open(path: str | Path) -> Workspace:
+        """Open an existing workspace."""
+        root = Path(path)
+        if not (root / "rrise.toml").is_file():
+            raise TrainerError(
+                f"{root}: no rrise.toml in it; make a workspace with `rrise-train init {root}`"
+            )
+        return Workspace(root, load_config(root / "rrise.toml"))
+
+    @property
+    def base_path(self) -> Path:
+        return self.path / "base.safetensors"
+
+    @property
+    def surrogate_path(self) -> Path:
+        return self.path / "surrogate.safetensors"
+
+    @property
+    def targets_path(self) -> Path:
+        return self.path / "targets.zarr"
+
+    @property
+    def certify_path(self) -> Path:
+        return self.path / "certify.npz"
+
+    @property
+    def cost_path(self) -> Path:
+        return self.path / "cost.json"
+
+    def references_path(self, split: str) -> Path:
+        return self.path / "references" / f"{split}.npz"
+
+    def scores_path(self, execution: str, split: str) -> Path:
+        """Scores table of the execution with that name on that split."""
+        return self.path / "scores" / execution / f"{split}.npz"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        source = self.config.data.source
+        if source == "digits":
+            return load_dataset(source)
+        return load_dataset(self.path / source, reverse_colours=self.config.preprocess.encoding == "bgr8")
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The five splits: read from splits.npz, or drawn and written there the first time."""
+        dataset, path = self.dataset, self.path / "splits.npz"
+        content = combined_digest([*frame_digests(dataset.frames), json_digest(dataset.labels.tolist())])
+        asked = {"seed": self.config.splits.seed, **self.config.splits.sizes()}
+        made_from = {"data": content, "[splits]": asked}
+        if path.exists():
+            return Splits.load(path, made_from)
+        splits = make_splits(dataset, self.config.splits.sizes(), self.config.splits.seed)
+        splits.save(path, made_from)
+        write_json(self.path / "rrise.resolved.json", self._resolved(splits, content))
+        return splits
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        asked = self.config.preprocess
+        height, width, channels = self.dataset.frames.shape[1:]
+        encoding = asked.encoding if asked.encoding != "auto" else ("mono8" if channels == 1 else "rgb8")
+        if asked.crop and len(asked.crop) != 4:
+            raise TrainerError(
+                f"[preprocess] crop: got {list(asked.crop)}, expected [top, left, height, width]"
+            )
+        if asked.size and len(asked.size) != 2:
+            raise TrainerError(f"[preprocess] size: got {list(asked.size)}, expected [height, width]")
+        crop = (asked.crop[0], asked.crop[1], asked.crop[2], asked.crop[3]) if asked.crop else None
+        size = (asked.size[0], asked.size[1]) if asked.size else None
+        return Preprocess((height, width, channels), encoding, crop, size)
+
+    def frames(self, split: str) -> np.ndarray:
+        """uint8 [n, H, W, C] of a split."""
+        return self.dataset.frames[self.splits.indices(split)]
+
+    def labels(self, split: str) -> np.ndarray:
+        """int64 [n] of a split."""
+        return self.dataset.labels[self.splits.indices(split)]
+
+    def inputs(self, split: str) -> torch.Tensor:
+        """Preprocessed frames of a split, float32 [n, C, h, w] in [0, 1]."""
+        with torch.inference_mode():
+            pieces = [self.preprocess(torch.from_numpy(part)) for part in _parts(self.frames(split), 256)]
+        return torch.cat(pieces).clone()
+
+    def base(self, *, allow_code: bool = False) -> Network:
+        """The base classifier; refused where its frames, preprocessing or sigma are not this workspace's."""
+        network = load_network(self.base_path, allow_code=allow_code)
+        self.check_fits(network, self.base_path, "base")
+        return network
+
+    def surrogate(self, *, allow_code: bool = False) -> Network:
+        """The surrogate; refused where it was not made from this workspace's base classifier and frames."""
+        network = load_network(self.surrogate_path, allow_code=allow_code)
+        self.check_fits(network, self.surrogate_path, "surrogate")
+        base = load_network(self.base_path, allow_code=allow_code)
+        if network.metadata.get("base_digest") != base.digest:
+            raise TrainerError(
+                f"{self.surrogate_path}: trained for base classifier {network.metadata.get('base_digest')}, expected "
+                f"{base.digest} of {self.base_path}; run `rrise-train surrogate --again` or restore that base classifier"
+            )
+        return network
+
+    def references(self, split: str) -> References:
+        """The reference pack of a split; refused where it belongs to another base classifier, sigma or split."""
+        path = self.references_path(split)
+        if not path.exists():
+            raise TrainerError(f"{path}: no such file; run `rrise-train targets {self.path}` first")
+        references = References.load(path)
+        expected = (
+            split,
+            self.config.smoothing.sigma,
+            load_digest(self.base_path),
+            self.splits.digest(split),
+        )
+        got = (references.split, references.sigma, references.base_digest, combined_digest(references.digest))
+        names = ("split", "sigma", "base classifier", "frames")
+        for name, have, want in zip(names, got, expected, strict=True):
+            if have != want:
+                raise TrainerError(
+                    f"{path}: {name}: got {have}, expected {want}; run `rrise-train targets {self.path}` again"
+                )
+        return references
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What every network of this workspace was made from."""
+        return {
+            "sigma": self.config.smoothing.sigma,
+            "preprocessing": self.preprocess.to_json(),
+            "class_names": list(self.dataset.class_names),
+            "train_digest": self.splits.digest("train"),
+        }
+
+    def check_fits(self, network: Network, path: Path, stage: str) -> None:
+        """Refuse a network that was made from other frames, another preprocessing or another sigma."""
+        for name, expected in self.fingerprint().items():
+            got = network.metadata.get(name)
+            if got != expected:
+                raise TrainerError(
+                    f"{path}: {name}: got {got}, expected {expected}; run `rrise-train {stage} {self.path} --again`, "
+                    "or restore the settings it was made with"
+                )
+
+    def record_cost(self, stage: str, *, passes: int = 0, trained: int = 0) -> None:
+        """Write a stage's cost into cost.json; running the stage again replaces its entry."""
+        self.cost().with_entry(CostEntry(stage, passes, trained)).save(self.cost_path)
+
+    def cost(self) -> CostLedger:
+        """What has been spent so far, in base forward passes."""
+        return CostLedger.load(self.cost_path) if self.cost_path.exists() else CostLedger()
+
+    def _resolved(self, splits: Splits, content: str) -> dict[str, Any]:
+        dataset = self.dataset
+        return {
+            "config": self.config.to_json(),
+            "data": {
+                "digest": content,
+                "frames": len(dataset),
+                "frame_shape": list(dataset.frames.shape[1:]),
+            },
+            "class_names": list(dataset.class_names),
+            "preprocessing": self.preprocess.to_json(),
+            "splits": {
+                name: {"frames": len(splits.indices(name)), "digest": splits.digest(name)}
+                for name in ("train", "tuning", "calibration", "verification", "test")
+            },
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+
+
+def load_digest(path: Path) -> str:
+    """Digest of a network file, or a TrainerError that says which stage makes it."""
+    from calibration.digests import file_digest
+
+    if not path.exists():
+        raise TrainerError(f"{path}: no such file; run `rrise-train {path.stem}` first")
+    return file_digest(path)
+
+
+def _parts(frames: np.ndarray, size: int) -> list[np.ndarray]:
+    return [frames[start : start + size] for start in range(0, len(frames), size)]
