@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Callable, Dict, List, Optional
 
@@ -131,7 +132,7 @@ def bench(
 def _calls(certifier: Certifier, frame: np.ndarray) -> List[Callable[[], object]]:
     batch = np.ascontiguousarray(frame)[None]
     bare = certifier.runtime.bare(batch)
-    return [lambda: certifier.certify(frame), bare, bare]
+    return [partial(certifier.certify, frame), bare, bare]
 
 
 def random_frames(

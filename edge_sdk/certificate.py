@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 FrameId = Union[str, int, None]
+FIELDS = (
+    "status",
+    "label",
+    "name",
+    "radius",
+    "frame_radius",
+    "capture_time",
+    "latency",
+    "frame_id",
+    "reason",
+)
 
 
 class Status(str, Enum):
@@ -24,68 +34,111 @@ class Status(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True)
 class Certificate:
-    """One frame's answer. True in a condition exactly when it is certified.
+    """One frame's answer; immutable. True in a condition exactly when it is certified.
 
-    Attributes:
-        status: why the radius is as it is.
-        label: index of the answered class; None where the frame was not run or its answer may not be used.
-        name: that class's name.
-        radius: certified L2 radius at the network's input, in [0, 1] pixel units; 0 unless certified.
-        frame_radius: the same promise in terms of the frame: no change of frame / 255 by less than this L2 norm
-            leaves the certified ball. 0 where no bound on the preprocessing is known.
-        capture_time: seconds since the epoch, as given with the frame, else when `certify` was entered.
-        latency: seconds from entering `certify` to the answer.
-        frame_id: as given with the frame.
-        reason: what to know beyond the status, in words; empty when certified and nothing is to be said.
+    A class with slots and properties and no dataclass: making one is on the path of every frame, and a frozen
+    dataclass costs three times as much there.
 
     **Guarantee**: that of the bundle (`Certifier.guarantee`), over frames like the calibration frames; it says
     nothing about this frame alone, nor under distribution shift.
     """
 
-    __slots__ = (  # noqa: RUF023 - the order of the fields
-        "status",
-        "label",
-        "name",
-        "radius",
-        "frame_radius",
-        "capture_time",
-        "latency",
-        "frame_id",
-        "reason",
-    )
+    __slots__ = tuple(f"_{name}" for name in FIELDS)
 
-    status: Status
-    label: Optional[int]
-    name: Optional[str]
-    radius: float
-    frame_radius: float
-    capture_time: float
-    latency: float
-    frame_id: FrameId
-    reason: str
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        status: Status,
+        label: Optional[int],
+        name: Optional[str],
+        radius: float,
+        frame_radius: float,
+        capture_time: float,
+        latency: float,
+        frame_id: FrameId,
+        reason: str,
+    ) -> None:
         # The one invariant that must hold whatever else goes wrong; NaN and infinity fail it too.
-        if not (0.0 < self.radius < _INFINITY if self.status is Status.CERTIFIED else self.radius == 0.0):
+        if not (0.0 < radius < _INFINITY if status is Status.CERTIFIED else radius == 0.0):
             raise AssertionError(
-                f"certificate {self.status} with radius {self.radius}: only certified ones have a radius"
+                f"certificate {status} with radius {radius}: only certified ones have a radius"
             )
+        self._status = status
+        self._label = label
+        self._name = name
+        self._radius = radius
+        self._frame_radius = frame_radius
+        self._capture_time = capture_time
+        self._latency = latency
+        self._frame_id = frame_id
+        self._reason = reason
+
+    @property
+    def status(self) -> Status:
+        """Why the radius is as it is."""
+        return self._status
+
+    @property
+    def label(self) -> Optional[int]:
+        """Index of the answered class; None where the frame was not run or its answer may not be used."""
+        return self._label
+
+    @property
+    def name(self) -> Optional[str]:
+        """That class's name."""
+        return self._name
+
+    @property
+    def radius(self) -> float:
+        """Certified L2 radius at the network's input, in [0, 1] pixel units; 0 unless certified."""
+        return self._radius
+
+    @property
+    def frame_radius(self) -> float:
+        """The same in terms of the frame: no change of frame / 255 by less than this L2 norm leaves the certified ball.
+
+        0 where no bound on the preprocessing is known.
+        """
+        return self._frame_radius
+
+    @property
+    def capture_time(self) -> float:
+        """Seconds since the epoch, as given with the frame, else when `certify` was entered."""
+        return self._capture_time
+
+    @property
+    def latency(self) -> float:
+        """Seconds from entering `certify` to the answer."""
+        return self._latency
+
+    @property
+    def frame_id(self) -> FrameId:
+        """As given with the frame."""
+        return self._frame_id
+
+    @property
+    def reason(self) -> str:
+        """What to know beyond the status, in words; empty when certified and nothing is to be said."""
+        return self._reason
 
     def __bool__(self) -> bool:
-        return self.status is Status.CERTIFIED
+        return self._status is Status.CERTIFIED
 
-    def __getstate__(self) -> Dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificate) and self.to_json() == other.to_json()
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
+    def __hash__(self) -> int:
+        return hash(tuple(self.to_json().values()))
+
+    def __repr__(self) -> str:
+        return f"Certificate({', '.join(f'{name}={value!r}' for name, value in self.to_json().items())})"
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return Certificate, tuple(getattr(self, name) for name in FIELDS)
 
     def to_json(self) -> Dict[str, Any]:
-        """The fields as JSON values, in the order of the class."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"status": self.status.value}
+        """The fields as JSON values, in the order of the constructor."""
+        return {**{name: getattr(self, name) for name in FIELDS}, "status": self._status.value}
 
     def to_line(self) -> str:
         """One line for a terminal: "3 certified, radius 0.214 (1.9 ms)"."""
