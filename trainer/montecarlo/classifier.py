@@ -1,100 +1,124 @@
-"""The base classifier made ready for counting: evaluation mode, batch normalisation folded, layout and precision."""
+"""The base classifier made ready for counting: a torch module or a black box, from noisy inputs to labels."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from trainer.errors import TrainerError
+from trainer.montecarlo.folding import fold_batch_norm
 
 log = logging.getLogger(__name__)
 
-Logits = Callable[[Tensor], Tensor]
+#: float32 [B, C, H, W], C-contiguous -> logits [B, K], or labels int [B].
+BlackBox = Callable[[np.ndarray], np.ndarray]
 
 
-class Prepared:
-    """A callable float32 [B, C, H, W] (channels_last) -> logits [B, K], checked once on its first batch."""
+class Labeller(Protocol):
+    """float32 [B, C, H, W] on a device -> int64 [B] there: the class, or num_classes where a logit is NaN."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def make_labeller(
+    classifier: nn.Module | BlackBox, num_classes: int, dtype: str, device: torch.device
+) -> Labeller:
+    """A labeller for either kind of base classifier."""
+    if isinstance(classifier, nn.Module):
+        return ModuleLabeller(classifier, num_classes, getattr(torch, dtype), device)
+    if dtype != "float32" or device.type != "cpu":
+        raise TrainerError(
+            f"a black box takes float32 arrays in host memory: got dtype {dtype!r} and device {str(device)!r}; leave "
+            "both at their defaults (what the black box does inside is its own affair)"
+        )
+    return BlackBoxLabeller(classifier, num_classes)
+
+
+class ModuleLabeller:
+    """A copy of a torch module in evaluation mode, batch normalisation folded, channels_last, in `dtype`."""
 
     def __init__(
         self, classifier: nn.Module, num_classes: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        module = copy.deepcopy(classifier).eval().requires_grad_(False).to(device)
-        self._original = module
-        self._module: nn.Module = fold_batch_norm(module).to(dtype)
-        self._dtype, self._num_classes = dtype, num_classes
-        self._format = torch.channels_last
-        self._checked = False
+        self._original: nn.Module | None = copy.deepcopy(classifier).eval().requires_grad_(False).to(device)
+        self.module = fold_batch_norm(copy.deepcopy(self._original))
+        self.dtype, self._num_classes = dtype, num_classes
+        self.memory_format = torch.channels_last
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self._checked:
-            self._check(x)
-        return self._run(self._module, x)
+        if self._original is not None:
+            self._check_once(x, self._original)
+        return labels_of(self._logits(x), self._num_classes)
 
-    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        logits: Tensor = module(x.to(self._dtype).contiguous(memory_format=self._format))
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(x.to(self.dtype).contiguous(memory_format=self.memory_format))
         return logits
 
-    def _check(self, x: Tensor) -> None:
-        self._choose_format(x)
-        logits = self._run(self._module, x)
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if got != [len(x), self._num_classes]:
-            raise TrainerError(
-                f"the base classifier returned {got} for {len(x)} inputs of shape {list(x.shape[1:])}, expected logits "
-                f"of shape {[len(x), self._num_classes]}: one value for each of the {self._num_classes} classes"
-            )
-        if self._dtype == torch.float32 and not torch.allclose(
-            logits, self._original(x), rtol=1e-3, atol=1e-3
-        ):
-            log.warning("folding the batch normalisation changes this network; it runs unfolded")
-            self._module = self._original
-        self._original = self._module
-        self._checked = True
+    def _check_once(self, x: Tensor, original: nn.Module) -> None:
+        """On the first batch: shape of the output, memory layout, and that folding did not change the function."""
+        plain = x.contiguous()
+        expected = original(plain)
+        check_logits(expected, plain, self._num_classes)
+        if not torch.allclose(self.module(plain), expected, rtol=1e-3, atol=1e-3, equal_nan=True):
+            log.warning("folding the batch normalisation would change this network; it runs unfolded")
+            self.module = original
+        self.module.to(self.dtype)
+        self._choose_format(self.module, x)
+        check_logits(self._logits(x), x, self._num_classes)
+        self._original = None
 
-    def _choose_format(self, x: Tensor) -> None:
+    def _choose_format(self, module: nn.Module, x: Tensor) -> None:
         """channels_last, unless the network (one with `x.view`, say) cannot take it."""
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
-            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._run(self._module, x)
+            self._logits(x)
         except RuntimeError as error:
             if "view size is not compatible" not in str(error):
                 raise
-            self._format = torch.contiguous_format
+            self.memory_format = torch.contiguous_format
 
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every BatchNorm2d that follows a Conv2d into it; a network that cannot be traced is returned as it is."""
-    try:
-        graph = fx.symbolic_trace(module)
-    except Exception as error:  # tracing runs the user's forward on symbols: anything may be raised
-        log.info("batch normalisation is not folded: %s", error)
-        return module
-    parts = dict(graph.named_modules())
-    for node in list(graph.graph.nodes):
-        if node.op != "call_module" or not isinstance(parts[node.target], nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        convolution = parts.get(source.target) if source.op == "call_module" else None
-        if (
-            not isinstance(convolution, nn.Conv2d)
-            or len(source.users) > 1
-            or _calls(graph, source.target) > 1
-        ):
-            continue
-        folded = fuse_conv_bn_eval(convolution, parts[node.target])
-        owner, _, name = str(source.target).rpartition(".")
-        setattr(graph.get_submodule(owner), name, folded)
-        parts[str(source.target)] = folded
-        node.replace_all_uses_with(source)
-        graph.graph.erase_node(node)
-    graph.recompile()
-    return graph
+class BlackBoxLabeller:
+    """Any callable on numpy arrays: an ONNX session (OnnxClassifier), a remote service, another framework."""
+
+    def __init__(self, classifier: BlackBox, num_classes: int) -> None:
+        self._classifier, self._num_classes = classifier, num_classes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        output = torch.from_numpy(np.asarray(self._classifier(np.ascontiguousarray(x.numpy()))))
+        if output.ndim == 1 and not output.is_floating_point() and len(output) == len(x):
+            return self._labels(output.to(torch.int64))
+        check_logits(output, x, self._num_classes)
+        return labels_of(output, self._num_classes)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= self._num_classes:
+            raise TrainerError(
+                f"the base classifier returned labels from {lowest} to {highest}, expected 0 to "
+                f"{self._num_classes - 1}"
+            )
+        return labels
 
 
-def _calls(graph: fx.GraphModule, target: object) -> int:
-    return sum(node.op == "call_module" and node.target == target for node in graph.graph.nodes)
+def labels_of(logits: Tensor, num_classes: int) -> Tensor:
+    """argmax int64 [B] of logits [B, K]; K where one of them is NaN, so that it can be counted without a branch."""
+    # The maximum of a row with a NaN is NaN: one pass finds both.
+    top = logits.max(dim=1)
+    return torch.where(top.values.isnan(), num_classes, top.indices)
+
+
+def check_logits(logits: object, x: Tensor, num_classes: int) -> None:
+    """Refuse an output that is not [B, num_classes]."""
+    got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if got != [len(x), num_classes]:
+        raise TrainerError(
+            f"the base classifier returned {got} for {len(x)} inputs of shape {list(x.shape[1:])}, expected logits of "
+            f"shape {[len(x), num_classes]}: one value for each of the {num_classes} classes"
+        )

@@ -21,7 +21,7 @@ UNIT_NUMBERS = 1 << 16
 
 @dataclass(frozen=True)
 class Cell:
-    """One sample block of one frame. row: where its frame and its counts are in the block that is being sampled."""
+    """One sample block of one frame. row: where its frame is in the image block that is being sampled."""
 
     row: int
     frame: int
@@ -35,11 +35,14 @@ class NoiseKey:
     seed: int
     stream: str
 
+    def words(self) -> list[int]:
+        """256 bits as eight 32-bit words."""
+        digest = hashlib.sha256(f"{self.seed}/{self.stream}".encode()).digest()
+        return [int(word) for word in np.frombuffer(digest, dtype="<u4")]
+
     def generator(self, frame: int, sample_block: int, unit: int) -> np.random.Generator:
         """The generator of one unit of one cell; distinct arguments give independent streams."""
-        digest = hashlib.sha256(f"{self.seed}/{self.stream}".encode()).digest()
-        entropy = [int(word) for word in np.frombuffer(digest, dtype="<u4")]
-        sequence = np.random.SeedSequence(entropy, spawn_key=(frame, sample_block, unit))
+        sequence = np.random.SeedSequence(self.words(), spawn_key=(frame, sample_block, unit))
         return np.random.Generator(np.random.SFC64(sequence))
 
 
@@ -94,33 +97,32 @@ def batches(stream: Iterator[Unit], batch_size: int) -> Iterator[list[Piece]]:
         yield pieces
 
 
-class NoisyBatches:
-    """Fills batches with frame + noise on `threads` threads.
+class NoiseFiller:
+    """Fills buffers [rows, H, W, C] with frame + sigma * noise on several threads.
 
-    The buffer is [rows, H, W, C] and contiguous: its permuted view is a channels_last tensor, and noise drawn in this
-    order is the same for every memory layout that the network may want.
+    Such a buffer, permuted, is a channels_last tensor; and noise drawn in this order is the same for every memory
+    layout that the network may want.
     """
 
-    def __init__(self, rows: int, frames: np.ndarray, sigma: float, threads: int) -> None:
-        self.buffer = np.empty((rows, *frames.shape[1:]), dtype=np.float32)
-        self._frames, self._sigma = frames, np.float32(sigma)
+    def __init__(self, sigma: float, threads: int) -> None:
+        self._sigma = np.float32(sigma)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def fill(self, pieces: list[Piece]) -> int:
-        """Fill the first rows of the buffer; returns how many."""
-        # Pieces of one batch belong to different units, hence to different generators and rows: no two threads meet.
+    def fill(self, buffer: np.ndarray, frames: np.ndarray, pieces: list[Piece]) -> None:
+        """frames: float32 [frames, H, W, C], indexed by the row of each piece's cell."""
+
+        def fill_one(piece: Piece) -> None:
+            out = buffer[piece.start : piece.stop]
+            piece.unit.add_noise(out, frames[piece.unit.cell.row], self._sigma)
+
+        # Pieces of a batch come from different units, hence different generators and rows: no two threads meet.
         if self._pool is None or len(pieces) == 1:
             for piece in pieces:
-                self._fill(piece)
+                fill_one(piece)
         else:
-            list(self._pool.map(self._fill, pieces))
-        return pieces[-1].stop
-
-    def _fill(self, piece: Piece) -> None:
-        piece.unit.add_noise(
-            self.buffer[piece.start : piece.stop], self._frames[piece.unit.cell.row], self._sigma
-        )
+            list(self._pool.map(fill_one, pieces))
 
     def close(self) -> None:
+        """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()

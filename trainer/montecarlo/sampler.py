@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibration.digests import frame_digests
 from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import Prepared
-from trainer.montecarlo.noise import Cell, NoiseKey, NoisyBatches, batches, units
-from trainer.montecarlo.store import CountStore
-
-# About as many numbers as stay in the cache while a batch passes through the network.
-BATCH_NUMBERS = 1 << 20
+from trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
+from trainer.montecarlo.counter import Counter, HostCounter, out_of_memory, refuse_nan
+from trainer.montecarlo.device_counter import DeviceCounter
+from trainer.montecarlo.distributed import team
+from trainer.montecarlo.noise import Cell
+from trainer.montecarlo.store import CountStore, Identity
 
 
 def sample_counts(
-    classifier: nn.Module,
+    classifier: nn.Module | BlackBox,
     preprocess: nn.Module,
     frames: np.ndarray,
     store: CountStore,
@@ -34,10 +35,12 @@ def sample_counts(
     """Evaluate `classifier` on noisy copies of every frame until the store holds `num_samples` counts of each.
 
     What the store already holds is not repeated. Killed at any moment, at most the block in work (64 frames by one
-    sample block) is lost, and the next call continues. The counts are the same however they were come by.
+    sample block) is lost, and the next call continues. Processes started by torchrun share the work. The counts are
+    the same however they were come by.
 
     Args:
-        classifier: float32 [B, C, H, W] in [0, 1] plus noise -> logits [B, K].
+        classifier: float32 [B, C, H, W] in [0, 1] plus noise -> logits [B, K]: a torch module, or any callable on
+            numpy arrays (logits or labels; OnnxClassifier for an ONNX file).
         preprocess: uint8 [B, H, W, C] -> float32 [B, C, h, w] in [0, 1]; noise is added to its output, in float32.
         frames: uint8 [n, H, W, C], those whose digests the store has.
         num_samples: N per frame, or one N for each, int [n]; a multiple of the store's sample block.
@@ -51,22 +54,82 @@ def sample_counts(
     """
     wanted = store.check_num_samples(num_samples)
     _check_fit(frames, store, dtype, batch_size)
-    place = torch.device(device or "cpu")
-    prepared = Prepared(classifier, store.identity.num_classes, getattr(torch, store.identity.dtype), place)
-    preprocess = preprocess.to(place)
-    size = store.identity.image_block
-    with store.writer(), torch.inference_mode():
-        for start in range(0, len(frames), size):
-            stop = min(start + size, len(frames))
-            counts = store.read(start, stop)
-            if (_samples(counts) < wanted[start:stop]).any():
-                x = preprocess(torch.from_numpy(np.array(frames[start:stop])).to(place))
-                worker = _Worker(prepared, x, store, batch_size)
-                for cells in _groups(counts, wanted[start:stop], start, store.identity.sample_block):
-                    counts = counts + worker.count(cells)
-                    store.write(start, counts)
-                    if progress is not None:
-                        progress(len(cells) * store.identity.sample_block)
+    crew = team()
+    place = crew.device(device)
+    labeller = make_labeller(classifier, store.identity.num_classes, store.identity.dtype, place)
+    counter = make_counter(labeller, store.identity, batch_size, place)
+    try:
+        with store.writer(), torch.inference_mode():
+            for start in range(0, len(frames), store.identity.image_block):
+                stop = min(start + store.identity.image_block, len(frames))
+                _sample_block(
+                    store, counter, preprocess.to(place), frames[start:stop], start, wanted, progress
+                )
+    finally:
+        counter.close()
+
+
+def make_counter(
+    labeller: Labeller, identity: Identity, batch_size: int | None, device: torch.device
+) -> Counter:
+    """The counter for a device."""
+    if device.type == "cpu":
+        return HostCounter(labeller, identity, batch_size)
+    return DeviceCounter(labeller, identity, batch_size, device)
+
+
+def _sample_block(
+    store: CountStore,
+    counter: Counter,
+    preprocess: nn.Module,
+    frames: np.ndarray,
+    start: int,
+    wanted: np.ndarray,
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Bring one image block, `frames` uint8 [rows, H, W, C], to its wanted samples."""
+    wanted = wanted[start : start + len(frames)]
+    counts = store.read(start, start + len(frames))
+    if (_samples(counts) >= wanted).all():
+        return
+    counter.load(preprocess(torch.from_numpy(np.array(frames)).to(counter.device)))
+    for cells in _groups(counts, wanted, start, store.identity.sample_block):
+        counts = counts + refuse_nan(_count(counter, cells), cells, store.identity.dtype)
+        store.write(start, counts)
+        if progress is not None:
+            progress(len(cells) * store.identity.sample_block)
+
+
+def _count(counter: Counter, cells: list[Cell]) -> np.ndarray:
+    """The counts of `cells`; with half the batch size whenever memory runs out (the noise stays the same)."""
+    while True:
+        try:
+            return counter.count(cells)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or counter.batch_size == 1:
+                raise
+        counter.batch_size = -(-counter.batch_size // 2)
+
+
+def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, sample_block: int) -> Iterator[list[Cell]]:
+    """The missing cells of an image block, sample block by sample block, in groups that are stored together."""
+    done, needed = _samples(counts) // sample_block, wanted // sample_block
+    cells = (
+        Cell(int(row), start + int(row), block)
+        for block in range(int(done.min()), int(needed.max()))
+        for row in np.flatnonzero((done <= block) & (block < needed))
+    )
+    while group := list(islice(cells, len(counts))):
+        yield group
+
+
+def _samples(counts: np.ndarray) -> np.ndarray:
+    return counts.sum(axis=1, dtype=np.int64)
+
+
+def _circumstances(device: torch.device) -> dict[str, str]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": f"{device.type} {name}", "torch": torch.__version__, "numpy": np.__version__}
 
 
 def _check_fit(frames: np.ndarray, store: CountStore, dtype: str | None, batch_size: int | None) -> None:
@@ -83,75 +146,3 @@ def _check_fit(frames: np.ndarray, store: CountStore, dtype: str | None, batch_s
         )
     if batch_size is not None and batch_size < 1:
         raise TrainerError(f"batch_size: got {batch_size}, expected at least 1, or None to have it chosen")
-
-
-def _samples(counts: np.ndarray) -> np.ndarray:
-    return counts.sum(axis=1, dtype=np.int64)
-
-
-def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, sample_block: int) -> Iterator[list[Cell]]:
-    """The missing cells of an image block, sample block by sample block, in groups that are stored together."""
-    done, needed = _samples(counts) // sample_block, wanted // sample_block
-    cells = (
-        Cell(int(row), start + int(row), block)
-        for block in range(int(done.min()), int(needed.max()))
-        for row in np.flatnonzero((done <= block) & (block < needed))
-    )
-    while group := list(islice(cells, len(counts))):
-        yield group
-
-
-class _Worker:
-    """Counts cells of one image block whose preprocessed frames are `x`, float32 [rows, C, H, W]."""
-
-    def __init__(self, prepared: Prepared, x: Tensor, store: CountStore, batch_size: int | None) -> None:
-        self._prepared, self._device = prepared, x.device
-        self._frames = np.ascontiguousarray(x.permute(0, 2, 3, 1).cpu().numpy())
-        self._identity = store.identity
-        self._key = NoiseKey(store.identity.seed, store.identity.stream)
-        numel = self._frames[0].size
-        self._batch_size = batch_size or max(8, min(512, BATCH_NUMBERS // numel))
-
-    def count(self, cells: list[Cell]) -> np.ndarray:
-        """Class counts uint32 [rows, K] of `cells`; with half the batch size when memory runs out."""
-        while True:
-            try:
-                return self._count(cells)
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self._batch_size == 1:
-                    raise
-                self._batch_size = -(-self._batch_size // 2)
-
-    def _count(self, cells: list[Cell]) -> np.ndarray:
-        block, classes = self._identity.sample_block, self._identity.num_classes
-        total = len(cells) * block
-        # Equal batches: the last one is no ragged remainder.
-        size = -(-total // -(-total // self._batch_size))
-        # A single row takes another matrix kernel, with other rounding, than the same row in a batch.
-        noisy = NoisyBatches(max(size, 2), self._frames, self._identity.sigma, torch.get_num_threads())
-        noisy.buffer[-1] = 0
-        x = torch.from_numpy(noisy.buffer).permute(0, 3, 1, 2)
-        counts = torch.zeros(len(self._frames) * classes, dtype=torch.int64, device=self._device)
-        broken = torch.zeros((), dtype=torch.bool, device=self._device)
-        try:
-            for pieces in batches(units(self._key, cells, block, self._frames[0].size), size):
-                filled = noisy.fill(pieces)
-                logits = self._prepared(x[: max(filled, 2)].to(self._device))[:filled]
-                rows = np.repeat([p.unit.cell.row for p in pieces], [p.stop - p.start for p in pieces])
-                offsets = torch.from_numpy(rows * classes).to(self._device)
-                counts += torch.bincount(offsets + logits.argmax(1), minlength=len(counts))
-                broken |= logits.isnan().any()
-        finally:
-            noisy.close()
-        if bool(broken):
-            raise TrainerError(
-                f"the base classifier returned NaN on noisy frames {cells[0].frame} to {cells[-1].frame} in "
-                f"{self._identity.dtype}; expected logits. Check its weights, its input range ([0, 1] plus noise) and "
-                "whether this precision overflows. The counts stored before are intact"
-            )
-        return counts.view(-1, classes).cpu().numpy().astype(np.uint32)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

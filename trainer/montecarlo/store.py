@@ -6,7 +6,6 @@ samples: `counts` is the single truth, and `samples` is kept beside it for reade
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
-from zarr.storage import LocalStore
 
 from calibration.digests import combined_digest
 from trainer.errors import TrainerError
-from trainer.montecarlo.lock import writer_lock
+from trainer.montecarlo.location import Location
+from trainer.montecarlo.lock import WriterLock
 
 FORMAT = "rrise-counts"
 VERSION = 1
@@ -62,8 +61,9 @@ class CountStore:
     Made by `open`. Reading needs no lock; writing goes through `writer` and `write`.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, identity: Identity, digests: np.ndarray) -> None:
-        self.path, self.identity, self.digests = path, identity, digests
+    def __init__(self, path: Location, group: zarr.Group, identity: Identity, digests: np.ndarray) -> None:
+        self.path, self.identity, self.digests = path.address, identity, digests
+        self._location, self._group = path, group
         self._counts: Any = group["counts"]
         self._samples: Any = group["samples"]
 
@@ -83,6 +83,7 @@ class CountStore:
         """Open the counts of `stream` in the Zarr store `path`, or begin them.
 
         Args:
+            path: a folder, also on a shared file system, or a URL that fsspec knows (s3://..., gs://...).
             digests: S64 [n], the digest of every frame in order.
             sigma: noise standard deviation, in [0, 1] pixel units.
             seed: of the noise, together with `stream`.
@@ -94,20 +95,18 @@ class CountStore:
         Raises:
             TrainerError: the store holds counts of something else, or cannot be written; it stays as it is.
         """
-        path = Path(path)
+        place = Location.of(path)
         wanted = Identity(
             FORMAT, VERSION, stream, len(digests), int(num_classes), float(sigma), int(seed), base_digest,
             combined_digest(digests), dtype, SAMPLE_BLOCK if sample_block is None else int(sample_block), IMAGE_BLOCK,
         )  # fmt: skip
         _check(wanted)
-        if not (path / stream / "zarr.json").exists():
-            with writer_lock(_lock_path(path, stream)):
-                if not (path / stream / "zarr.json").exists():
-                    _create(path, wanted, digests)
-        group = _open_group(path, stream)
-        found = _identity(path, group)
-        _compare(path, wanted, found, ignore_block=sample_block is None)
-        return CountStore(path, group, found, np.asarray(digests, dtype="S64"))
+        if not place.exists(f"{stream}/zarr.json"):
+            _begin(place, wanted, digests)
+        group = _open_group(place, stream)
+        found = _identity(place.address, group)
+        _compare(place.address, wanted, found, ignore_block=sample_block is None)
+        return CountStore(place, group, found, np.asarray(digests, dtype="S64"))
 
     def counts(self) -> np.ndarray:
         """Class counts, uint32 [n, K]; rows of frames not sampled yet are zero."""
@@ -151,13 +150,33 @@ class CountStore:
             raise TrainerError(f"num_samples: got {int(wanted.max())}, expected at most {LARGEST} (uint32)")
         return wanted
 
+    def lock(self) -> WriterLock:
+        """The writer lock, not yet taken."""
+        return self._location.lock(self.identity.stream)
+
     @contextmanager
     def writer(self) -> Iterator[None]:
-        """Be the only writer; what a killed writer left half done is swept away."""
-        with writer_lock(_lock_path(self.path, self.identity.stream)):
-            for leftover in (self.path / self.identity.stream).glob("**/*.partial"):
-                leftover.unlink(missing_ok=True)
+        """Be the only writer."""
+        lock = self.lock()
+        lock.acquire()
+        try:
+            self._location.sweep(self.identity.stream)
             yield
+        finally:
+            lock.release()
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left half written; only while holding the lock."""
+        self._location.sweep(self.identity.stream)
+
+    def record_run(self, circumstances: dict[str, str]) -> None:
+        """Note in the attributes `runs` what the counts were sampled with, unless that is there already.
+
+        Counts repeat exactly on one device type; on another processor, float rounding may turn a near tie.
+        """
+        runs: Any = self._group.attrs.get("runs", [])
+        if circumstances not in runs:
+            self._group.attrs["runs"] = [*runs, circumstances]
 
     def write(self, start: int, counts: np.ndarray) -> None:
         """Replace the counts of the image block that begins at frame `start`, in one atomic step.
@@ -208,64 +227,64 @@ def _check(identity: Identity) -> None:
         refuse("seed", "a number >= 0")
 
 
-def _lock_path(path: Path, stream: str) -> Path:
-    # Beside the store, not inside it: other Zarr tools complain about files that they do not know.
-    return path.parent / f".{path.name}.{stream}.lock"
-
-
-def _create(path: Path, identity: Identity, digests: np.ndarray) -> None:
-    """Make the group under a temporary name and rename it, so that it exists complete or not at all."""
-    making = path / f".{identity.stream}.partial"
+def _begin(place: Location, identity: Identity, digests: np.ndarray) -> None:
+    """Make the group of a stream, by whichever process comes first."""
+    lock = place.lock(identity.stream)
+    lock.acquire(wait=True)
     try:
-        root = zarr.open_group(LocalStore(path), mode="a")
-        group = root.create_group(making.name, overwrite=True)
-        group.attrs.update({**asdict(identity), "written_by": _writer_versions()})
-        for name, columns in (("counts", (identity.num_classes,)), ("samples", ())):
-            group.create_array(
-                name,
-                shape=(identity.num_frames, *columns),
-                chunks=(min(identity.image_block, identity.num_frames), *columns),
-                dtype="uint32",
-                fill_value=0,
-                serializer=BytesCodec(),
-                # Uncompressed (a block is a few KiB), with a checksum, so that damage is found instead of certified.
-                compressors=[Crc32cCodec()],
-            )
-        table = np.asarray(digests, dtype="S64").view(np.uint8).reshape(-1, 64)
-        group.create_array("digests", data=table)
-        making.rename(path / identity.stream)
+        if not place.exists(f"{identity.stream}/zarr.json"):
+            _create(place, identity, digests)
     except OSError as error:
         raise TrainerError(
-            f"{path}: cannot begin the stream {identity.stream!r} ({error.strerror or error}); expected a writable "
-            "folder with room. Nothing that was there has changed"
+            f"{place.address}: cannot begin the stream {identity.stream!r} ({error.strerror or error}); expected a "
+            "writable place with room. Nothing that was there has changed"
         ) from error
+    finally:
+        lock.release()
 
 
-def _writer_versions() -> str:
-    return json.dumps({"numpy": np.__version__, "zarr": zarr.__version__}, sort_keys=True)
+def _create(place: Location, identity: Identity, digests: np.ndarray) -> None:
+    """In a folder, make the group under a temporary name and rename it: it exists complete or not at all."""
+    name = f".{identity.stream}.partial" if place.local else identity.stream
+    group = zarr.open_group(place.store(), mode="a").create_group(name, overwrite=True)
+    for array, columns in (("counts", (identity.num_classes,)), ("samples", ())):
+        group.create_array(
+            array,
+            shape=(identity.num_frames, *columns),
+            chunks=(min(identity.image_block, identity.num_frames), *columns),
+            dtype="uint32",
+            fill_value=0,
+            serializer=BytesCodec(),
+            # Uncompressed (a block is a few KiB), with a checksum, so that damage is found instead of certified.
+            compressors=[Crc32cCodec()],
+        )
+    group.create_array("digests", data=np.asarray(digests, dtype="S64").view(np.uint8).reshape(-1, 64))
+    group.attrs.update(asdict(identity))
+    if place.local:
+        (Path(place.address) / name).rename(Path(place.address) / identity.stream)
 
 
-def _open_group(path: Path, stream: str) -> zarr.Group:
+def _open_group(place: Location, stream: str) -> zarr.Group:
     try:
-        return zarr.open_group(LocalStore(path / stream), mode="r+")
+        return zarr.open_group(place.store(stream), mode="r+")
     except (OSError, ValueError, KeyError) as error:
         raise TrainerError(
-            f"{path}: cannot read the stream {stream!r} ({error}); restore it, or remove the folder {path / stream} "
-            "to sample it again"
+            f"{place.address}: cannot read the stream {stream!r} ({error}); restore it, or remove "
+            f"{place.address}/{stream} to sample it again"
         ) from error
 
 
-def _identity(path: Path, group: zarr.Group) -> Identity:
+def _identity(path: str, group: zarr.Group) -> Identity:
     attributes = dict(group.attrs)
     if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
         raise TrainerError(
             f"{path}: got a Zarr group of format {attributes.get('format')!r}, version {attributes.get('version')!r}; "
-            f"expected {FORMAT!r}, version {VERSION}. Give another path"
+            f"expected {FORMAT!r}, version {VERSION}. Give another path, or remove that group"
         )
     return Identity(**{name: attributes[name] for name in Identity.__dataclass_fields__})  # type: ignore[arg-type]
 
 
-def _compare(path: Path, wanted: Identity, found: Identity, ignore_block: bool) -> None:
+def _compare(path: str, wanted: Identity, found: Identity, ignore_block: bool) -> None:
     for name, value in asdict(wanted).items():
         got = getattr(found, name)
         if got != value and name != "image_block" and not (name == "sample_block" and ignore_block):

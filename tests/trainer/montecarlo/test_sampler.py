@@ -162,7 +162,7 @@ def occasional_nan(x: torch.Tensor) -> torch.Tensor:
         (lambda x: torch.zeros(1, 3), r"returned \[1, 3\]"),
         (lambda x: (torch.zeros(len(x), 3), None), "returned tuple"),
         (lambda x: torch.full((len(x), 3), float("nan")), "returned NaN"),
-        (occasional_nan, "returned NaN on noisy frames"),
+        (occasional_nan, "returned NaN on .* noisy copies of frames 0 to 63"),
     ],
 )
 def test_a_broken_network_is_refused_and_the_store_stays(
@@ -224,6 +224,7 @@ def test_bfloat16_begins_inside_the_network(make_store, network, preprocess, fra
 
     store = make_store(dtype="bfloat16")
     sample_counts(Recording(), preprocess, frames, store, N)
-    assert set(seen) == {torch.bfloat16}
+    # The first batch is also run in float32, to see whether folding changes the network.
+    assert set(seen[3:]) == {torch.bfloat16}
     # The same noise and nearly the same network: only near ties differ.
     assert np.abs(store.counts().astype(int) - reference).sum() <= 0.02 * reference.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_a_damaged_block_is_found_and_named(make_store):
     store = make_store()
     store.write(0, some_counts())
     store.write(64, some_counts(6))
-    chunk = store.path / "train" / "counts" / "c" / "0" / "0"
+    chunk = Path(store.path) / "train" / "counts" / "c" / "0" / "0"
     content = bytearray(chunk.read_bytes())
     content[5] ^= 1
     chunk.write_bytes(content)
@@ -124,11 +125,11 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(make_store):
     code = f"""
 import sys
 from trainer.errors import TrainerError
-from trainer.montecarlo.lock import writer_lock
-from pathlib import Path
+from trainer.montecarlo.location import Location
+lock = Location({store.path!r}).lock("train")
 try:
-    with writer_lock(Path({str(store.path)!r}).parent / ".targets.zarr.train.lock"):
-        print("locked")
+    lock.acquire()
+    print("locked")
 except TrainerError as error:
     print(error)
 """
@@ -145,7 +146,7 @@ except TrainerError as error:
 
 def test_leftovers_of_a_killed_writer_are_swept(make_store):
     store = make_store()
-    leftover = store.path / "train" / "counts" / "c" / "0" / "0.abc.partial"
+    leftover = Path(store.path) / "train" / "counts" / "c" / "0" / "0.abc.partial"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
     with store.writer():

@@ -1,0 +1,95 @@
+"""Counts one group of cells in host memory: noise on all threads, batches through the classifier, counts by scatter."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.errors import TrainerError
+from trainer.montecarlo.classifier import Labeller
+from trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from trainer.montecarlo.store import Identity
+
+# About as many numbers per thread as stay in the cache while a batch passes through the network.
+NUMBERS_PER_THREAD = 1 << 18
+
+
+class Counter(Protocol):
+    """Counts cells of the image block that was loaded last."""
+
+    batch_size: int
+    device: torch.device
+
+    def load(self, frames: Tensor) -> None:
+        """Take the preprocessed frames of an image block, float32 [rows, C, H, W]."""
+
+    def count(self, cells: list[Cell]) -> np.ndarray:
+        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN."""
+
+    def close(self) -> None:
+        """Release threads and memory."""
+
+
+class HostCounter:
+    """The counter for a CPU, and for black boxes."""
+
+    def __init__(self, labeller: Labeller, identity: Identity, batch_size: int | None) -> None:
+        self._labeller, self._identity, self.device = labeller, identity, torch.device("cpu")
+        self._key = NoiseKey(identity.seed, identity.stream)
+        self._threads = torch.get_num_threads()
+        self._filler = NoiseFiller(identity.sigma, self._threads)
+        self._wanted = batch_size
+        self.batch_size = batch_size or 1
+        self._frames = np.empty((0, 1, 1, 1), dtype=np.float32)
+
+    def load(self, frames: Tensor) -> None:
+        first = not len(self._frames)
+        self._frames = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
+        if first and self._wanted is None:
+            numel = self._frames[0].size
+            self.batch_size = max(8, min(512, self._threads * NUMBERS_PER_THREAD // numel))
+
+    def count(self, cells: list[Cell]) -> np.ndarray:
+        block, columns = self._identity.sample_block, self._identity.num_classes + 1
+        size = equal_batches(len(cells) * block, self.batch_size)
+        # A single row takes another matrix kernel, with other rounding, than the same row in a batch.
+        buffer = np.zeros((max(size, 2), *self._frames.shape[1:]), dtype=np.float32)
+        x = torch.from_numpy(buffer).permute(0, 3, 1, 2)
+        counts = torch.zeros(len(self._frames) * columns, dtype=torch.int64)
+        ones = torch.ones(size, dtype=torch.int64)
+        for pieces in batches(units(self._key, cells, block, self._frames[0].size), size):
+            self._filler.fill(buffer, self._frames, pieces)
+            filled = pieces[-1].stop
+            labels = self._labeller(x[: max(filled, 2)])[:filled]
+            rows = np.repeat([p.unit.cell.row for p in pieces], [p.stop - p.start for p in pieces])
+            counts.scatter_add_(0, torch.from_numpy(rows * columns) + labels, ones[:filled])
+        return counts.view(-1, columns).numpy()
+
+    def close(self) -> None:
+        self._filler.close()
+
+
+def equal_batches(total: int, largest: int) -> int:
+    """The size of equal batches, at most `largest`, so that the last one is no ragged remainder."""
+    return -(-total // -(-total // largest))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that host or device memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def refuse_nan(counts: np.ndarray, cells: list[Cell], dtype: str) -> np.ndarray:
+    """Counts uint32 [rows, K] of counts [rows, K + 1], unless the last column says that a logit was NaN."""
+    broken = int(counts[:, -1].sum())
+    if broken:
+        raise TrainerError(
+            f"the base classifier returned NaN on {broken} noisy copies of frames {cells[0].frame} to "
+            f"{cells[-1].frame} in {dtype}; expected logits. Check its weights, its input range ([0, 1] plus noise) "
+            "and whether this precision overflows. The counts stored before are intact"
+        )
+    return counts[:, :-1].astype(np.uint32)

@@ -1,0 +1,192 @@
+"""Counts one group of cells on a device: noise, forward pass and counting in one step that never waits for the host.
+
+A step reads its place in the group from a device tensor and moves it on, so a group is the same step over and over,
+which a CUDA graph can replay; the host waits once per group, for the counts. Every step has the same shape: rows past
+the end of the group are computed and not counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.montecarlo.classifier import Labeller
+from trainer.montecarlo.counter import equal_batches, out_of_memory
+from trainer.montecarlo.noise import Cell, NoiseKey
+from trainer.montecarlo.philox import normals
+from trainer.montecarlo.store import Identity
+
+log = logging.getLogger(__name__)
+
+SMALLEST_TRIAL = 32
+# A larger batch must be this much faster to be worth its memory.
+WORTHWHILE = 1.03
+
+
+class DeviceCounter:
+    """The counter for a GPU (it runs on a CPU too, where tests exercise it).
+
+    compile_noise: fuse the noise into one kernel; graphs: replay steps as a CUDA graph. None: where it is available.
+    """
+
+    def __init__(
+        self,
+        labeller: Labeller,
+        identity: Identity,
+        batch_size: int | None,
+        device: torch.device,
+        *,
+        compile_noise: bool | None = None,
+        graphs: bool | None = None,
+    ) -> None:
+        self._labeller, self._identity, self.device = labeller, identity, device
+        on_cuda = device.type == "cuda"
+        self._graphs = on_cuda if graphs is None else graphs
+        words = NoiseKey(identity.seed, identity.stream).words()
+        self._key = (words[0], words[1])
+        self._noisy: Callable[[Tensor, Tensor, Tensor], Tensor] = self._add_noise
+        if (on_cuda and _has_triton()) if compile_noise is None else compile_noise:
+            self._noisy = torch.compile(self._add_noise, dynamic=False)
+        self._wanted, self.batch_size = batch_size, batch_size or 1
+        self._step: Callable[[], None] | None = None
+        self._step_size = 0
+        self._frames = torch.empty(0, device=device)
+
+    def load(self, frames: Tensor) -> None:
+        """Take the preprocessed frames of an image block, float32 [rows, C, H, W], on the device."""
+        if not len(self._frames):
+            self._allocate(frames)
+        # The static buffer keeps its address, which a captured graph has baked in.
+        self._frames[: len(frames)].copy_(frames.permute(0, 2, 3, 1))
+        if self._wanted is None:
+            self._wanted = self.batch_size = self._find_batch_size()
+
+    def _allocate(self, frames: Tensor) -> None:
+        rows, channels, height, width = frames.shape
+        rows = max(rows, self._identity.image_block)
+        self._frames = torch.zeros(rows, height, width, channels, device=self.device)
+        self._cells = torch.zeros(3, rows, dtype=torch.int64, device=self.device)
+        self._place = torch.zeros(
+            2, dtype=torch.int64, device=self.device
+        )  # next evaluation, number of evaluations
+        columns = self._identity.num_classes + 1
+        self._counts = torch.zeros(rows * columns, dtype=torch.int64, device=self.device)
+
+    def count(self, cells: list[Cell]) -> np.ndarray:
+        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN."""
+        total = len(cells) * self._identity.sample_block
+        size = equal_batches(total, self.batch_size)
+        self._prepare(size)
+        table = torch.tensor([[c.row, c.frame, c.sample_block] for c in cells], dtype=torch.int64).T
+        self._cells[:, : len(cells)].copy_(table)
+        self._place.copy_(torch.tensor([0, total]))
+        self._counts.zero_()
+        assert self._step is not None
+        for _ in range(0, total, size):
+            self._step()
+        return self._counts.view(-1, self._identity.num_classes + 1).cpu().numpy()
+
+    def _prepare(self, size: int) -> None:
+        """Make the step for batches of `size`, as a captured graph where that works."""
+        if self._step is not None and self._step_size == size:
+            return
+        offsets = torch.arange(size, device=self.device)
+
+        def step() -> None:
+            self._evaluate(offsets)
+
+        self._step, self._step_size = step, size
+        if self._graphs:
+            try:
+                self._step = _captured(step)
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    self._step = None
+                    raise
+                log.warning(
+                    "this network cannot be captured as a CUDA graph (%s); it runs step by step", error
+                )
+                self._graphs = False
+
+    def _evaluate(self, offsets: Tensor) -> None:
+        block, columns = self._identity.sample_block, self._identity.num_classes + 1
+        evaluation = self._place[0] + offsets
+        inside = evaluation < self._place[1]
+        evaluation = torch.minimum(evaluation, self._place[1] - 1)
+        row, frame, sample_block = self._cells[:, evaluation // block]
+        x = self._noisy(row, frame, sample_block * block + evaluation % block)
+        labels = self._labeller(x)
+        self._counts.scatter_add_(0, row * columns + labels, inside.to(torch.int64))
+        self._place[0] += len(offsets)
+
+    def _add_noise(self, row: Tensor, frame: Tensor, sample: Tensor) -> Tensor:
+        """float32 [B, C, H, W], channels_last: frames[row] + sigma * noise, summed in float32."""
+        height, width, channels = self._frames.shape[1:]
+        noise = normals(frame, sample, height * width * channels, self._key)
+        noisy = self._frames[row] + self._identity.sigma * noise.view(-1, height, width, channels)
+        return noisy.permute(0, 3, 1, 2)
+
+    def _find_batch_size(self) -> int:
+        """Double the batch while that pays; at most one group, and less than what runs out of memory."""
+        largest = self._identity.image_block * self._identity.sample_block
+        best, best_rate = 1, 0.0
+        size = min(SMALLEST_TRIAL, largest)
+        while True:
+            try:
+                rate = self._rate(size)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or best_rate == 0.0:
+                    raise
+                break
+            if rate < WORTHWHILE * best_rate:
+                break
+            best, best_rate = size, rate
+            if size == largest:
+                break
+            size = min(2 * size, largest)
+        self._step = None
+        return best
+
+    def _rate(self, size: int) -> float:
+        """Evaluations per second in batches of `size`."""
+        self._prepare(size)
+        self._cells.zero_()
+        assert self._step is not None
+        for repeats in (2, 8):  # the first are for warming up
+            self._place.copy_(torch.tensor([0, size * repeats]))
+            start = time.perf_counter()
+            for _ in range(repeats):
+                self._step()
+            int(self._place[0])  # waits for the device
+        return size * repeats / (time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Release the graph and its memory."""
+        self._step = None
+
+
+def _captured(step: Callable[[], None]) -> Callable[[], None]:
+    """`step` as a CUDA graph, after the warm-up on a side stream that capturing asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _has_triton() -> bool:
+    try:
+        import triton  # noqa: F401  (torch.compile needs it on a GPU)
+    except ImportError:
+        return False
+    return True

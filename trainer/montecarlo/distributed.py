@@ -1,0 +1,94 @@
+"""Several processes on one store, started by torchrun: who samples which image block, and who may write at all.
+
+Every image block belongs to one process, and its noise to the block, so the counts are those of a single process. A
+process that dies takes nothing with it but the block in work; torchrun starts all of them again (`--max-restarts`), or
+the user does, and they continue from the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trainer.errors import TrainerError
+from trainer.montecarlo.store import CountStore
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of this run. rank: of this one, size: how many."""
+
+    rank: int
+    size: int
+
+    def owns(self, image_block: int) -> bool:
+        """Whether this process samples the image block with this number."""
+        return image_block % self.size == self.rank
+
+    def device(self, wanted: str | torch.device | None) -> torch.device:
+        """`wanted`, or the CPU; plain "cuda" becomes this process's own GPU."""
+        device = torch.device(wanted or "cpu")
+        if device.type == "cuda" and device.index is None and self.size > 1:
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return device
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
+
+    @contextmanager
+    def writing(self, store: CountStore) -> Iterator[None]:
+        """Hold the store's writer lock together: exclusive towards other runs, shared within this one.
+
+        Raises TrainerError in every process where another run is writing.
+        """
+        if self.size == 1:
+            with store.writer():
+                yield
+            return
+        problem: list[str | None] = [None]
+        with _joined(store, self.rank, problem):
+            yield
+
+
+@contextmanager
+def _joined(store: CountStore, rank: int, problem: list[str | None]) -> Iterator[None]:
+    """The first process takes the lock, tells the others how that went, and lets them in."""
+    lock = store.lock()
+    try:
+        if rank == 0:
+            try:
+                lock.acquire()
+                store.sweep()
+                lock.share()
+            except TrainerError as error:
+                problem[0] = str(error)
+        dist.broadcast_object_list(problem, src=0)
+        if problem[0] is not None:
+            raise TrainerError(problem[0])
+        if rank != 0:
+            lock.acquire(shared=True)
+        dist.all_reduce(torch.zeros(1))
+        yield
+        # The counts of all processes are in the store when any of them goes on.
+        dist.all_reduce(torch.zeros(1))
+    finally:
+        lock.release()
+
+
+def team() -> Team:
+    """The team of this process: of the process group that is running, or that torchrun's variables describe."""
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Control runs over gloo also where tensors go over NCCL; a slow member is no failure, a dead one is noticed.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=7))
+    if dist.is_initialized():
+        return Team(dist.get_rank(), dist.get_world_size())
+    return Team(0, 1)

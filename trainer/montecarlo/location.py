@@ -1,0 +1,59 @@
+"""Where a store lies: a folder (also on a shared file system), or an object store through fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+from trainer.montecarlo.lock import WriterLock
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or a URL such as s3://bucket/targets.zarr."""
+
+    address: str
+
+    @staticmethod
+    def of(path: str | Path) -> Location:
+        """The location of a path or URL."""
+        return Location(str(path) if "://" in str(path) else str(Path(path)))
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder."""
+        return "://" not in self.address
+
+    def store(self, inner: str = "") -> Store:
+        """The Zarr store at `inner` below this location."""
+        address = f"{self.address}/{inner}" if inner else self.address
+        return LocalStore(address) if self.local else FsspecStore.from_url(address)
+
+    def exists(self, inner: str) -> bool:
+        """Whether there is a file `inner`."""
+        if self.local:
+            return (Path(self.address) / inner).exists()
+        return bool(fsspec.core.url_to_fs(f"{self.address}/{inner}")[0].exists(f"{self.address}/{inner}"))
+
+    def lock(self, stream: str) -> WriterLock:
+        """The writer lock of a stream.
+
+        An object store has no locks: there, two runs at once waste work, but they agree on every count.
+        """
+        if not self.local:
+            return WriterLock(None)
+        folder = Path(self.address)
+        # Beside the store, not inside it: other Zarr tools complain about files that they do not know.
+        return WriterLock(folder.parent / f".{folder.name}.{stream}.lock")
+
+    def sweep(self, stream: str) -> None:
+        """Remove what a killed writer left half written."""
+        if self.local:
+            for leftover in (Path(self.address) / stream).glob("**/*.partial"):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
