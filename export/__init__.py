@@ -1,1 +1,5 @@
-"""Export: lowers a calibrated surrogate to ONNX, calibrates each precision, gates it and writes the bundle."""
+"""Export: lowers a surrogate to ONNX, calibrates each precision on its own, gates it and writes the bundle."""
+
+from export.pipeline import ExportResult, GateFailed, export_onnx, export_source
+
+__all__ = ["ExportResult", "GateFailed", "export_onnx", "export_source"]

@@ -1,0 +1,67 @@
+"""`rrise-export` on the shared workspace: exit status, summary and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from edge_sdk import Certifier
+from edge_sdk.loading import State
+from export import pipeline
+from export.cli import main
+from tests.export import damage
+
+
+def test_a_workspace_becomes_a_bundle(bundle: Path, workspace: Path) -> None:
+    pack = np.load(workspace / "references" / "verification.npz", allow_pickle=False)
+    with Certifier.load(bundle) as certifier:
+        assert certifier.state.state is State.CALIBRATED
+        certificates = certifier.certify_batch(pack["frames"])
+    assert sum(map(bool, certificates)) > len(certificates) // 4
+
+
+def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(workspace, tmp_path / "workspace")
+    result = CliRunner().invoke(main, ["onnx", str(copy), "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["bundle"] == str(copy / "bundle") and said["gate"][0]["passed"]
+    assert said["artefacts"]["fp32"]["execution"]["runtime"] == "onnxruntime"
+    assert said["artefacts"]["fp32"]["attempt"] == 1
+    again = CliRunner().invoke(main, ["onnx", str(copy)])
+    assert again.exit_code == 2 and "pass --force" in again.stderr
+
+
+def test_a_failed_gate_is_exit_status_1_and_no_bundle(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*arguments: object) -> onnx.ModelProto:
+        model = original(*arguments)
+        damage.scale_largest_weight(1.01)(model)
+        return model
+
+    original = pipeline.lower
+    monkeypatch.setattr(pipeline, "lower", damaged)
+    result = CliRunner().invoke(main, ["onnx", str(workspace), "--out", str(tmp_path / "bundle")])
+    assert result.exit_code == 1
+    assert "failed: no bundle was written" in result.stderr and "change of the probit" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["onyx", "."], "Did you mean 'onnx'?"),
+        (["onnx", "nowhere"], "no rrise.toml in it"),
+        (["onnx", ".", "--precison", "fp16"], "'--precision'?"),
+    ],
+)
+def test_mistakes_say_what_was_meant(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and message in result.stderr

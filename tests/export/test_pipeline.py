@@ -1,0 +1,278 @@
+"""From a source to a bundle: what a user gets, and that nothing is left behind when it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from calibration.digests import file_digest
+from calibration.fit import check_rank, smallest_offsets
+from calibration.guarantee import Guarantee
+from calibration.record import Calibration
+from calibration.references import References
+from calibration.scores import Scores
+from edge_sdk import Certifier
+from edge_sdk.bundle import Bundle
+from edge_sdk.loading import State
+from export import pipeline
+from export.errors import ExportError
+from export.pipeline import GateFailed, export_source
+from export.source import Source, torch_reference
+from tests.export import damage
+
+ARTEFACTS = ("fp32", "fp16", "int8")
+
+
+LOWER = pipeline.lower
+
+
+@pytest.fixture(autouse=True)
+def lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing the same network takes seconds and is tested in test_lower.py: each batch size is lowered once."""
+    monkeypatch.setattr(pipeline, "lower", lower_from_memory)
+
+
+def lower_from_memory(module: Any, example: Any) -> onnx.ModelProto:
+    key = (id(module), tuple(example.shape))
+    if key not in MEMORY:
+        MEMORY[key] = LOWER(module, example)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(MEMORY[key])
+    return copy
+
+
+MEMORY: dict[Any, onnx.ModelProto] = {}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+def test_every_precision_certifies_on_the_execution_it_was_calibrated_on(
+    colour_bundle: Path, colour_source: Source, artefact: str
+) -> None:
+    with Certifier.load(colour_bundle, artefact=artefact) as certifier:
+        assert certifier.state.state is State.CALIBRATED
+        certificates = certifier.certify_batch(colour_source.verification.frames)
+    issued = [certificate for certificate in certificates if certificate]
+    assert len(issued) > len(certificates) // 3
+    # The norm of crop and resize turns the radius into one in the camera's own pixels.
+    assert all(certificate.frame_radius > 0 for certificate in issued)
+
+
+def test_without_the_sdk_any_onnx_runtime_gives_label_and_radius(
+    colour_bundle: Path, colour_source: Source
+) -> None:
+    session = onnxruntime.InferenceSession(
+        colour_bundle / "surrogate.onnx", providers=["CPUExecutionProvider"]
+    )
+    frame = colour_source.verification.frames[:1]
+    label, radius = session.run(["label", "radius"], {"frame": frame})
+    with Certifier.load(colour_bundle) as certifier:
+        certificate = certifier.certify(frame[0])
+    assert (label[0], radius[0]) == (certificate.label, np.float32(certificate.radius))
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+def test_the_offset_is_the_kth_smallest_score_of_this_artefact(
+    colour_bundle: Path, colour_source: Source, artefact: str
+) -> None:
+    """Recomputed from the shipped file alone, by a plain session and a plain sort."""
+    bundle = Bundle.open(colour_bundle)
+    record, pack = bundle.calibrations[artefact], colour_source.calibration
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(
+        bundle.model(artefact), settings, providers=["CPUExecutionProvider"]
+    )
+    answers = [session.run(["label", "radius", "probit"], {"frame": frame[None]}) for frame in pack.frames]
+    label, radius, probit = (np.concatenate(column) for column in zip(*answers, strict=True))
+    reference = pack.radius[np.arange(len(label)), label]
+    assert record.rank == colour_source.guarantee.rank(150) and record.num_frames == 150
+    assert (
+        np.sort(smallest_offsets(record.head.raw_radius(probit), reference))[record.rank - 1]
+        == record.head.offset[0]
+    )
+    assert (radius > reference).sum() <= 150 - record.rank
+    assert record.execution.artefact == file_digest(colour_bundle / bundle.manifest.artefacts[artefact].file)
+
+
+def test_precisions_have_their_own_offsets_and_files(colour_bundle: Path) -> None:
+    bundle = Bundle.open(colour_bundle)
+    assert len({record.head.offset for record in bundle.calibrations.values()}) == 3
+    sizes = {
+        name: (colour_bundle / artefact.file).stat().st_size
+        for name, artefact in bundle.manifest.artefacts.items()
+    }
+    assert sizes["fp16"] < sizes["fp32"] and sizes["int8"] < sizes["fp32"]
+    kinds = {
+        tensor.data_type for tensor in onnx.load(colour_bundle / "surrogate.int8.onnx").graph.initializer
+    }
+    assert onnx.TensorProto.INT8 in kinds
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+def test_only_the_network_has_a_lower_precision(colour_bundle: Path, artefact: str) -> None:
+    bundle = Bundle.open(colour_bundle)
+    model = onnx.shape_inference.infer_shapes(
+        onnx.load_model_from_string(bundle.model(artefact)), strict_mode=True
+    )
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in [*model.graph.value_info, *model.graph.output]
+    }
+    lower = {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
+    for node in model.graph.node:
+        if node.name.startswith(("preprocess/", "node.head.")) or node.output[0] in ("radius", "probit"):
+            assert kinds[node.output[0]] not in lower, node.name
+    assert any(kind in lower for kind in kinds.values()) == (artefact != "fp32")
+
+
+def test_the_recorded_scores_are_of_the_final_file(colour_bundle: Path, colour_source: Source) -> None:
+    bundle = Bundle.open(colour_bundle)
+    for name in ARTEFACTS:
+        recorded = bundle.recorded(name)
+        assert recorded is not None and recorded.split == "verification"
+        assert recorded.execution == bundle.calibrations[name].execution
+        assert np.array_equal(recorded.digest, colour_source.verification.digest)
+
+
+def test_the_same_input_gives_the_same_bytes(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    again = export_source(colour_source, tmp_path / "again", ARTEFACTS)
+    assert contents(again.path) == contents(colour_bundle)
+
+
+def test_batches_are_fixed_in_the_graph(colour_source: Source, tmp_path: Path) -> None:
+    result = export_source(colour_source, tmp_path / "bundle", batch_size=3)
+    assert result.manifest.input.shape == (3, 20, 24, 3)
+    with Certifier.load(result.path) as certifier:
+        certificates = certifier.certify_batch(colour_source.verification.frames[:7])
+    label, probit, _ = torch_reference(colour_source.module)(colour_source.verification.frames[:7])
+    wanted = result.products[0].record.head.radius(probit, label)
+    np.testing.assert_allclose([certificate.radius for certificate in certificates], wanted, atol=1e-5)
+
+
+def damaged_lowering(*arguments: Any) -> onnx.ModelProto:
+    model = lower_from_memory(*arguments)
+    damage.scale_largest_weight(1.01)(model)
+    return model
+
+
+def test_a_failed_gate_leaves_no_bundle(
+    colour_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export itself is wrong by 1 % in one weight; offset, rank and digests all fit what was exported."""
+    monkeypatch.setattr(pipeline, "lower", damaged_lowering)
+    source = replace(colour_source, path=tmp_path)
+    with pytest.raises(
+        GateFailed, match=r"fp32: change of the probit: got .*, expected at most 0\.0001"
+    ) as caught:
+        export_source(source)
+    assert {check.name for check in caught.value.reports[0].checks if not check.passed} <= {
+        "change of the probit",
+        "largest radius increase",
+        "abstain flips against PyTorch",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert json.loads((tmp_path / "report" / "gate.json").read_text())["passed"] is False
+
+
+def test_too_few_frames_name_how_many_are_needed(colour_source: Source, tmp_path: Path) -> None:
+    source = replace(colour_source, guarantee=Guarantee.of(error="0.01"))
+    with pytest.raises(ExportError, match=r"150 calibration frames are too few: .* needs at least 332"):
+        export_source(source, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_frames_are_no_calibration_frames(colour_source: Source, tmp_path: Path) -> None:
+    seen = frozenset(colour_source.calibration.digest[:2].tolist())
+    with pytest.raises(Exception, match="2 calibration frames were used in training or tuning"):
+        export_source(replace(colour_source, training_digests=seen), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_not_touched(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    with pytest.raises(ExportError, match="exists already; pass --force"):
+        export_source(colour_source, bundle)
+    (bundle / "device" / "onnxruntime-x").mkdir(parents=True)
+    with pytest.raises(ExportError, match="holds records that a device made"):
+        export_source(colour_source, bundle, replace_existing=True)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "text").write_text("mine")
+    with pytest.raises(ExportError, match="is not a bundle"):
+        export_source(colour_source, notes, replace_existing=True)
+    assert (notes / "text").read_text() == "mine"
+
+
+def test_an_existing_bundle_is_replaced_on_request(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    bundle = damage.copy_of(colour_bundle, tmp_path)
+    export_source(colour_source, bundle, replace_existing=True)
+    assert set(Bundle.open(bundle).manifest.artefacts) == {"fp32"}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("when", [Scores.save, Calibration.save, pipeline.fill])
+def test_a_full_disk_leaves_nothing_behind(
+    colour_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[..., Any]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner = {Scores.save: Scores, Calibration.save: Calibration, pipeline.fill: pipeline}[when]
+    monkeypatch.setattr(owner, when.__name__, full)
+    with pytest.raises(ExportError, match=r"writing stopped .No space left on device.; nothing was left"):
+        export_source(colour_source, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(colour_source: Source, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write there"):
+        export_source(colour_source, tmp_path / "file" / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"precisions": ("int4",)}, "precision: got 'int4'"), ({"batch_size": 0}, "batch size: got 0")],
+)
+def test_wrong_arguments(
+    colour_source: Source, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_source(colour_source, tmp_path / "bundle", **arguments)
+
+
+def test_replayed_scores_pass_the_rank_check_of_the_record(
+    colour_bundle: Path, colour_source: Source
+) -> None:
+    """`check_rank` on what a device would score, through the SDK's own `score`."""
+    from edge_sdk.runtime.onnxruntime import OnnxRuntime
+    from edge_sdk.scoring import run_all, score
+
+    bundle = Bundle.open(colour_bundle)
+    runtime = OnnxRuntime.load(bundle.model("int8"))
+    pack: References = colour_source.calibration
+    assert check_rank(score(runtime, pack), run_all(runtime, pack.frames).radius, bundle.calibrations["int8"])
