@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edge_sdk.certificate import Certificate, Status
     from edge_sdk.certifier import Certifier
     from edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
+    from edge_sdk.inputs import Roi
     from edge_sdk.loading import State
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "Certifier": "certifier",
     "EdgeError": "errors",
     "FrameError": "errors",
+    "Roi": "inputs",
     "RuntimeFault": "errors",
     "RuntimeUnavailable": "errors",
     "State": "loading",
@@ -35,6 +37,7 @@ __all__ = [
     "Certifier",
     "EdgeError",
     "FrameError",
+    "Roi",
     "RuntimeFault",
     "RuntimeUnavailable",
     "State",

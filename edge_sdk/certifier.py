@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from time import perf_counter, time
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from calibration.guarantee import Guarantee
 from edge_sdk.bundle import Bundle
 from edge_sdk.certificate import Certificate, FrameId, Status, withheld
 from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import as_frame
+from edge_sdk.inputs import Prepared, Roi, prepare
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe, warm_up
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.select import load_runtime
@@ -43,7 +43,8 @@ class Certifier:
         self._note = ""
         self._withhold: Optional[Tuple[Status, str]] = None
         self._fault: Optional[Exception] = None
-        self._closed = False
+        self._closed = self._out_of_use = False
+        self._encoding = bundle.manifest.input.encoding
         self._entry = threading.Lock()
         signature = runtime.graph.signature
         self._batch_size = signature.batch_size
@@ -114,13 +115,21 @@ class Certifier:
         return self._fault
 
     def certify(
-        self, frame: np.ndarray, *, capture_time: Optional[float] = None, frame_id: FrameId = None
+        self,
+        frame: Any,
+        *,
+        encoding: Optional[str] = None,
+        roi: Optional[Roi] = None,
+        capture_time: Optional[float] = None,
+        frame_id: FrameId = None,
     ) -> Certificate:
         """Answer one frame.
 
         Args:
-            frame: uint8 [H, W, C] (or float32 [C, H, W] in [0, 1]) as the bundle's manifest declares. Read during
-                the call only, never kept.
+            frame: uint8 [H, W, C] (or float32 [C, H, W] in [0, 1]) as the bundle's manifest declares; numpy with any
+                strides, or DLPack in host memory. Read during the call only, never kept.
+            encoding: of the frame, where it is not the bundle's; see `edge_sdk.encodings`.
+            roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius.
             capture_time: seconds since the epoch; by default now.
             frame_id: anything that names the frame.
 
@@ -131,111 +140,118 @@ class Certifier:
         """
         start = perf_counter()
         when = time() if capture_time is None else capture_time
-        if not self._entry.acquire(blocking=False):
+        if not self._entry.acquire(False):
             raise EdgeError(
                 "certify: another thread is in this certifier; give each thread its own with `clone()`"
             )
         try:
+            scale = self._frame_scale
             if (
                 type(frame) is np.ndarray
                 and frame.shape == self._fast_shape
                 and frame.dtype == self._fast_dtype
                 and frame.flags.c_contiguous
+                and encoding is roi  # both None
             ):
                 batch = frame[None]
             else:
-                checked = as_frame(frame, self.runtime.graph.signature)
-                batch = padded(checked[None], self._batch_size)
-            if self._fault is not None or self._closed:
+                prepared = prepare(
+                    frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
+                )
+                batch, scale = (
+                    padded(prepared.frame[None], self._batch_size),
+                    0.0 if prepared.resized else scale,
+                )
+            if self._out_of_use:
                 return self._refuse(when, start, frame_id)
             label, radius = self.runtime.answer(batch)
-            return self._issue(label.item(0), radius.item(0), start, when, frame_id)
+            return self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
         except FrameError as error:
-            return withheld(
-                Status.INVALID_INPUT,
-                str(error),
-                capture_time=when,
-                latency=perf_counter() - start,
-                frame_id=frame_id,
-            )
+            return _invalid(error, start, when, frame_id)
         except EdgeError:
             raise
         except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
-            self._fault = error
-            return self._refuse(when, start, frame_id)
+            return self._fail(error, start, when, frame_id)
         finally:
             self._entry.release()
 
     def certify_batch(
         self,
-        frames: Sequence[np.ndarray],
+        frames: Sequence[Any],
         *,
+        encoding: Optional[str] = None,
+        rois: Optional[Sequence[Optional[Roi]]] = None,
         capture_time: Optional[float] = None,
         frame_ids: Optional[Sequence[FrameId]] = None,
     ) -> List[Certificate]:
         """Answer several frames, in order; one wrong frame does not harm the others.
 
-        Where the graph takes batches, frames share a forward pass and each certificate's latency is its batch's.
+        For the crops of one image pass `[image] * len(rois)`. Where the graph takes batches, frames share a forward
+        pass, and each certificate's latency is its batch's.
+
+        Raises:
+            EdgeError: as `certify`, or lists of different lengths.
         """
-        ids = list(frame_ids) if frame_ids is not None else [None] * len(frames)
-        if len(ids) != len(frames):
-            raise EdgeError(f"frame_ids: got {len(ids)} for {len(frames)} frames, expected one for each")
-        if self._batch_size == 1:
-            return [
-                self.certify(frame, capture_time=capture_time, frame_id=name)
-                for frame, name in zip(frames, ids)
-            ]
+        ids = [None] * len(frames) if frame_ids is None else list(frame_ids)
+        crops = [None] * len(frames) if rois is None else list(rois)
+        if not len(ids) == len(crops) == len(frames):
+            raise EdgeError(
+                f"got {len(frames)} frames, {len(ids)} frame_ids, {len(crops)} rois; expected one for each frame"
+            )
         certificates: List[Certificate] = []
         for first in range(0, len(frames), self._batch_size):
             chosen = slice(first, first + self._batch_size)
-            certificates += self._certify_together(frames[chosen], ids[chosen], capture_time)
+            part = list(zip(frames[chosen], crops[chosen], ids[chosen]))
+            certificates += self._certify_together(part, encoding, capture_time)
         return certificates
 
     def _certify_together(
-        self, frames: Sequence[np.ndarray], ids: Sequence[FrameId], capture_time: Optional[float]
+        self,
+        part: Sequence[Tuple[Any, Optional[Roi], FrameId]],
+        encoding: Optional[str],
+        capture_time: Optional[float],
     ) -> List[Certificate]:
         start = perf_counter()
         when = time() if capture_time is None else capture_time
-        if not self._entry.acquire(blocking=False):
+        if not self._entry.acquire(False):
             raise EdgeError(
                 "certify_batch: another thread is in this certifier; give each thread its own with `clone()`"
             )
         try:
-            good: List[np.ndarray] = []
-            answers: List[Optional[str]] = []
-            for frame in frames:
-                try:
-                    good.append(as_frame(frame, self.runtime.graph.signature))
-                    answers.append(None)
-                except FrameError as error:
-                    answers.append(str(error))
-            if self._fault is not None or self._closed:
-                return [self._refuse(when, start, name) for name in ids]
-            labels = radii = iter(())
+            if self._out_of_use:
+                return [self._refuse(when, start, frame_id) for _, _, frame_id in part]
+            results = [self._prepare(frame, encoding, roi) for frame, roi, _ in part]
+            good = [result.frame for result in results if isinstance(result, Prepared)]
+            answers: Iterator[Tuple[int, float]] = iter(())
             if good:
                 label, radius = self.runtime.answer(padded(np.stack(good), self._batch_size))
-                labels, radii = iter(label.tolist()), iter(radius.tolist())
+                answers = zip(label.tolist(), radius.tolist())
             return [
-                self._issue(next(labels), next(radii), start, when, name)
-                if wrong is None
-                else withheld(
-                    Status.INVALID_INPUT,
-                    wrong,
-                    capture_time=when,
-                    latency=perf_counter() - start,
-                    frame_id=name,
+                _invalid(result, start, when, frame_id)
+                if isinstance(result, FrameError)
+                else self._issue(
+                    *next(answers), 0.0 if result.resized else self._frame_scale, start, when, frame_id
                 )
-                for wrong, name in zip(answers, ids)
+                for result, (_, _, frame_id) in zip(results, part)
             ]
         except EdgeError:
             raise
         except Exception as error:
-            self._fault = error
-            return [self._refuse(when, start, name) for name in ids]
+            return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
         finally:
             self._entry.release()
 
-    def _issue(self, label: int, radius: float, start: float, when: float, frame_id: FrameId) -> Certificate:
+    def _prepare(
+        self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
+    ) -> Union[Prepared, FrameError]:
+        try:
+            return prepare(frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi)
+        except FrameError as error:
+            return error
+
+    def _issue(
+        self, label: int, radius: float, scale: float, start: float, when: float, frame_id: FrameId
+    ) -> Certificate:
         if not (0 <= label < len(self._names) and 0.0 <= radius < math.inf):
             raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
         name = self._names[label]
@@ -244,13 +260,12 @@ class Certifier:
             return Certificate(status, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, reason)
         radius -= self._margin
         if radius > 0.0:
-            scaled = radius * self._frame_scale
             return Certificate(
                 Status.CERTIFIED,
                 label,
                 name,
                 radius,
-                scaled,
+                radius * scale,
                 when,
                 perf_counter() - start,
                 frame_id,
@@ -268,9 +283,14 @@ class Certifier:
             Status.FAULT, reason, capture_time=when, latency=perf_counter() - start, frame_id=frame_id
         )
 
+    def _fail(self, error: Exception, start: float, when: float, frame_id: FrameId) -> Certificate:
+        self._fault = error
+        self._out_of_use = True
+        return self._refuse(when, start, frame_id)
+
     def close(self) -> None:
         """Release the runtime; afterwards `certify` raises."""
-        self._closed = True
+        self._closed = self._out_of_use = True
         self.runtime.close()
 
     def __enter__(self) -> "Certifier":
@@ -278,6 +298,12 @@ class Certifier:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _invalid(error: FrameError, start: float, when: float, frame_id: FrameId) -> Certificate:
+    return withheld(
+        Status.INVALID_INPUT, str(error), capture_time=when, latency=perf_counter() - start, frame_id=frame_id
+    )
 
 
 def _frame_scale(operator_norm: object) -> float:

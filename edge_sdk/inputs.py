@@ -2,29 +2,163 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
+
 import numpy as np
 
 from edge_sdk.contract import GraphSignature
+from edge_sdk.encodings import convert
 from edge_sdk.errors import FrameError
 
+_CPU = 1
+"""Device type of host memory in DLPack."""
 
-def as_frame(frame: object, signature: GraphSignature) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Roi:
+    """A rectangle in pixels of the decoded frame: left, top, width, height, wholly inside it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked frame, C-contiguous, and whether it was resized (and so rounded) on the way."""
+
+    frame: np.ndarray
+    resized: bool
+
+
+def prepare(
+    frame: Any,
+    signature: GraphSignature,
+    target: str,
+    *,
+    encoding: Optional[str] = None,
+    roi: Optional[Roi] = None,
+) -> Prepared:
+    """Decode, crop and check one frame.
+
+    Args:
+        frame: a numpy array of any strides, an object with DLPack or the array interface in host memory, or bytes
+            of an encoding that is bytes.
+        signature: of the graph.
+        target: the bundle's encoding.
+        encoding: what the frame is; None is the bundle's.
+        roi: crop; one of another size than the graph's frame is resized as `resize` does.
+
+    Raises:
+        FrameError: whatever does not fit, in words.
+    """
+    pixels = frame if isinstance(frame, (bytes, bytearray, memoryview)) else as_array(frame, signature)
+    if encoding is not None and encoding != target:
+        pixels = convert(pixels, encoding, target)
+    if roi is None:
+        return Prepared(check_frame(pixels, signature), False)
+    crop, size = cut(check_image(pixels, signature), roi), signature.frame_shape[:2]
+    if crop.shape[:2] == size:
+        return Prepared(check_frame(crop, signature), False)
+    return Prepared(check_frame(resize(crop, (size[0], size[1])), signature), True)
+
+
+def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:
+    """View an array-like object as numpy, without a copy. Raises: FrameError."""
+    if isinstance(frame, np.ndarray):
+        return frame.view(np.ndarray)
+    try:
+        if hasattr(frame, "__dlpack__"):
+            if frame.__dlpack_device__()[0] != _CPU:
+                raise FrameError(
+                    "frame: lies in device memory, this runtime reads host memory; copy it with .cpu() or .get()"
+                )
+            return np.from_dlpack(frame)
+        if hasattr(frame, "__array_interface__"):
+            return np.asarray(frame)
+    except FrameError:
+        raise
+    except Exception as error:  # an exporter may raise anything
+        raise FrameError(f"frame: {type(frame).__name__} cannot be read as an array ({error})") from error
+    raise FrameError(f"frame: got {type(frame).__name__}, {_expected(signature)} as a numpy array")
+
+
+def check_frame(frame: Any, signature: GraphSignature) -> np.ndarray:
     """Check one frame and return it C-contiguous; copied only where its memory layout demands it.
 
     Raises:
         FrameError: another type, shape or dtype, or float values outside [0, 1] (NaN included).
     """
-    shape = ", ".join(map(str, signature.frame_shape))
-    expected = f"expected {signature.dtype} [{shape}]"
-    if not isinstance(frame, np.ndarray):
-        raise FrameError(f"frame: got {type(frame).__name__}, {expected} as a numpy array")
-    if frame.dtype != signature.dtype or frame.shape != signature.frame_shape:
-        raise FrameError(
-            f"frame: got {frame.dtype} {list(frame.shape)}, {expected}; convert or resize it as in calibration"
-        )
-    array = np.ascontiguousarray(frame).view(np.ndarray)
+    if (
+        not isinstance(frame, np.ndarray)
+        or frame.dtype != signature.dtype
+        or frame.shape != signature.frame_shape
+    ):
+        got = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise FrameError(f"frame: got {got}, {_expected(signature)}; convert or resize it as in calibration")
+    array = np.ascontiguousarray(frame)
     if signature.dtype == "float32" and not (array.min() >= 0.0 and array.max() <= 1.0):
         raise FrameError(
             f"frame: got values from {array.min()} to {array.max()}, expected [0, 1] without NaN; divide by 255"
         )
     return array
+
+
+def check_image(frame: Any, signature: GraphSignature) -> np.ndarray:
+    """Check a whole camera image that is still to be cropped: uint8 [any H, any W, C]. Raises: FrameError."""
+    channels = signature.frame_shape[-1]
+    wrong = (
+        not isinstance(frame, np.ndarray)
+        or frame.dtype != np.uint8
+        or frame.ndim != 3
+        or frame.shape[2] != channels
+    )
+    if signature.dtype != "uint8" or wrong:
+        got = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise FrameError(
+            f"frame with roi: got {got}, expected uint8 [H, W, {channels}] and a bundle that takes uint8"
+        )
+    return np.asarray(frame)
+
+
+def cut(frame: np.ndarray, roi: Roi) -> np.ndarray:
+    """The rectangle as a view. Raises: FrameError: empty, or not wholly inside the frame."""
+    height, width = frame.shape[:2]
+    sides = (roi.left, roi.top, roi.width, roi.height)
+    whole = all(isinstance(side, (int, np.integer)) for side in sides)
+    if (
+        not whole
+        or min(sides) < 0
+        or 0 in sides[2:]
+        or roi.left + roi.width > width
+        or roi.top + roi.height > height
+    ):
+        raise FrameError(f"roi: got {roi}, expected whole pixels wholly inside the {width} x {height} frame")
+    return frame[roi.top : roi.top + roi.height, roi.left : roi.left + roi.width]
+
+
+def resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """Antialiased linear resize of uint8 [H, W, C] to `size` (height, width), rounded to uint8.
+
+    Make the frames of a calibration set of crops with this same function: a guarantee covers frames that came about
+    in the way of the calibration frames.
+    """
+    rows, columns = _filter(image.shape[0], size[0]), _filter(image.shape[1], size[1])
+    resized = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)
+    return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+
+
+def _filter(source: int, target: int) -> np.ndarray:
+    """Weights float64 [target, source] of a triangle filter that widens when shrinking."""
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source)[None, :] + 0.5 - centres[:, None]) / support
+    weights = np.maximum(1.0 - distance, 0.0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _expected(signature: GraphSignature) -> str:
+    return f"expected {signature.dtype} [{', '.join(map(str, signature.frame_shape))}]"

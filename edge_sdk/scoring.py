@@ -56,6 +56,8 @@ def score(
         class_names=references.class_names,
         base_digest=references.base_digest,
         execution=runtime.execution,
+        reference=references.radius[np.arange(len(references)), outputs.label],
+        beta=references.beta,
     )
 
 
