@@ -4,64 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterable, Optional, Union
+from typing import Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from calibration.bounds import reference_radius
 from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
-from calibration.head import CertificateHead
+from calibration.head import WITHHELD, CertificateHead
 from calibration.maps import IDENTITY, RadiusMap
+from calibration.offsets import clip_maxima, excesses, label_reference, one_frame_per_clip
 from calibration.record import Calibration
 from calibration.scores import Scores
-
-
-def label_reference(scores: Scores, beta: float) -> np.ndarray:
-    """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0.
-
-    What the table stores for this beta is taken as it is; else it is computed from the counts, which needs scipy.
-    """
-    if scores.reference is not None and scores.beta == beta:
-        return scores.reference
-    return reference_radius(scores.label_counts()[:, None], scores.num_samples, scores.sigma, beta)[:, 0]
-
-
-def smallest_offsets(
-    raw: np.ndarray, reference: np.ndarray, difficulty: Optional[np.ndarray] = None
-) -> np.ndarray:
-    """Score of each frame: the smallest float32 q with fl(raw - q u) <= reference in the deployed arithmetic.
-
-    Args:
-        raw: float32 [n], raw radius; finite.
-        reference: float32 [n], >= 0.
-        difficulty: float32 [n] > 0, or None for u = 1.
-
-    Returns:
-        float32 [n]. Rounding the exact difference up would not do: fl(raw - q) may still exceed the reference.
-    """
-    raw, reference = np.asarray(raw, np.float32), np.asarray(reference, np.float32)
-    scale = np.ones_like(raw) if difficulty is None else np.asarray(difficulty, np.float32)
-    # fl(raw - fl(q u)) never increases with q, so bisect over the float32 numbers in their order as integers.
-    low = np.full(raw.shape, _to_order(np.float32(-np.finfo(np.float32).max)), np.int64)
-    high = np.full(raw.shape, _to_order(np.float32(np.finfo(np.float32).max)), np.int64)
-    with np.errstate(over="ignore"):
-        while (low < high).any():
-            middle = (low + high) // 2
-            enough = raw - _from_order(middle) * scale <= reference
-            high = np.where(enough, middle, high)
-            low = np.where(enough, low, middle + 1)
-    return _from_order(high)
-
-
-def _to_order(value: np.float32) -> int:
-    bits = int(np.asarray(value, np.float32).view(np.int32))
-    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
-
-
-def _from_order(order: np.ndarray) -> np.ndarray:
-    magnitude = np.abs(order).astype(np.int32).view(np.float32)
-    return np.where(order < 0, -magnitude, magnitude)
 
 
 def calibrate(
@@ -72,50 +25,59 @@ def calibrate(
     training_digests: Iterable[Union[str, bytes]] = (),
     attempt: int = 1,
     seed: int = 0,
+    difficulty: Optional[bool] = None,
+    threshold: Optional[float] = None,
+    offsets: Sequence[float] = (),
 ) -> Calibration:
     """Choose the offset of one execution from its scores on the calibration split.
 
     Args:
-        scores: table of split "calibration". Where clips have several frames, one is drawn per clip with `seed`.
+        scores: table of split "calibration". Where clips have several frames, one is drawn per clip with `seed`, except
+            for the whole-clip kind, which uses them all.
         guarantee: what is promised.
-        map: chosen on other frames than these.
+        map: chosen on other frames than these, like `difficulty`, `threshold` and `offsets` (see `calibration.plan`).
         training_digests: digests of every frame that the surrogate, the map or the quantiser has seen.
         attempt: how often this calibration split has been used, this time included; it is recorded.
+        difficulty: whether the surrogate's difficulty scales the offset; None: where it has one.
+        threshold: selective kind: frames whose raw radius does not exceed it abstain.
+        offsets: selective kind, instead of a threshold: offsets to be tested in turn from large to small.
 
     Returns:
-        The record. With too few frames its offset is infinite: it issues nothing and `message` says how many are needed.
+        The record. Where nothing can be promised its offset is infinite: it issues nothing and `message` says why.
 
     Raises:
-        CalibrationError: another split, frames that were trained on, or frames that occur twice.
+        CalibrationError: another split, frames that were trained on, frames that occur twice, or arguments that do
+            not belong to the kind of guarantee.
 
-    **Guarantee**: `guarantee.sentence()`. Source: RRISE (arXiv 2606.02876); the Monte Carlo factor in docs/guarantee.md.
+    **Guarantee**: `guarantee.sentence()`. Source: RRISE (arXiv 2606.02876); proofs in docs/guarantee.md.
     """
-    if scores.split != "calibration":
-        raise CalibrationError(
-            f"calibrate: got scores of split {scores.split!r}, expected 'calibration'; score that split"
-        )
     _refuse_seen(scores, training_digests)
-    chosen = one_frame_per_clip(scores, seed)
-    head = CertificateHead(scores.sigma, map, difficulty=scores.difficulty is not None)
-    excess = smallest_offsets(
-        head.raw_radius(chosen.probit), label_reference(chosen, float(guarantee.beta)), chosen.difficulty
-    )
-    rank = guarantee.rank(len(chosen))
-    offset = math.inf if rank is None else float(np.sort(excess)[rank - 1])
+    use_difficulty = scores.difficulty is not None if difficulty is None else difficulty
+    _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets)
+    head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
+    chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
+    found = _fit(chosen, guarantee, head, offsets)
     return Calibration(
-        head=head.with_offset((offset,)),
+        head=head.with_offset(found.offset),
         guarantee=guarantee,
         execution=scores.execution,
-        num_frames=len(chosen),
-        rank=rank,
+        num_frames=found.num_frames,
+        rank=found.rank,
         calibration_digest=scores.frames_digest,
         base_digest=scores.base_digest,
         num_samples=(int(scores.num_samples.min()), int(scores.num_samples.max())),
         attempt=attempt,
+        seed=seed,
+        class_frames=found.class_frames,
+        withheld=found.withheld,
     )
 
 
 def _refuse_seen(scores: Scores, training_digests: Iterable[Union[str, bytes]]) -> None:
+    if scores.split != "calibration":
+        raise CalibrationError(
+            f"calibrate: got scores of split {scores.split!r}, expected 'calibration'; score that split"
+        )
     if not len(scores):
         raise CalibrationError("calibrate: got no frames, expected a calibration split")
     unique, times = np.unique(scores.digest, return_counts=True)
@@ -133,40 +95,162 @@ def _refuse_seen(scores: Scores, training_digests: Iterable[Union[str, bytes]]) 
         )
 
 
-def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
-    """One uniformly drawn frame of each clip, since frames of one clip are not independent (MATHEMATICS 2, Video)."""
-    order = np.random.default_rng(seed).permutation(len(scores))
-    _, first = np.unique(scores.clip[order], return_index=True)
-    return scores if len(first) == len(scores) else scores.take(np.sort(order[first]))
+def _refuse_contradictions(
+    scores: Scores,
+    guarantee: Guarantee,
+    difficulty: bool,
+    threshold: Optional[float],
+    offsets: Sequence[float],
+) -> None:
+    if difficulty and scores.difficulty is None:
+        raise CalibrationError("calibrate: got difficulty=True, but this surrogate has no difficulty head")
+    if guarantee.kind != "selective":
+        if threshold is not None or len(offsets):
+            raise CalibrationError(
+                f"calibrate: got a threshold or offsets with kind {guarantee.kind!r}, expected kind 'selective'"
+            )
+        return
+    if (threshold is None) == (not len(offsets)):
+        raise CalibrationError(
+            "calibrate: the selective kind needs a threshold or a list of offsets, not both; choose one on the tuning "
+            "split (calibration.plan.choose_plan)"
+        )
+    if difficulty and threshold is not None:
+        raise CalibrationError(
+            "calibrate: a threshold on the raw radius does not say who is issued when a difficulty scales the offset; "
+            "give offsets instead, or difficulty=False"
+        )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Offset, what it was ranked among, and why something is withheld."""
+
+    offset: Tuple[float, ...]
+    num_frames: int
+    rank: Optional[int]
+    withheld: str = ""
+    class_frames: Tuple[int, ...] = ()
+
+
+def _fit(chosen: Scores, guarantee: Guarantee, head: CertificateHead, offsets: Sequence[float]) -> _Fit:
+    if len(offsets):
+        return _fixed_sequence(chosen, guarantee, head, offsets)
+    excess = excesses(chosen, head, float(guarantee.beta))
+    if guarantee.kind == "per-class":
+        return _per_class(excess, chosen, guarantee)
+    if guarantee.kind == "whole-clip":
+        excess = clip_maxima(excess, chosen.clip)
+    if head.threshold is not None:
+        excess = excess[head.raw_radius(chosen.probit) > np.float32(head.threshold)]
+    found = _ranked(excess, guarantee)
+    if head.threshold is not None and found.rank is not None and found.offset[0] > np.float32(head.threshold):
+        return _Fit(
+            (math.inf,),
+            found.num_frames,
+            found.rank,
+            f"the offset {found.offset[0]:.6g} exceeds the threshold {head.threshold:.6g}, which therefore does not say "
+            "who is issued; choose a larger threshold",
+        )
+    return found
+
+
+def _ranked(excess: np.ndarray, guarantee: Guarantee) -> _Fit:
+    rank = guarantee.rank(len(excess))
+    if rank is None:
+        return _Fit((math.inf,), len(excess), None, too_few(len(excess), guarantee))
+    return _Fit((float(np.sort(excess)[rank - 1]),), len(excess), rank)
+
+
+def too_few(num_frames: int, guarantee: Guarantee) -> str:
+    """Why `num_frames` are not enough, with the number that is."""
+    return (
+        f"{num_frames} {guarantee.unit} are too few: error {float(guarantee.error):g} ({guarantee.kind}) needs at least "
+        f"{guarantee.frames_needed()}"
+    )
+
+
+def _per_class(excess: np.ndarray, chosen: Scores, guarantee: Guarantee) -> _Fit:
+    groups = [excess[chosen.label == label] for label in range(len(chosen.class_names))]
+    fits = [_ranked(group, guarantee) for group in groups]
+    frames = tuple(len(group) for group in groups)
+    poor = [
+        f"{name} ({count})" for name, count, fit in zip(chosen.class_names, frames, fits) if fit.rank is None
+    ]
+    withheld = ""
+    if poor:
+        withheld = f"classes with too few calibration frames, {guarantee.frames_needed()} of each are needed: {', '.join(poor)}"
+    if len(poor) == len(fits):
+        return _Fit((math.inf,), len(chosen), None, withheld, frames)
+    offset = tuple(WITHHELD if fit.rank is None else fit.offset[0] for fit in fits)
+    ranked = [fit for fit in fits if fit.rank is not None]
+    return _Fit(
+        offset, sum(fit.num_frames for fit in ranked), sum(fit.rank or 0 for fit in ranked), withheld, frames
+    )
+
+
+def _fixed_sequence(
+    chosen: Scores, guarantee: Guarantee, head: CertificateHead, offsets: Sequence[float]
+) -> _Fit:
+    """The last offset, from large to small, up to which every one passes its test of P(R > R_low | issued) > alpha.
+
+    Each test has level delta; since testing stops at the first that fails, all that passed are right together with
+    probability 1 - delta. Taking the smallest offset anywhere that passes would not be valid.
+    """
+    reference = label_reference(chosen, float(guarantee.beta))
+    found = _Fit((math.inf,), 0, None, "")
+    for offset in sorted({float(np.float32(value)) for value in offsets}, reverse=True):
+        radius = head.with_offset((offset,)).radius(chosen.probit, chosen.label, chosen.difficulty)
+        issued = int((radius > 0).sum())
+        rank = guarantee.rank(issued)
+        if rank is None or int((radius > reference).sum()) > issued - rank:
+            if found.rank is None:
+                reason = (
+                    too_few(issued, guarantee)
+                    if rank is None
+                    else "even the largest offset has too many errors"
+                )
+                return _Fit((math.inf,), issued, None, f"first of the offsets, {offset:.6g}: {reason}")
+            break
+        found = _Fit((offset,), issued, rank)
+    return found
 
 
 @dataclass(frozen=True)
 class RankCheck:
-    """Replay of a calibrated execution: how many radii exceed their reference, and how many may."""
+    """Replay of a calibrated execution: how many radii exceed their reference, and how many may.
+
+    `groups` has the same two numbers for each predicted class of a per-class guarantee; every class must pass.
+    """
 
     exceeding: int
     allowed: int
+    groups: Tuple[Tuple[int, int], ...] = ()
 
     def __bool__(self) -> bool:
-        return self.exceeding <= self.allowed
+        return self.exceeding <= self.allowed and all(above <= allowed for above, allowed in self.groups)
 
 
-def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration, seed: int = 0) -> RankCheck:
+def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> RankCheck:
     """Check the final artefact's own radii on the calibration frames against the rank (MATHEMATICS 6).
 
     Args:
         scores: of the calibration split, from the final artefact.
         radius: float32 [n], the radii that this artefact issued for the same rows.
         calibration: its record.
-        seed: as given to `calibrate`.
     """
     if scores.frames_digest != calibration.calibration_digest:
         raise CalibrationError(
             "check_rank: got other frames than the record was calibrated on; score the calibration split"
         )
-    rows = np.arange(len(scores))
-    if calibration.num_frames != len(scores):
-        rows = np.flatnonzero(np.isin(scores.digest, one_frame_per_clip(scores, seed).digest))
-    reference = label_reference(scores, float(calibration.guarantee.beta))
-    exceeding = int((np.asarray(radius)[rows] > reference[rows]).sum())
-    return RankCheck(exceeding, 0 if calibration.rank is None else calibration.num_frames - calibration.rank)
+    above = np.asarray(radius) > label_reference(scores, float(calibration.guarantee.beta))
+    allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank
+    if calibration.guarantee.kind == "whole-clip":
+        return RankCheck(len(np.unique(scores.clip[above])), allowed)
+    chosen = np.isin(scores.digest, one_frame_per_clip(scores, calibration.seed).digest)
+    groups = []
+    for label, frames in enumerate(calibration.class_frames):
+        rank = calibration.guarantee.rank(frames)
+        mine = above & chosen & (scores.label == label)
+        groups.append((int(mine.sum()), 0 if rank is None else frames - rank))
+    return RankCheck(int((above & chosen).sum()), allowed, tuple(groups))

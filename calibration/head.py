@@ -11,6 +11,10 @@ import numpy as np
 from calibration.errors import CalibrationError
 from calibration.maps import IDENTITY, RadiusMap
 
+WITHHELD = float(np.float32(1e30))
+"""Offset of a class that has none of its own beside classes that do: no raw radius reaches it, and unlike infinity it
+may stand in an exported graph."""
+
 
 @dataclass(frozen=True)
 class CertificateHead:
@@ -53,7 +57,8 @@ class CertificateHead:
 
     def raw_radius(self, probit: np.ndarray) -> np.ndarray:
         """m(sigma probit), float32 [n]."""
-        return self.map(np.float32(self.sigma) * np.asarray(probit, np.float32))
+        with np.errstate(over="ignore"):
+            return self.map(np.float32(self.sigma) * np.asarray(probit, np.float32))
 
     def margin(self, label: np.ndarray, difficulty: Optional[np.ndarray] = None) -> np.ndarray:
         """What is subtracted from the raw radius: q or q[label], times the difficulty; float32 [n]."""

@@ -10,7 +10,7 @@ from calibration.errors import CalibrationError
 from calibration.execution import Execution
 from calibration.files import read_json, write_json
 from calibration.guarantee import Guarantee
-from calibration.head import CertificateHead
+from calibration.head import WITHHELD, CertificateHead
 
 FORMAT = "rrise-calibration/1"
 
@@ -23,12 +23,17 @@ class Calibration:
         head: certificate head with the offset in it.
         guarantee: the promise that the offset keeps.
         execution: the computation that it holds for.
-        num_frames: n, independent frames that the rank was taken over.
-        rank: k, counted from 1; None when n is too small, and then the offset is infinite.
+        num_frames: n, independent units that the rank was taken over: frames, frames above the threshold (selective),
+            clips (whole-clip), or the frames of all classes (per-class).
+        rank: k, counted from 1; None when n is too small, and then the offset is infinite. For per-class it is the sum
+            of the ranks of the classes that have one, with n counting the frames of these classes.
         calibration_digest: of all frames of the calibration split.
         base_digest: of the base classifier that was sampled.
         num_samples: smallest and largest N of the references.
         attempt: which use of this calibration split this is; above 1 the promise no longer holds as stated.
+        seed: by which one frame of each clip was drawn.
+        class_frames: per-class only: calibration frames of each predicted class.
+        withheld: why nothing, or for which classes nothing, is issued; empty where everything is.
     """
 
     head: CertificateHead
@@ -40,6 +45,9 @@ class Calibration:
     base_digest: str
     num_samples: Tuple[int, int]
     attempt: int = 1
+    seed: int = 0
+    class_frames: Tuple[int, ...] = ()
+    withheld: str = ""
 
     def __bool__(self) -> bool:
         """Whether this record can issue a certificate at all."""
@@ -61,12 +69,15 @@ class Calibration:
 
     def message(self) -> str:
         """What a person should know about this record, in one sentence."""
-        if self.rank is None:
-            return (
-                f"{self.num_frames} calibration frames are too few: error {float(self.guarantee.error):g} "
-                f"({self.guarantee.kind}) needs at least {self.guarantee.frames_needed()}, so no certificate is issued"
-            )
-        return f"offset {self.head.offset[0]:.6g} is score {self.rank} of {self.num_frames}"
+        if not self:
+            return f"{self.withheld}, so no certificate is issued"
+        unit = self.guarantee.unit.replace("calibration ", "")
+        if self.class_frames:
+            offsets = ", ".join(f"{value:.4g}" for value in self.head.offset if value < WITHHELD)
+            text = f"offsets by class {offsets}"
+        else:
+            text = f"offset {self.head.offset[0]:.6g} is score {self.rank} of {self.num_frames} {unit}"
+        return f"{text}; {self.withheld}" if self.withheld else text
 
     def to_json(self) -> Dict[str, Any]:
         return {
@@ -80,6 +91,9 @@ class Calibration:
             "base_digest": self.base_digest,
             "num_samples": list(self.num_samples),
             "attempt": self.attempt,
+            "seed": self.seed,
+            "class_frames": list(self.class_frames),
+            "withheld": self.withheld,
         }
 
     @classmethod
@@ -99,6 +113,9 @@ class Calibration:
                 base_digest=str(value["base_digest"]),
                 num_samples=(int(value["num_samples"][0]), int(value["num_samples"][1])),
                 attempt=int(value["attempt"]),
+                seed=int(value["seed"]),
+                class_frames=tuple(int(count) for count in value["class_frames"]),
+                withheld=str(value["withheld"]),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CalibrationError(

@@ -1,0 +1,83 @@
+"""Scores of calibration frames: by how much the raw radius exceeds the reference, exactly in the deployed arithmetic."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+
+from calibration.bounds import reference_radius
+from calibration.head import CertificateHead
+from calibration.scores import Scores
+
+
+def label_reference(scores: Scores, beta: float) -> np.ndarray:
+    """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0.
+
+    What the table stores for this beta is taken as it is; else it is computed from the counts, which needs scipy.
+    """
+    if scores.reference is not None and scores.beta == beta:
+        return scores.reference
+    return reference_radius(scores.label_counts()[:, None], scores.num_samples, scores.sigma, beta)[:, 0]
+
+
+def smallest_offsets(
+    raw: np.ndarray, reference: np.ndarray, difficulty: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """Score of each frame: the smallest float32 q with fl(raw - q u) <= reference in the deployed arithmetic.
+
+    Args:
+        raw: float32 [n], raw radius; finite.
+        reference: float32 [n], >= 0.
+        difficulty: float32 [n] > 0, or None for u = 1.
+
+    Returns:
+        float32 [n]. Rounding the exact quotient up would not do: fl(raw - fl(q u)) may still exceed the reference.
+    """
+    raw, reference = np.asarray(raw, np.float32), np.asarray(reference, np.float32)
+    scale = np.ones_like(raw) if difficulty is None else np.asarray(difficulty, np.float32)
+    # fl(raw - fl(q u)) never increases with q, so bisect over the float32 numbers in their order as integers.
+    low = np.full(raw.shape, _to_order(np.float32(-np.finfo(np.float32).max)), np.int64)
+    high = np.full(raw.shape, _to_order(np.float32(np.finfo(np.float32).max)), np.int64)
+    with np.errstate(over="ignore"):
+        while (low < high).any():
+            middle = (low + high) // 2
+            enough = raw - _from_order(middle) * scale <= reference
+            high = np.where(enough, middle, high)
+            low = np.where(enough, low, middle + 1)
+    return _from_order(high)
+
+
+def _to_order(value: np.float32) -> int:
+    bits = int(np.asarray(value, np.float32).view(np.int32))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _from_order(order: np.ndarray) -> np.ndarray:
+    magnitude = np.abs(order).astype(np.int32).view(np.float32)
+    return np.where(order < 0, -magnitude, magnitude)
+
+
+def excesses(scores: Scores, head: CertificateHead, beta: float) -> np.ndarray:
+    """`smallest_offsets` of every frame of a table for the map and difficulty of `head`, float32 [n]."""
+    difficulty = scores.difficulty if head.difficulty else None
+    return smallest_offsets(head.raw_radius(scores.probit), label_reference(scores, beta), difficulty)
+
+
+def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
+    """One uniformly drawn frame of each clip, since frames of one clip are not independent (docs/guarantee.md).
+
+    The draw depends on the frames and the seed, not on the order of the rows.
+    """
+    by_digest = np.argsort(scores.digest, kind="stable")
+    order = by_digest[np.random.default_rng(seed).permutation(len(scores))]
+    _, first = np.unique(scores.clip[order], return_index=True)
+    return scores if len(first) == len(scores) else scores.take(np.sort(order[first]))
+
+
+def clip_maxima(excess: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """Largest score of each clip, float32 [number of clips]."""
+    _, place = np.unique(clip, return_inverse=True)
+    largest = np.full(place.max() + 1, -np.inf, np.float32)
+    np.maximum.at(largest, place, excess)
+    return largest

@@ -1,0 +1,80 @@
+"""Scores: exactly the smallest float32 offset of the deployed subtraction, one frame per clip, clip maxima."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from calibration.bounds import reference_radius
+from calibration.offsets import clip_maxima, label_reference, one_frame_per_clip, smallest_offsets
+from tests.calibration.helpers import draw_scores
+
+raws = arrays(np.float32, 20, elements=st.floats(-16, 16, width=32))
+radii = arrays(np.float32, 20, elements=st.floats(0, 4, width=32))
+scales = st.none() | arrays(np.float32, 20, elements=st.floats(2.0**-10, 64, width=32))
+
+
+@settings(max_examples=300)
+@given(raws, radii, scales)
+def test_smallest_offset_is_enough_and_its_predecessor_is_not(
+    raw: np.ndarray, reference: np.ndarray, scale: np.ndarray
+) -> None:
+    offset = smallest_offsets(raw, reference, scale)
+    u = np.ones_like(raw) if scale is None else scale
+    assert offset.dtype == np.float32
+    assert (raw - offset * u <= reference).all()
+    smaller = np.nextafter(offset, np.float32(-np.inf))
+    assert (raw - smaller * u > reference).all()
+
+
+def test_rounding_the_exact_offset_up_is_not_enough() -> None:
+    """Why the search: the product q u is rounded too, so the next float32 above (raw - reference) / u may fall short."""
+    rng = np.random.default_rng(0)
+    raw, reference, u = (rng.uniform(0, 1, 100_000).astype(np.float32) for _ in range(3))
+    exact = (raw.astype(np.float64) - reference) / u
+    nearest = exact.astype(np.float32)
+    up = np.where(nearest < exact, np.nextafter(nearest, np.float32(np.inf)), nearest)
+    assert (raw - up * u > reference).mean() > 0.05
+    assert (raw - smallest_offsets(raw, reference, u) * u > reference).sum() == 0
+
+
+@given(raws, radii, st.integers(1, 20))
+def test_the_kth_smallest_leaves_at_most_n_minus_k_frames_above(
+    raw: np.ndarray, reference: np.ndarray, rank: int
+) -> None:
+    offset = np.sort(smallest_offsets(raw, reference))[rank - 1]
+    assert (raw - offset > reference).sum() <= 20 - rank
+
+
+def test_label_reference_takes_what_is_stored_for_this_beta_and_else_computes() -> None:
+    scores = draw_scores(0, 30)
+    computed = reference_radius(scores.counts, scores.num_samples, scores.sigma, 0.1)[
+        np.arange(30), scores.label
+    ]
+    assert (label_reference(scores, 0.1) == computed).all()
+    stored = replace(scores, reference=np.full(30, 0.125, np.float32), beta=0.1)
+    assert (label_reference(stored, 0.1) == 0.125).all()
+    assert (label_reference(stored, 0.05) == label_reference(scores, 0.05)).all()
+
+
+def test_one_frame_per_clip_is_uniform_and_does_not_depend_on_row_order() -> None:
+    scores = replace(draw_scores(0, 60), clip=np.repeat(np.arange(20), [1] * 10 + [5] * 10))
+    drawn = one_frame_per_clip(scores, 3)
+    assert sorted(drawn.clip.tolist()) == list(range(20))
+    shuffled = one_frame_per_clip(scores.take(np.random.default_rng(1).permutation(60)), 3)
+    assert set(shuffled.digest.tolist()) == set(drawn.digest.tolist())
+    place = {digest: row for row, digest in enumerate(scores.digest.tolist())}
+    hits = np.zeros(60)
+    for seed in range(2000):
+        for digest in one_frame_per_clip(scores, seed).digest.tolist():
+            hits[place[digest]] += 1
+    assert (hits[:10] == 2000).all()
+    # 50 frames, each drawn with probability 1/5: six standard deviations, false alarm below 1e-7.
+    assert np.abs(hits[10:] - 400).max() < 6 * np.sqrt(2000 * 0.2 * 0.8)
+
+
+def test_clip_maxima() -> None:
+    found = clip_maxima(np.array([1, 5, -2, -3, 4], np.float32), np.array([7, 2, 9, 9, 7]))
+    assert found.tolist() == [5.0, 4.0, -2.0]
