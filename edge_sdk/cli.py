@@ -137,18 +137,26 @@ def certify(
     type=float,
     help="Largest increase that counts as rounding, radius units. [default: sigma / 100]",
 )
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write the result as JUnit XML.")
 @click.option("--dry-run", is_flag=True, help="Keep no record: the execution's state stays as it is.")
 @_json
 @_runtime_options
 @run_command
 def verify(
-    bundle: Path, references: Path, tolerance: Optional[float], dry_run: bool, json_flag: bool, **options: Any
+    bundle: Path,
+    references: Path,
+    tolerance: Optional[float],
+    junit: Optional[Path],
+    dry_run: bool,
+    json_flag: bool,
+    **options: Any,
 ) -> None:
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
     from calibration.references import References
     from edge_sdk.bundle import Bundle
     from edge_sdk.runtime.select import load_runtime
     from edge_sdk.verify import verify as run_verification
+    from edge_sdk.verify_report import text_rows, write_junit
 
     opened = Bundle.open(bundle)
     name = opened.artefact_name(options.pop("artefact"))
@@ -158,35 +166,40 @@ def verify(
         result = run_verification(
             opened, name, runtime, pack, tolerance=tolerance, write=not dry_run, advance=progress.advance
         )
-    rows = [("execution", result.execution), ("before", str(result.state))]
-    rows.append(("frames", f"{result.frames}, {result.new_frames} new"))
-    if result.replay:
-        rows += [
-            (
-                "larger",
-                f"{result.replay.larger} certificates, by at most {result.replay.largest_increase:.3g}",
-            ),
-            (
-                "flipped",
-                f"{result.replay.flipped} labels, {result.replay.flipped_certified} of them certified",
-            ),
-        ]
-    if result.coverage:
-        rows.append(
-            (
-                "coverage",
-                f"{result.coverage.exceeding} of {result.coverage.frames} above the reference radius,"
-                f" at most {result.coverage.upper:.3g} with confidence 99 %",
-            )
-        )
-    for row in result.classes:
-        rows.append(
-            (f"class {row.name}", f"{row.frames} frames, {row.issued} certified, {row.exceeding} above")
-        )
-    rows.append((str(result.verdict), result.sentence))
-    summary(f"verification of {bundle}", rows, asdict(result), json_flag)
+    if junit is not None:
+        write_junit(junit, result)
+    summary(f"verification of {bundle}", text_rows(result), asdict(result), json_flag)
     if not result:
         raise CheckFailed(result.sentence)
+
+
+@main.command()
+@_bundle
+@click.option("--references", type=click.Path(path_type=Path), required=True, help="Calibration pack (.npz).")
+@click.option("--dry-run", is_flag=True, help="Say what the margin would be and keep nothing.")
+@_json
+@_runtime_options
+@run_command
+def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, **options: Any) -> None:
+    """Calibrate BUNDLE for this device's execution on REFERENCES: what is subtracted on top of its own offset."""
+    from calibration.references import References
+    from edge_sdk.bundle import Bundle
+    from edge_sdk.device_calibration import recalibrate as run_calibration
+    from edge_sdk.runtime.select import load_runtime
+
+    opened = Bundle.open(bundle)
+    name = opened.artefact_name(options.pop("artefact"))
+    pack = References.load(references)
+    runtime = load_runtime(opened, name, **options)
+    with Progress(len(pack), "frames", "calibrating") as progress:
+        result = run_calibration(opened, name, runtime, pack, write=not dry_run, advance=progress.advance)
+    rows = [
+        ("execution", result.execution.name),
+        ("margin", f"{result.margin:.6g}, score {result.rank} of {result.frames}"),
+        ("attempt", str(result.attempt)),
+        ("guarantee", opened.calibrations[name].guarantee.sentence()),
+    ]
+    summary(f"calibration of {bundle} on this device", rows, result.to_json(), json_flag)
 
 
 @main.command()

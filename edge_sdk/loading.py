@@ -11,6 +11,7 @@ from typing import List
 import numpy as np
 
 from edge_sdk.bundle import Bundle
+from edge_sdk.device_calibration import load_device_calibration
 from edge_sdk.errors import BundleError, RuntimeFault
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.scoring import run_all
@@ -79,6 +80,10 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
     if record is None:
         return ExecutionState(State.UNVERIFIED, f"artefact {artefact} was never calibrated", 0.0, False)
     execution = runtime.execution
+    here = load_device_calibration(bundle, execution)
+    if here is not None:
+        reason = f"calibrated on this device with {here.frames} frames, margin {here.margin:.3g}"
+        return ExecutionState(State.CALIBRATED, reason, here.margin, True)
     if execution.same_as(record.execution):
         if probe_exact:
             return ExecutionState(State.CALIBRATED, "the bundle was calibrated on this execution", 0.0, True)

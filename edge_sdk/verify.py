@@ -13,14 +13,16 @@ from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 
+from calibration.guarantee import Guarantee
 from calibration.record import Calibration
 from calibration.references import References
 from calibration.scores import Scores
 from edge_sdk.binomial import upper_limit, upper_tail
 from edge_sdk.bundle import Bundle
-from edge_sdk.contract import same_float32
+from edge_sdk.device_calibration import load_device_calibration, remove_device_calibration
 from edge_sdk.errors import BundleError
-from edge_sdk.loading import State, execution_state, matches_probe
+from edge_sdk.fit import independent_rows, misfit
+from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe
 from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
 from edge_sdk.verification_record import VerificationRecord, remove_record, save_record
@@ -84,7 +86,8 @@ class Coverage:
     """Exact binomial test: certificates above their reference radius, against the miscoverage of the guarantee.
 
     Attributes:
-        frames: independent frames (one per clip); exceeding: certificates above the reference radius.
+        frames: independent frames (one per clip; of the selective kind those with a certificate; of the whole-clip
+            kind clips); exceeding: how many of them have a certificate above its reference radius.
         allowed_rate: alpha; p_value: P(this many or more | rate = alpha); upper: 99 % upper limit of the rate.
     """
 
@@ -155,83 +158,62 @@ def verify(
         raise BundleError(
             f"artefact {artefact} was never calibrated: there is nothing to verify; export it with calibration"
         )
-    state = _state(bundle, artefact, runtime)
-    misfit = _misfit(bundle, record, references)
-    if misfit:
-        sentence = f"These references do not fit this bundle: {misfit}."
-        return _result(Verdict.REFERENCES, sentence, runtime, state, references)
+    before = _state(bundle, artefact, runtime)
+    problem = misfit(bundle, record, references, split="verification")
+    if problem:
+        sentence = f"These references do not fit this bundle: {problem}."
+        return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
     outputs = run_all(runtime, references.frames, advance=advance)
     replay, paired = _replay(bundle.recorded(artefact), record, references, outputs)
-    limit = TOLERANCE * bundle.manifest.sigma if tolerance is None else tolerance
-    margin = (
-        math.nextafter(MARGIN_FACTOR * replay.largest_increase, math.inf) if replay.largest_increase else 0.0
-    )
-    margin = 0.0 if state is State.CALIBRATED else margin
+    calibrated = before.state is State.CALIBRATED
+    margin = before.margin if calibrated else _margin(replay)
     radius = np.maximum(outputs.radius.astype(np.float64) - margin, 0.0)
     exceeds = radius > references.radius[np.arange(len(references)), outputs.label]
-    coverage = _coverage(exceeds, references, record, level)
-    verdict, sentence = _judge(replay, coverage, outputs, limit, level)
-    recorded_here = False
-    if verdict is not Verdict.PASSED and write:
-        remove_record(bundle, runtime.execution)
-    elif write and replay.complete and state is not State.CALIBRATED:
+    coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
+    # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
+    limit = TOLERANCE * bundle.manifest.sigma if tolerance is None else tolerance
+    here = load_device_calibration(bundle, runtime.execution) if calibrated else None
+    verdict, sentence = _judge(replay, coverage, outputs, limit if here is None else math.inf, level)
+    keep = write and verdict is Verdict.PASSED and replay.complete and not calibrated
+    if keep:
         digest = references.frames_digest
-        save_record(
-            bundle,
-            VerificationRecord(bundle.manifest.digest, runtime.execution, digest, replay.frames, margin),
-        )
-        recorded_here = True
-    elif verdict is Verdict.PASSED and not replay.complete and state is not State.CALIBRATED:
+        saved = VerificationRecord(bundle.manifest.digest, runtime.execution, digest, replay.frames, margin)
+        save_record(bundle, saved)
+    elif write and verdict is not Verdict.PASSED:
+        remove_record(bundle, runtime.execution)
+        remove_device_calibration(bundle, runtime.execution)
+    elif verdict is Verdict.PASSED and not replay.complete and not calibrated:
         sentence += (
             f" Only {replay.frames} of {replay.recorded} recorded frames were in this pack, so the execution stays"
-            f" {state}: verify with the pack that was exported with the bundle."
+            f" {before.state}: verify with the pack that was exported with the bundle."
         )
     return Verification(
-        verdict,
-        sentence,
-        runtime.execution.name,
-        state,
-        len(references),
-        int((~paired).sum()),
-        replay,
-        coverage,
-        _by_class(bundle.manifest.class_names, outputs.label, radius, exceeds),
-        margin,
-        recorded_here,
+        verdict=verdict,
+        sentence=sentence,
+        execution=runtime.execution.name,
+        state=before.state,
+        frames=len(references),
+        new_frames=int((~paired).sum()),
+        replay=replay,
+        coverage=coverage,
+        classes=_by_class(bundle.manifest.class_names, outputs.label, radius, exceeds),
+        margin=margin,
+        recorded_here=keep,
     )
 
 
-def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> State:
+def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:
     try:
-        return execution_state(bundle, artefact, runtime, matches_probe(bundle, artefact, runtime)).state
-    except BundleError:
+        return execution_state(bundle, artefact, runtime, matches_probe(bundle, artefact, runtime))
+    except BundleError as error:
         # The probe or an old record disagrees: that is what this replay is there to judge.
-        return State.UNVERIFIED
+        return ExecutionState(State.UNVERIFIED, str(error), 0.0, True)
 
 
-def _misfit(bundle: Bundle, record: Calibration, references: References) -> str:
-    """Why these references say nothing about this bundle; empty when they do."""
-    manifest = bundle.manifest
-    if references.split == "calibration" or references.frames_digest == record.calibration_digest:
-        return "they are calibration frames, which the offset was fitted on; use the verification pack, or recalibrate with these"
-    if references.base_digest != manifest.base_digest:
-        return "they were drawn from another base classifier; get the pack that was exported with this bundle"
-    if not same_float32([references.sigma], [manifest.sigma]):
-        return f"they were drawn at sigma {references.sigma}, the bundle's is {manifest.sigma}; get the bundle's own pack"
-    if references.class_names != manifest.class_names:
-        return (
-            "their classes have other names or another order; get the pack that was exported with this bundle"
-        )
-    if references.frames.shape[1:] != manifest.input.frame_shape or manifest.input.dtype != "uint8":
-        return (
-            f"their frames are uint8 {references.frames.shape[1:]}, the bundle takes {manifest.input.dtype}"
-            f" {manifest.input.frame_shape}; get the pack that was exported with this bundle"
-        )
-    if float(references.beta) != float(record.guarantee.beta):
-        return f"their radii have beta {references.beta}, the guarantee {float(record.guarantee.beta)}; make them with that"
-    if not len(references) or int(references.num_samples.min()) < record.num_samples[0]:
-        return f"they need frames with at least {record.num_samples[0]} Monte Carlo samples each, as in calibration"
-    return ""
+def _margin(replay: Replay) -> float:
+    if replay.largest_increase == 0.0:
+        return 0.0
+    return math.nextafter(MARGIN_FACTOR * replay.largest_increase, math.inf)
 
 
 def _replay(
@@ -258,13 +240,24 @@ def _replay(
     ), paired
 
 
-def _coverage(exceeds: np.ndarray, references: References, record: Calibration, level: float) -> Coverage:
-    # Frames of one clip are not independent, nor are copies: the first of each in the pack's order counts.
-    first = np.unique(references.clip, return_index=True)[1]
-    chosen = first[np.unique(references.digest[first], return_index=True)[1]]
-    count, trials, alpha = int(exceeds[chosen].sum()), len(chosen), record.guarantee.alpha
+def _coverage(
+    exceeds: np.ndarray, issued: np.ndarray, references: References, guarantee: Guarantee
+) -> Coverage:
+    if guarantee.kind == "whole-clip":
+        clips = np.unique(references.clip, return_inverse=True)[1].ravel()
+        exceeding, trials = len(np.unique(clips[exceeds])), int(clips.max(initial=-1)) + 1
+    else:
+        chosen = independent_rows(references)
+        if guarantee.kind == "selective":
+            chosen = chosen[issued[chosen]]
+        exceeding, trials = int(exceeds[chosen].sum()), len(chosen)
+    alpha = guarantee.alpha
     return Coverage(
-        trials, count, float(alpha), upper_tail(count, trials, alpha), upper_limit(count, trials, 0.01)
+        trials,
+        exceeding,
+        float(alpha),
+        upper_tail(exceeding, trials, alpha),
+        upper_limit(exceeding, trials, 0.01),
     )
 
 

@@ -100,8 +100,11 @@ def test_verify_makes_another_execution_usable(copied, pack):
 
 def test_verify_fails_with_1_and_breaks_with_2(copied, tmp_path):
     helpers.make_references(Spec(), "verification", 200, seed=5, optimism=0.7).save(tmp_path / "new.npz")
-    result = _run("verify", copied, "--references", tmp_path / "new.npz", "--json")
+    result = _run(
+        "verify", copied, "--references", tmp_path / "new.npz", "--json", "--junit", tmp_path / "r.xml"
+    )
     assert result.exit_code == 1 and '"verdict": "statistics"' in result.output
+    assert 'failures="1"' in (tmp_path / "r.xml").read_text()
     assert _run("verify", copied, "--references", tmp_path / "absent.npz").exit_code == 2
     pack = References.load(tmp_path / "new.npz")
     pack.frames[0, 0, 0, 0] ^= 1
