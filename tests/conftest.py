@@ -18,7 +18,7 @@ def tiny_config(source: Path) -> object:
         {
             "data": {"source": str(source)},
             "splits": {"tuning": 40, "calibration": 100, "verification": 60, "test": 40},
-            "base": {"epochs": 8},
+            "base": {"epochs": 20},
             "targets": {
                 "train": 100,
                 "tuning": 200,

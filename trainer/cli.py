@@ -115,13 +115,14 @@ def surrogate(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> 
     rows = [
         (
             f"method {item.method}",
-            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f}, {duration(item.seconds)}",
+            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f} (tuning split)",
         )
         for item in result.candidates
     ]
     rows += [
         ("kept", result.method + (" (done before)" if result.kept else "")),
         ("digest", result.digest[:16]),
+        ("time", duration(result.seconds)),
     ]
     summary("surrogate", rows, result.to_json(), as_json)
 

@@ -175,7 +175,8 @@ def load_network(path: Path, *, allow_code: bool = False) -> Network:
             f"{path}: a safetensors file, but not written by rrise-train (no {METADATA_KEY!r} metadata)"
         )
     content = json.loads(header[METADATA_KEY])
-    module = build_network(content["spec"], allow_code=allow_code)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn and thrown away
+        module = build_network(content["spec"], allow_code=allow_code)
     load_weights(module, tensors, str(path))
     return Network(module.eval(), content["spec"], content["metadata"], file_digest(path))
 

@@ -118,7 +118,7 @@ def _assign(clips: np.ndarray, wanted: dict[str, int], rng: np.random.Generator)
     start = 0
     for number, name in enumerate(SPLIT_NAMES[1:], start=1):
         filled = ends[start - 1] if start else 0
-        stop = int(np.searchsorted(ends, filled + wanted[name])) + 1
+        stop = min(int(np.searchsorted(ends, filled + wanted[name])) + 1, len(groups))
         owner_of_group[order[start:stop]] = number
         start = stop
     return owner_of_group[np.searchsorted(groups, clips)]

@@ -42,20 +42,20 @@ class Candidate:
     probit_rmse: float
     passes: int
     trained: int
-    seconds: float
 
 
 @dataclass(frozen=True)
 class SurrogateResult:
     """digest: of surrogate.safetensors; method: the one kept; candidates: all that were trained.
 
-    kept: whether a finished surrogate with the same settings was found and left as it is.
+    kept: whether a finished surrogate with the same settings was found and left as it is. seconds: of this run.
     """
 
     digest: str
     method: str
     candidates: tuple[Candidate, ...]
     kept: bool
+    seconds: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,6 +71,7 @@ def train_surrogate(
     again: train although a surrogate with these settings is there. A surrogate with other settings, or of another
         base classifier, is replaced only with `again`.
     """
+    start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
     settings = _settings(workspace, base)
     if workspace.surrogate_path.exists() and not again:
@@ -86,7 +87,7 @@ def train_surrogate(
         "candidates": [asdict(candidate) for candidate in candidates],
     }
     digest = save_network(workspace.surrogate_path, network, base.spec, metadata)
-    return SurrogateResult(digest, best.method, candidates, kept=False)
+    return SurrogateResult(digest, best.method, candidates, False, time.monotonic() - start)
 
 
 def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
@@ -108,11 +109,10 @@ def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> S
                 f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
             )
     candidates = tuple(Candidate(**item) for item in network.metadata["candidates"])
-    return SurrogateResult(network.digest, str(network.metadata["method"]), candidates, kept=True)
+    return SurrogateResult(network.digest, str(network.metadata["method"]), candidates, True, 0.0)
 
 
 def _train_one(workspace: Workspace, base: Network, method: str) -> tuple[nn.Module, Candidate]:
-    start = time.monotonic()
     network = copy.deepcopy(base.module).requires_grad_(True)
     inputs = workspace.inputs("train")
     if method == "stored":
@@ -121,10 +121,7 @@ def _train_one(workspace: Workspace, base: Network, method: str) -> tuple[nn.Mod
         trained, passes = _train_on_fresh(workspace, base, network, inputs)
     workspace.record_cost(f"surrogate-{method}", passes=passes, trained=trained.examples)
     table = score(network, workspace.preprocess, workspace.references("tuning"), pytorch_execution(UNSAVED))
-    seconds = round(time.monotonic() - start, 3)
-    return network, Candidate(
-        method, label_agreement(table), probit_rmse(table), passes, trained.examples, seconds
-    )
+    return network, Candidate(method, label_agreement(table), probit_rmse(table), passes, trained.examples)
 
 
 def _train_on_stored(workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor) -> Trained:

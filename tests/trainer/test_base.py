@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.trainer.helpers import copied, edit
+from trainer.base import train_base
+from trainer.errors import TrainerError
+from trainer.workspace import Workspace
+
+
+def test_learns_under_noise_and_is_kept(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    digest = made.base().digest
+    result = train_base(made)
+    assert result.kept and result.digest == digest
+    assert result.noisy_accuracy > 0.6  # chance is 0.1
+
+
+def test_again_gives_the_same_network(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "epochs = 20", "epochs = 1")
+    with pytest.raises(TrainerError, match=r"settings: got .*--again"):
+        train_base(copy)
+    first = train_base(copy, again=True)
+    second = train_base(copy, again=True)
+    assert not second.kept and first.digest == second.digest
+
+
+def test_training_does_not_touch_the_global_random_state(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "epochs = 20", "epochs = 1")
+    before = torch.random.get_rng_state()
+    train_base(copy, again=True)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_diverging_training_is_refused_and_nothing_is_lost(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "learning_rate = 0.1", "learning_rate = 1e+30")
+    before = copy.base_path.read_bytes()
+    with pytest.raises(TrainerError, match="lower the learning_rate"):
+        train_base(copy, again=True)
+    assert copy.base_path.read_bytes() == before
+
+
+def test_too_many_stages_for_the_image(workspace: Path, tmp_path: Path) -> None:
+    old, new = (
+        "widths = [8, 16, 32]\nblocks = [1, 1, 1]",
+        "widths = [4, 4, 4, 4, 4]\nblocks = [1, 1, 1, 1, 1]",
+    )
+    copy = edit(copied(workspace, tmp_path), old, new)
+    with pytest.raises(TrainerError, match="use fewer stages"):
+        train_base(copy, again=True)
+
+
+OWN = """
+from torch import nn
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def eleven():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
+"""
+
+
+@pytest.fixture
+def own(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace whose base classifier is the user's own factory, with weights."""
+    (tmp_path / "own_base.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    copy = copied(workspace, tmp_path)
+    copy.base_path.unlink()
+    generator = torch.Generator().manual_seed(0)
+    weights = {"1.weight": torch.randn(10, 64, generator=generator), "1.bias": torch.zeros(10)}
+    save_file(weights, copy.path / "own.safetensors")
+    return edit(copy, 'factory = ""\nweights = ""', 'factory = "own_base:mlp"\nweights = "own.safetensors"')
+
+
+def test_own_classifier_is_taken_unchanged(own: Workspace) -> None:
+    with pytest.raises(TrainerError, match="--allow-code"):
+        train_base(own)
+    assert not own.base_path.exists()
+    result = train_base(own, allow_code=True)
+    network = own.base(allow_code=True)
+    x = own.inputs("test")
+    weights = np.asarray(network.module[1].weight.detach())
+    np.testing.assert_allclose(
+        network.module(x).detach().numpy(), x.flatten(1).numpy() @ weights.T, atol=1e-5
+    )
+    assert result.digest == network.digest
+
+
+def test_own_classifier_with_nan_weights(own: Workspace) -> None:
+    save_file(
+        {"1.weight": torch.full((10, 64), float("nan")), "1.bias": torch.zeros(10)},
+        own.path / "own.safetensors",
+    )
+    with pytest.raises(TrainerError, match=r"own.safetensors: weight '1.weight' holds 640 NaN"):
+        train_base(own, allow_code=True)
+
+
+def test_own_classifier_with_another_number_of_classes(own: Workspace) -> None:
+    save_file({"1.weight": torch.zeros(11, 64), "1.bias": torch.zeros(11)}, own.path / "own.safetensors")
+    own = edit(own, "own_base:mlp", "own_base:eleven")
+    with pytest.raises(TrainerError, match=r"returned \[4, 11\], expected logits of shape \[4, 10\]"):
+        train_base(own, allow_code=True)
+
+
+def test_own_classifier_without_its_weights(own: Workspace) -> None:
+    (own.path / "own.safetensors").unlink()
+    with pytest.raises(TrainerError, match=r"own.safetensors: no such file"):
+        train_base(own, allow_code=True)

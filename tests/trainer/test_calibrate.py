@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import beta as beta_law
+from scipy.stats import binom, norm
+
+from calibration.errors import RriseError
+from calibration.record import Calibration
+from calibration.scores import Scores
+from tests.trainer.helpers import copied, edit
+from trainer.calibrate import calibrate, record_path
+from trainer.workspace import SCORED_SPLITS, Workspace
+
+
+def test_offset_against_a_computation_of_its_own(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    path = record_path(made, made.surrogate())
+    record, table = Calibration.load(path), Scores.load(path.parent / "calibration.npz")
+    hits = table.counts[np.arange(100), table.label].astype(float)
+    lower = np.where(hits > 0, beta_law.ppf(0.1, np.maximum(hits, 1), 200 - hits + 1), 0)
+    reference = np.maximum(0.25 * norm.ppf(lower), 0)
+    x, y = np.array(record.head.map.x), np.array(record.head.map.y)
+    excess = np.interp(0.25 * table.probit, x, y) - reference
+    rank = next(k for k in range(1, 101) if binom.cdf(k - 1, 100, 1 - 0.045) >= 0.95)
+    assert record.rank == rank
+    assert record.head.offset[0] == pytest.approx(np.sort(excess)[rank - 1], abs=1e-5)
+
+
+def test_result_speaks_of_the_test_split(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    result = calibrate(made)
+    table = Scores.load(record_path(made, made.surrogate()).parent / "test.npz")
+    assert (table.num_samples == 400).all(), "the test table holds the audit draws"
+    radius = result.record.head.radius(table.probit, table.label)
+    right = (table.label == table.target) & (radius > 0)
+    assert result.accuracy[0] == pytest.approx(right.mean())
+    assert result.verdict.issued == (radius > 0).sum() > 0
+    assert result.verdict.wrong + result.verdict.right + result.verdict.undecided == result.verdict.issued
+
+
+def test_attempts_are_counted(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    assert calibrate(copy).record.attempt == 1, "the same computation again is no new attempt"
+    other = edit(copy, 'error = "0.05"', 'error = "0.1"')
+    assert calibrate(other).record.attempt == 2
+    back = edit(other, 'error = "0.1"', 'error = "0.05"')
+    assert calibrate(back).record.attempt == 1
+
+
+def test_too_few_frames_issue_nothing_and_say_how_many(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), 'error = "0.05"', 'error = "0.01"')
+    result = calibrate(copy)
+    assert result.record.rank is None and result.verdict.issued == 0
+    # (1 - 0.009)^n <= 0.05
+    assert "at least 332" in result.record.message()
+
+
+def test_training_frames_are_refused(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copied(workspace, tmp_path)
+    packs = {split: copy.references(split) for split in SCORED_SPLITS}
+    monkeypatch.setattr(copy, "references", packs.__getitem__)
+    monkeypatch.setattr(copy, "splits", replace(copy.splits, tuning=copy.splits.calibration[:3]))
+    with pytest.raises(RriseError, match="3 calibration frames were used in training or tuning"):
+        calibrate(copy)
+
+
+def test_identity_map(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), 'map = "clopper-pearson"', 'map = "identity"')
+    assert calibrate(copy).record.head.map.is_identity

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.trainer.helpers import copied, edit
+from trainer.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_init_writes_a_workspace(tmp_path: Path) -> None:
+    result = run("init", tmp_path / "w", "--sigma", "0.5", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["splits"]["calibration"] == 300
+    assert "sigma = 0.5" in (tmp_path / "w" / "rrise.toml").read_text()
+
+
+@pytest.mark.parametrize("stage", ["base", "targets", "surrogate", "calibrate", "certify"])
+def test_every_stage_runs_again(workspace: Path, tmp_path: Path, stage: str) -> None:
+    copy = copied(workspace, tmp_path)
+    result = run(stage, copy.path)
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) > 2 and result.stderr == ""
+    assert json.loads(run(stage, copy.path, "--json").stdout)
+
+
+def test_calibrate_shows_promise_limits_and_monte_carlo(workspace: Path, tmp_path: Path) -> None:
+    text = run("calibrate", copied(workspace, tmp_path).path).stdout
+    assert "With confidence 95 %" in text and "distribution shift" in text
+    assert "5,400 an hour" in text and "Monte Carlo N = 200" in text
+
+
+def test_second_attempt_is_shown(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), 'error = "0.05"', 'error = "0.1"')
+    assert "the calibration split was used before" in run("calibrate", copy.path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["init", "{}", "--sigma", "0"], "sigma: got 0.0"),
+        (["init", "{}", "--data", "/no/such/folder"], "no such file or folder"),
+        (["base", "{}"], "rrise-train init"),
+        (["surrogat", "{}"], "Did you mean 'surrogate'"),
+        (["base", "{}", "--agian"], "--again"),
+    ],
+)
+def test_what_could_not_run_is_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run(*(argument.format(tmp_path / "w") for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_missing_stage_names_the_command(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    (copy.path / "references" / "calibration.npz").unlink()
+    result = run("calibrate", copy.path)
+    assert result.exit_code == 2 and "rrise-train targets" in result.stderr
+    assert run("targets", copy.path).exit_code == 0
+    assert run("calibrate", copy.path).exit_code == 0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.errors import RriseError
+from trainer.config import Config, load_config, parse_config
+from trainer.errors import TrainerError
+
+
+def test_toml_round_trip(tmp_path: Path) -> None:
+    config = parse_config(
+        {
+            "data": {"source": 'a "quoted" \\ path'},
+            "base": {"widths": [8, 16], "blocks": [1, 2], "flip": True},
+            "splits": {"tuning": 0.125, "test": 10},
+            "guarantee": {"error": "1/30"},
+        }
+    )
+    (tmp_path / "rrise.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "rrise.toml") == config
+
+
+def test_empty_file_is_the_digits_demo(tmp_path: Path) -> None:
+    (tmp_path / "rrise.toml").write_text("")
+    assert load_config(tmp_path / "rrise.toml") == Config()
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"smoothing": {"sigme": 0.5}}, r"\[smoothing\] sigme: unknown.*Did you mean 'sigma'"),
+        ({"smothing": {}}, r"\[smothing\]: unknown.*Did you mean 'smoothing'"),
+        ({"smoothing": {"sigma": 0}}, r"sigma: got 0.0, expected a number above 0"),
+        ({"smoothing": {"sigma": -0.25}}, "pixel units"),
+        ({"smoothing": {"sigma": float("nan")}}, "sigma: got nan"),
+        ({"smoothing": {"sigma": "0.25"}}, "got '0.25', expected float"),
+        ({"guarantee": {"error": "1.5"}}, r"error: got 1.5, expected a number strictly between 0 and 1"),
+        ({"guarantee": {"beta": "x"}}, "beta"),
+        ({"guarantee": {"error": 0.05}}, "as text in quotes"),
+        ({"guarantee": {"kind": "pak"}}, "Did you mean 'pac'"),
+        ({"targets": {"certify_alpha": "0"}}, "certify_alpha"),
+        ({"targets": {"train": 0}}, r"\[targets\] train: got 0"),
+        ({"targets": {"certify": [100, -1]}}, "certify: got -1"),
+        ({"targets": {"dtype": "int8"}}, "expected one of float32"),
+        ({"splits": {"test": 1.5}}, "share below 1"),
+        ({"base": {"widths": [8, 16], "blocks": [1]}}, "same number"),
+        ({"base": {"factory": "a:b"}}, "give both"),
+        ({"base": {"epochs": True}}, "got True, expected int"),
+        ({"surrogate": {"method": "freash"}}, "Did you mean 'fresh'"),
+        ({"preprocess": {"size": 8}}, "expected a list"),
+        ({"base": 3}, "expected a table"),
+    ],
+)
+def test_bad_settings_are_refused(tables: dict[str, Any], message: str) -> None:
+    with pytest.raises(RriseError, match=message):
+        parse_config(tables)
+
+
+def test_broken_toml_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "rrise.toml").write_text("[base\n")
+    with pytest.raises(TrainerError, match=r"rrise.toml: not valid TOML"):
+        load_config(tmp_path / "rrise.toml")
+    with pytest.raises(TrainerError, match="rrise-train init"):
+        load_config(tmp_path / "nothing.toml")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta as beta_law
+from scipy.stats import norm
+
+from tests.trainer.helpers import copied, edit
+from trainer.errors import TrainerError
+from trainer.networks import load_network, save_network
+from trainer.targets import all_streams, build_targets, stored_counts
+from trainer.workspace import Workspace
+
+
+def test_streams_of_the_digits_demo(tmp_path: Path) -> None:
+    streams = {
+        stream.name: (stream.split, stream.num_samples) for stream in all_streams(Workspace.create(tmp_path))
+    }
+    assert streams["verification"] == ("verification", 2000)
+    assert streams["certify-10000"] == ("test", 10000)
+    assert streams["audit"] == ("test", 20000)
+    assert set(streams) == {
+        *("train", "tuning", "calibration", "verification"),
+        *("selection", "certify-100", "certify-1000", "certify-10000", "audit"),
+    }
+
+
+def test_nothing_is_sampled_twice(workspace: Path) -> None:
+    result = build_targets(Workspace.open(workspace))
+    assert result.drawn == 0 and result.found == 360 * 100 + 200 * 200 + 40 * (100 + 100 + 200 + 400)
+
+
+def test_more_samples_continue(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    before = copy.references("tuning").counts
+    more = edit(copy, "tuning = 200", "tuning = 300")
+    assert build_targets(more).drawn == 40 * 100
+    after = more.references("tuning")
+    assert (after.counts >= before).all() and (after.num_samples == 300).all()
+
+
+def test_reference_radius_against_scipy(workspace: Path) -> None:
+    pack = Workspace.open(workspace).references("calibration")
+    assert (pack.num_samples == 200).all() and len(pack) == 100
+    hits = pack.counts.max(axis=1).astype(float)
+    lower = beta_law.ppf(0.1, hits, 200 - hits + 1)
+    expected = np.maximum(0.25 * norm.ppf(lower), 0)
+    np.testing.assert_allclose(pack.radius.max(axis=1), expected, atol=1e-6)
+
+
+def test_streams_are_independent_draws_of_one_classifier(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    base = made.base()
+    small, large = (
+        stored_counts(made, "certify-100", base.digest),
+        stored_counts(made, "selection", base.digest),
+    )
+    assert not np.array_equal(small, large)
+    generator = torch.Generator().manual_seed(1)
+    x, hits = made.inputs("test"), np.zeros((40, 10))
+    with torch.inference_mode():
+        for _ in range(400):
+            label = base.module(x + 0.25 * torch.randn(x.shape, generator=generator)).argmax(1)
+            hits[np.arange(40), label] += 1
+    audit = stored_counts(made, "audit", base.digest)
+    # Two-sample comparison of 400 entries; |z| > 5.5 somewhere has probability below 400 * 4e-8
+    share = (hits + audit) / 800
+    deviation = np.sqrt(np.maximum(share * (1 - share) * 2 * 400, 1.0))
+    assert np.abs((hits - audit) / deviation).max() < 5.5
+
+
+def test_counts_of_another_base_are_refused_and_stay(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    base = load_network(copy.base_path)
+    save_network(copy.base_path, base.module, base.spec, {**base.metadata, "note": "another"})
+    with pytest.raises(TrainerError, match="another base classifier"):
+        build_targets(copy)
+    assert (stored_counts(copy, "audit", base.digest).sum(axis=1) == 400).all()
+
+
+def test_unfinished_stream_says_what_to_run(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "audit = 400", "audit = 500")
+    with pytest.raises(TrainerError, match="4000 of its samples are still missing; run `rrise-train targets"):
+        stored_counts(copy, "audit", copy.base().digest)
+
+
+def test_sizes_that_no_block_divides_are_refused_before_sampling(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "audit = 400", "audit = 450")
+    with pytest.raises(TrainerError, match="multiple of the sample block"):
+        build_targets(copy)
