@@ -35,6 +35,7 @@ class DeviceCalibration:
     Attributes:
         release: digest of the bundle's manifest.
         execution: what was calibrated.
+        probe: `Probe.fingerprint` of this device.
         references: digest of the frames.
         frames: n, independent frames; rank: k, counted from 1.
         margin: radius units, >= 0; subtracted from every radius of this execution.
@@ -44,6 +45,7 @@ class DeviceCalibration:
 
     release: str
     execution: Execution
+    probe: str
     references: str
     frames: int
     rank: int
@@ -53,7 +55,7 @@ class DeviceCalibration:
     def to_json(self) -> Dict[str, Any]:
         value = {
             name: getattr(self, name)
-            for name in ("release", "references", "frames", "rank", "margin", "attempt")
+            for name in ("release", "probe", "references", "frames", "rank", "margin", "attempt")
         }
         return {"format": FORMAT, "version": VERSION, "execution": self.execution.to_json(), **value}
 
@@ -66,6 +68,7 @@ class DeviceCalibration:
             record = cls(
                 release=str(value["release"]),
                 execution=Execution.from_json(value["execution"]),
+                probe=str(value["probe"]),
                 references=str(value["references"]),
                 frames=int(value["frames"]),
                 rank=int(value["rank"]),
@@ -135,9 +138,15 @@ def recalibrate(
     margin = smallest_margin(radius, reference, rank)
     earlier = load_device_calibration(bundle, runtime.execution)
     result = DeviceCalibration(
-        bundle.manifest.digest, runtime.execution, references.frames_digest, len(rows), rank, margin,
-        1 if earlier is None else earlier.attempt + 1,
-    )  # fmt: skip
+        release=bundle.manifest.digest,
+        execution=runtime.execution,
+        probe=bundle.probe.fingerprint(runtime),
+        references=references.frames_digest,
+        frames=len(rows),
+        rank=rank,
+        margin=margin,
+        attempt=1 if earlier is None else earlier.attempt + 1,
+    )
     if write:
         write_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
         remove_record(bundle, runtime.execution)

@@ -81,7 +81,7 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
         return ExecutionState(State.UNVERIFIED, f"artefact {artefact} was never calibrated", 0.0, False)
     execution = runtime.execution
     here = load_device_calibration(bundle, execution)
-    if here is not None:
+    if here is not None and here.probe == bundle.probe.fingerprint(runtime):
         reason = f"calibrated on this device with {here.frames} frames, margin {here.margin:.3g}"
         return ExecutionState(State.CALIBRATED, reason, here.margin, True)
     if execution.same_as(record.execution):
@@ -91,7 +91,7 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
     else:
         difference = "; ".join(execution.differences(record.execution))
     verified = load_record(bundle, execution)
-    if verified is not None:
+    if verified is not None and verified.probe == bundle.probe.fingerprint(runtime):
         reason = f"verified on this device with {verified.frames} frames, margin {verified.margin:.3g}"
         return ExecutionState(State.VERIFIED, reason, verified.margin, True)
     mend = f"run `rrise-edge verify {bundle.path} --references PACK` on this device"

@@ -7,10 +7,12 @@ from typing import Mapping
 
 import numpy as np
 
-from calibration.digests import PathLike
+from calibration.digests import PathLike, combined_digest, frame_digest
 from calibration.errors import CalibrationError
 from calibration.files import read_arrays, write_arrays
 from edge_sdk.errors import BundleError
+from edge_sdk.runtime.base import Runtime
+from edge_sdk.scoring import run_all
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Probe:
 
     frames: np.ndarray
     expected: Mapping[str, Expected]
+
+    def fingerprint(self, runtime: Runtime) -> str:
+        """Digest of what `runtime` answers to the probe frames, bit for bit: it tells two processors apart whose
+        executions have the same name, so that a record made on one is not taken for the other's."""
+        got = run_all(runtime, self.frames)
+        return combined_digest(frame_digest(part) for part in (got.label, got.radius, got.probit))
 
     def save(self, path: PathLike) -> None:
         """Write as `.npz`: `frame`, and `<artefact>.label`, `<artefact>.radius`, `<artefact>.probit`."""

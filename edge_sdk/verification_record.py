@@ -23,6 +23,7 @@ class VerificationRecord:
     Attributes:
         release: digest of the bundle's manifest.
         execution: what was replayed.
+        probe: `Probe.fingerprint` of this device.
         references: digest of the frames.
         frames: how many were replayed.
         margin: largest increase of a certificate over the recorded one, rounded up; subtracted from every radius here.
@@ -30,6 +31,7 @@ class VerificationRecord:
 
     release: str
     execution: Execution
+    probe: str
     references: str
     frames: int
     margin: float
@@ -40,6 +42,7 @@ class VerificationRecord:
             "version": VERSION,
             "release": self.release,
             "execution": self.execution.to_json(),
+            "probe": self.probe,
             "references": self.references,
             "frames": self.frames,
             "margin": self.margin,
@@ -54,6 +57,7 @@ class VerificationRecord:
             record = cls(
                 release=str(value["release"]),
                 execution=Execution.from_json(value["execution"]),
+                probe=str(value["probe"]),
                 references=str(value["references"]),
                 frames=int(value["frames"]),
                 margin=float(value["margin"]),

@@ -177,7 +177,10 @@ def verify(
     keep = write and verdict is Verdict.PASSED and replay.complete and not calibrated
     if keep:
         digest = references.frames_digest
-        saved = VerificationRecord(bundle.manifest.digest, runtime.execution, digest, replay.frames, margin)
+        probe = bundle.probe.fingerprint(runtime)
+        saved = VerificationRecord(
+            bundle.manifest.digest, runtime.execution, probe, digest, replay.frames, margin
+        )
         save_record(bundle, saved)
     elif write and verdict is not Verdict.PASSED:
         remove_record(bundle, runtime.execution)

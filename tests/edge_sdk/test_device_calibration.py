@@ -132,3 +132,19 @@ def test_recalibration_needs_no_scipy(copied, harder, tmp_path):
     loaded = References.load(tmp_path / "pack.npz")
     expected = recalibrate(bundle, "fp32", runtime, loaded, write=False)
     assert load_device_calibration(bundle, runtime.execution).margin == expected.margin
+
+
+@pytest.mark.parametrize("made_by", ["recalibrate", "verify"])
+def test_a_record_from_another_processor_is_not_taken_for_ours(opened, harder, copied, pack, made_by):
+    bundle, runtime = opened
+    if made_by == "recalibrate":
+        recalibrate(bundle, "fp32", runtime, harder)
+        path = bundle.device_folder(runtime.execution) / CALIBRATION_FILE
+    else:
+        verify(bundle, "fp32", runtime, References.load(pack))
+        path = bundle.device_folder(runtime.execution) / "verification.json"
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is not State.UNVERIFIED
+    helpers.rewrite_sealed(path, probe="0" * 64)
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is State.UNVERIFIED
