@@ -100,3 +100,7 @@ def report(
     numbers = write_report(tables, out)
     rows = [*summary_rows(numbers), ("promise", numbers["sentence"]), ("report", str(out / "report.html"))]
     summary("Report", rows, numbers, as_json)
+
+
+if __name__ == "__main__":
+    main()
