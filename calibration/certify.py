@@ -49,6 +49,69 @@ def certify(selection: np.ndarray, counts: np.ndarray, sigma: float, alpha: floa
 
 
 @dataclass(frozen=True)
+class PredictResult:
+    """PREDICT's answer for n frames: label int64 [n], and where it abstained, bool [n] (the label is then a guess)."""
+
+    label: np.ndarray
+    abstained: np.ndarray
+
+
+def predict(counts: np.ndarray, alpha: float) -> PredictResult:
+    """The smoothed classifier's own answer, without a radius: the top class, if the second is clearly behind.
+
+    Args:
+        counts: uint32 [n, K]. alpha: error level of each answer.
+
+    **Guarantee**: for each input separately, an answer that is given differs from g(x) with probability at most
+    alpha, over the Monte Carlo draw. Source: Cohen et al. 2019, section 3.2.1 (two-sided exact binomial test of the
+    two highest counts, Hung and Fithian 2019).
+    """
+    if counts.ndim != 2 or counts.shape[1] < 2:
+        raise CalibrationError(
+            f"predict: got counts {counts.shape}, expected [n, K] with at least two classes"
+        )
+    if not 0 < alpha < 1:
+        raise CalibrationError(f"predict: got alpha {alpha}, expected a level in (0, 1)")
+    from scipy.special import betainc
+
+    label = np.argmax(counts, axis=1).astype(np.int64)
+    ordered = np.sort(counts.astype(np.int64), axis=1)
+    first, second = ordered[:, -1].astype(np.float64), ordered[:, -2].astype(np.float64)
+    # P(Bin(first + second, 1/2) >= first), doubled; a tie has the p-value 1.
+    tail = betainc(np.maximum(first, 1.0), second + 1.0, 0.5)
+    p_value = np.where(first > second, np.minimum(2.0 * tail, 1.0), 1.0)
+    return PredictResult(label, np.asarray(p_value > alpha))
+
+
+def smallest_certifying(alpha: float) -> int:
+    """The smallest N with which CERTIFY can certify anything: N hits of N must bound p above one half."""
+    if not 0 < alpha < 1:
+        raise CalibrationError(f"certify: got alpha {alpha}, expected a level in (0, 1)")
+    smallest = max(1, int(np.floor(-np.log2(alpha))))
+    while alpha ** (1.0 / smallest) <= 0.5:
+        smallest += 1
+    return smallest
+
+
+def check_budget(selection: int, num_samples: int, alpha: float) -> None:
+    """Refuse N0, N or alpha with which every frame would abstain, naming the smallest that does not.
+
+    Raises:
+        CalibrationError: N0 < 1, alpha outside (0, 1), or N <= log2(1 / alpha).
+    """
+    smallest = smallest_certifying(alpha)
+    if selection < 1:
+        raise CalibrationError(
+            f"certify: got N0 = {selection} selection samples, expected at least 1 (usually 100)"
+        )
+    if num_samples < smallest:
+        raise CalibrationError(
+            f"certify: N = {num_samples} at alpha {alpha:g} abstains on every frame, whatever the counts; expected at "
+            f"least {smallest} samples"
+        )
+
+
+@dataclass(frozen=True)
 class CertifyCounts:
     """Monte Carlo on the test split at several budgets, each an independent stream of draws.
 

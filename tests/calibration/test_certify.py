@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 from calibration import CalibrationError, CertifyCounts, certify
+from calibration.certify import check_budget, predict, smallest_certifying
 from calibration.files import read_arrays, write_arrays
 
 
@@ -77,3 +79,50 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
         write_arrays(tmp_path / "c.npz", broken, record)
         with pytest.raises(CalibrationError, match=message):
             CertifyCounts.load(tmp_path / "c.npz")
+
+
+def test_predict_against_the_exact_binomial_test() -> None:
+    rng = np.random.default_rng(2)
+    counts = np.concatenate(
+        [rng.multinomial(100, [0.5, 0.3, 0.2], 40), rng.multinomial(30, [0.4, 0.4, 0.2], 40)]
+    )
+    counts = np.concatenate([counts, [[0, 0, 0], [5, 5, 0], [7, 0, 0]]]).astype(np.uint32)
+    for alpha in (0.001, 0.05):
+        result = predict(counts, alpha)
+        for row, label, abstained in zip(counts.tolist(), result.label, result.abstained):
+            second, first = sorted(row)[-2:]
+            value = stats.binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
+            assert abstained == (value > alpha) and row[label] == first
+    assert predict(counts, 0.05).abstained[[-3, -2, -1]].tolist() == [True, True, False]
+
+
+def test_predict_keeps_its_level() -> None:
+    rng = np.random.default_rng(4)
+    result = predict(rng.multinomial(400, [0.48, 0.52], 20_000), 0.05)
+    wrong = (~result.abstained & (result.label == 0)).mean()
+    assert wrong <= 0.05 and 0.001 < result.abstained.mean() < 1
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.001, 10), (0.5, 2), (0.25, 3), (0.9, 1), (1e-6, 20)])
+def test_the_smallest_budget_that_can_certify(alpha: float, needed: int) -> None:
+    assert smallest_certifying(alpha) == needed
+    all_hits = np.array([[needed, 0]], dtype=np.uint32)
+    assert certify(all_hits, all_hits, 0.25, alpha).radius[0] > 0
+    check_budget(1, needed, alpha)
+    if needed > 1:
+        fewer = np.array([[needed - 1, 0]], dtype=np.uint32)
+        assert certify(fewer, fewer, 0.25, alpha).radius[0] == 0
+        with pytest.raises(CalibrationError, match=f"expected at least {needed} samples"):
+            check_budget(100, needed - 1, alpha)
+
+
+def test_budgets_and_levels_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="N0 = 0"):
+        check_budget(0, 100, 0.001)
+    for alpha in (0.0, 1.0, float("nan")):
+        with pytest.raises(CalibrationError, match="expected a level"):
+            check_budget(100, 100, alpha)
+        with pytest.raises(CalibrationError, match="expected a level"):
+            predict(np.zeros((1, 2), np.uint32), alpha)
+    with pytest.raises(CalibrationError, match="at least two classes"):
+        predict(np.zeros((3, 1), np.uint32), 0.05)

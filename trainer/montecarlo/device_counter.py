@@ -56,13 +56,15 @@ class DeviceCounter:
         self._step: Callable[[], None] | None = None
         self._step_size = 0
         self._frames = torch.empty(0, device=device)
+        self._rows = 0
 
     def load(self, frames: Tensor) -> None:
         """Take the preprocessed frames of an image block, float32 [rows, C, H, W], on the device."""
         if not len(self._frames):
             self._allocate(frames)
         # The static buffer keeps its address, which a captured graph has baked in.
-        self._frames[: len(frames)].copy_(frames.permute(0, 2, 3, 1))
+        self._rows = len(frames)
+        self._frames[: self._rows].copy_(frames.permute(0, 2, 3, 1))
         if self._wanted is None:
             self._wanted = self.batch_size = self._find_batch_size()
 
@@ -89,7 +91,7 @@ class DeviceCounter:
         assert self._step is not None
         for _ in range(0, total, size):
             self._step()
-        return self._counts.view(-1, self._identity.num_classes + 1).cpu().numpy()
+        return self._counts.view(-1, self._identity.num_classes + 1)[: self._rows].cpu().numpy()
 
     def _prepare(self, size: int) -> None:
         """Make the step for batches of `size`, as a captured graph where that works."""
@@ -117,8 +119,9 @@ class DeviceCounter:
         block, columns = self._identity.sample_block, self._identity.num_classes + 1
         evaluation = self._place[0] + offsets
         inside = evaluation < self._place[1]
-        evaluation = torch.minimum(evaluation, self._place[1] - 1)
-        row, frame, sample_block = self._cells[:, evaluation // block]
+        # Past the end (and in trials of the batch size, which have no cells) any cell will do.
+        cell = (evaluation // block).clamp(max=self._cells.shape[1] - 1)
+        row, frame, sample_block = self._cells[:, cell]
         x = self._noisy(row, frame, sample_block * block + evaluation % block)
         labels = self._labeller(x)
         self._counts.scatter_add_(0, row * columns + labels, inside.to(torch.int64))
