@@ -15,33 +15,45 @@ if TYPE_CHECKING:
     from edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
     from edge_sdk.inputs import Roi
     from edge_sdk.loading import State
+    from edge_sdk.stream.captured import Captured
+    from edge_sdk.stream.checks import CheckSettings
+    from edge_sdk.stream.decisions import KOfN
+    from edge_sdk.stream.stream import StreamSettings
 
 _HOMES = {
     "Bundle": "bundle",
     "BundleError": "errors",
+    "Captured": "stream.captured",
     "Certificate": "certificate",
     "Certifier": "certifier",
+    "CheckSettings": "stream.checks",
     "EdgeError": "errors",
     "FrameError": "errors",
+    "KOfN": "stream.decisions",
     "Roi": "inputs",
     "RuntimeFault": "errors",
     "RuntimeUnavailable": "errors",
     "State": "loading",
     "Status": "certificate",
+    "StreamSettings": "stream.stream",
 }
 
 __all__ = [
     "Bundle",
     "BundleError",
+    "Captured",
     "Certificate",
     "Certifier",
+    "CheckSettings",
     "EdgeError",
     "FrameError",
+    "KOfN",
     "Roi",
     "RuntimeFault",
     "RuntimeUnavailable",
     "State",
     "Status",
+    "StreamSettings",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from time import perf_counter, time
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from edge_sdk.loading import ExecutionState, State, execution_state, matches_pro
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.select import load_runtime
 from edge_sdk.scoring import padded
+
+if TYPE_CHECKING:
+    from edge_sdk.stream.stream import Stream, StreamSettings
 
 
 class Certifier:
@@ -287,6 +290,26 @@ class Certifier:
         self._fault = error
         self._out_of_use = True
         return self._refuse(when, start, frame_id)
+
+    def stream(
+        self, source: Any, settings: Optional[StreamSettings] = None, *, topic: Optional[str] = None
+    ) -> "Stream":
+        """Certify every frame of a source: `for frame, certificate in certifier.stream(0)`.
+
+        Args:
+            source: camera number, GStreamer pipeline, URI, video file, image folder, bag, MCAP file, OpenCV capture or
+                any iterable of frames; see `edge_sdk.stream.sources.open_source`.
+            settings: staleness, deadline, dark and frozen checks.
+            topic: of a bag or MCAP file with several image topics.
+
+        Raises:
+            EdgeError: the source cannot be opened.
+        """
+        from edge_sdk.stream.sources import open_source
+        from edge_sdk.stream.stream import Stream, StreamSettings
+
+        opened = open_source(source, encoding=self._encoding, topic=topic)
+        return Stream(self, opened, StreamSettings() if settings is None else settings)
 
     def close(self) -> None:
         """Release the runtime; afterwards `certify` raises."""

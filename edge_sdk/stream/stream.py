@@ -1,0 +1,175 @@
+"""The camera loop: takes the newest frame, refuses what is late or unusable, certifies the rest, and keeps count."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Optional
+
+import numpy as np
+
+from edge_sdk.certificate import Certificate, Status, withheld
+from edge_sdk.encodings import convert
+from edge_sdk.errors import EdgeError, FrameError
+from edge_sdk.inputs import as_array, check_frame
+from edge_sdk.stream.captured import Captured, Source
+from edge_sdk.stream.checks import CheckSettings, FrameChecks
+from edge_sdk.stream.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from edge_sdk.certifier import Certifier
+
+CLOCK_SKEW = 0.05
+"""Seconds that a capture time may lie ahead of the clock before it is not believed."""
+
+
+class Answer(NamedTuple):
+    """One turn of the loop, to be unpacked: the frame in the bundle's encoding (None where there is none), its certificate."""
+
+    frame: Optional[np.ndarray]
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a stream treats time and unusable frames.
+
+    Attributes:
+        max_staleness: seconds from capture after which a frame is no longer run; None never.
+        deadline: seconds from capture after which an answer is no longer certified; None never.
+        silence: seconds without a frame after which the loop yields a `stale` certificate without a frame, so that
+            a robot notices a dead camera; None waits for ever. Recordings have no silence.
+        checks: dark and frozen frames.
+        clock: now, on the clock of the capture times; ROS nodes under simulated time pass theirs.
+    """
+
+    max_staleness: Optional[float] = None
+    deadline: Optional[float] = None
+    silence: Optional[float] = 1.0
+    checks: CheckSettings = field(default_factory=CheckSettings)
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        for name in ("max_staleness", "deadline", "silence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise EdgeError(f"{name}: got {value}, expected a positive number of seconds or None")
+
+
+@dataclass
+class StreamCounts:
+    """What a stream has seen: frames received, dropped unseen, reconnects, and certificates by status."""
+
+    received: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    statuses: Dict[str, int] = field(default_factory=Counter)
+
+
+class Stream:
+    """Iterate it: `for frame, certificate in stream`. Close it, or use it in a `with` block, to release the source.
+
+    A live source runs in a thread of its own with a mailbox of one; a recording is read in step.
+    """
+
+    def __init__(self, certifier: "Certifier", source: Source, settings: StreamSettings) -> None:
+        self.settings = settings
+        self.counts = StreamCounts()
+        self._certifier = certifier
+        self._source = source
+        self._checks = FrameChecks(settings.checks)
+        self._mailbox = Mailbox(source) if source.live else None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Answer]:
+        try:
+            if self._mailbox is not None:
+                self._mailbox.start()
+            while not self._closed:
+                captured = self._next()
+                if captured is None:
+                    return
+                answer = self.answer(captured)
+                self.counts.statuses[answer.certificate.status.value] += 1
+                yield answer
+        finally:
+            self.close()
+
+    def _next(self) -> Optional[Captured]:
+        if self._mailbox is None:
+            captured = self._source.read()
+            self.counts.received += captured is not None
+            return captured
+        captured = self._mailbox.take(self.settings.silence)
+        box, counts = self._mailbox, self.counts
+        counts.received, counts.dropped, counts.reconnects = box.received, box.dropped, box.reconnects
+        if captured is None and not box.ended:
+            return Captured(None, self.settings.clock(), problem=f"no frame for {self.settings.silence} s")
+        return captured
+
+    def answer(self, captured: Captured) -> Answer:
+        """Judge one frame and certify it if it is fit for that."""
+        when, name = captured.capture_time, captured.frame_id
+        if captured.frame is None:
+            status = Status.INVALID_INPUT if not self._source.live else Status.STALE
+            return Answer(None, withheld(status, captured.problem, capture_time=when, frame_id=name))
+        late = self._late(when, self.settings.max_staleness, "old")
+        if late:
+            return Answer(None, withheld(Status.STALE, late, capture_time=when, frame_id=name))
+        try:
+            frame = self._decode(captured)
+        except FrameError as error:
+            return Answer(None, withheld(Status.INVALID_INPUT, str(error), capture_time=when, frame_id=name))
+        problem = captured.problem or self._checks.problem(frame)
+        if problem:
+            return Answer(frame, withheld(Status.INVALID_INPUT, problem, capture_time=when, frame_id=name))
+        certificate = self._certifier.certify(frame, capture_time=when, frame_id=name)
+        late = self._late(when, self.settings.deadline, "old when its answer was there")
+        if late and certificate.status in (Status.CERTIFIED, Status.ABSTAINED):
+            certificate = withheld(
+                Status.STALE,
+                late,
+                capture_time=when,
+                latency=certificate.latency,
+                frame_id=name,
+                label=certificate.label,
+                name=certificate.name,
+            )
+        return Answer(frame, certificate)
+
+    def _decode(self, captured: Captured) -> np.ndarray:
+        signature, target = (
+            self._certifier.runtime.graph.signature,
+            self._certifier.bundle.manifest.input.encoding,
+        )
+        pixels: Any = captured.frame
+        if not isinstance(pixels, (bytes, bytearray, memoryview)):
+            pixels = as_array(pixels, signature)
+        if captured.encoding is not None and captured.encoding != target:
+            pixels = convert(pixels, captured.encoding, target)
+        return check_frame(pixels, signature)
+
+    def _late(self, capture_time: float, limit: Optional[float], what: str) -> str:
+        if limit is None:
+            return ""
+        age = self.settings.clock() - capture_time
+        if not age >= -CLOCK_SKEW:
+            return f"the frame's capture time lies {-age:.3f} s ahead of the clock; synchronise the clocks"
+        return f"the frame is {age:.3f} s {what}, at most {limit:g} s are allowed" if age > limit else ""
+
+    def close(self) -> None:
+        """Stop and release the source."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._mailbox is not None:
+            self._mailbox.close()
+        else:
+            self._source.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
