@@ -195,7 +195,7 @@ REFUSED = [
     (lambda s: s.take(np.arange(0)), {}, "got no frames"),
     (lambda s: s.take(np.append(np.arange(200), 3)), {}, "1 frames occur more than once, first 0000"),
     (lambda s: s, {"training_digests": [b"%064x" % 7, b"x"]}, "1 calibration frames were used in training"),
-    (lambda s: s, {"training_digests": ["%064x" % 7]}, "1 calibration frames were used in training"),
+    (lambda s: s, {"training_digests": [f"{7:064x}"]}, "1 calibration frames were used in training"),
     (lambda s: s, {"training_digests": np.array([b"%064x" % 7], "S64")}, "1 calibration frames were used"),
     (lambda s: s, {"threshold": 0.1}, "expected kind 'selective'"),
     (lambda s: s, {"offsets": [0.1]}, "expected kind 'selective'"),
