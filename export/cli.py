@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from calibration.cli_tools import SuggestingGroup, run_command, summary
+from calibration.errors import CheckFailed, RriseError
+
+if TYPE_CHECKING:
+    from export.gate_report import GateReport
+    from export.pipeline import ExportResult
+    from export.quality import Quality
+
+Rows = List[Tuple[str, str]]
+_FOLDER = click.Path(path_type=Path)
 
 
 @click.group(cls=SuggestingGroup)
@@ -16,52 +25,223 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("workspace", type=click.Path(path_type=Path))
+@click.argument("workspaces", nargs=-1, required=True, type=_FOLDER)
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the bundle [default: WORKSPACE/bundle]."
+    "--out", type=_FOLDER, help="Folder of the bundle [default: WORKSPACE/bundle]; for one workspace only."
 )
-@click.option(
-    "--precision",
-    "precisions",
-    multiple=True,
-    default=("fp32",),
-    show_default=True,
-    help="fp32; may be repeated.",
-)
+@click.option("--precision", "precisions", multiple=True, help="fp16 or int8, beside fp32; may be repeated.")
 @click.option(
     "--batch-size", default=1, show_default=True, help="Frames per forward pass, fixed in the graph."
+)
+@click.option("--baseline", type=_FOLDER, help="Older bundle that the new one is held against.")
+@click.option(
+    "--max-drop", type=float, help="Largest loss of certified accuracy against the baseline, as in 0.01."
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
 @click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
 @run_command
 def onnx(
-    workspace: Path,
+    workspaces: Tuple[Path, ...],
     out: Optional[Path],
     precisions: Tuple[str, ...],
     batch_size: int,
+    baseline: Optional[Path],
+    max_drop: Optional[float],
     force: bool,
     allow_code: bool,
     json_flag: bool,
 ) -> None:
-    """Lower, calibrate, gate and bundle the surrogate of WORKSPACE.
+    """Lower, calibrate, gate and bundle the surrogate of every WORKSPACE.
 
-    Exit status 1 and no bundle when the gate finds that an artefact is not what was trained.
+    Exit status 1 and no bundle where the gate finds that an artefact is not what was trained, or misses the
+    acceptance policy; the other workspaces are exported all the same. The findings are in WORKSPACE/report as
+    gate.json and gate.xml (JUnit).
     """
+    from export.errors import ExportError
     from export.pipeline import export_onnx
 
-    result = export_onnx(
-        workspace, out, precisions, batch_size=batch_size, replace_existing=force, allow_code=allow_code
-    )
-    rows: List[Tuple[str, str]] = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
-    for product, report in zip(result.products, result.reports):
+    if out is not None and len(workspaces) > 1:
+        raise ExportError(
+            f"--out: got {len(workspaces)} workspaces, expected one; without --out each gets its own bundle"
+        )
+    if max_drop is not None and baseline is None:
+        raise ExportError("--max-drop: got no --baseline to measure it against; name an older bundle")
+    rows: Rows = []
+    results: List[Dict[str, Any]] = []
+    problems: List[RriseError] = []
+    for workspace in workspaces:
+        try:
+            result = export_onnx(
+                workspace,
+                out,
+                precisions,
+                batch_size=batch_size,
+                replace_existing=force,
+                allow_code=allow_code,
+                baseline=baseline,
+                policy=_policy(workspace, max_drop),
+            )
+            rows += _result_rows(result)
+            results.append(_result_json(result))
+        except RriseError as error:
+            problems.append(error)
+            rows.append((str(workspace), "no bundle"))
+            results.append({"workspace": str(workspace), "bundle": None, "error": str(error)})
+    if results and (len(workspaces) > 1 or not problems):
+        summary("exported", rows, results[0] if len(workspaces) == 1 else {"exports": results}, json_flag)
+    _raise(problems)
+
+
+def _policy(workspace: Path, max_drop: Optional[float]) -> Any:
+    """The workspace's policy with --max-drop in it; None leaves it to the workspace."""
+    from dataclasses import replace
+
+    from export.policy import Policy
+    from trainer.workspace import Workspace
+
+    if max_drop is None:
+        return None
+    return replace(Policy(**vars(Workspace.open(workspace).config.acceptance)), max_drop=max_drop)
+
+
+def _raise(problems: Sequence[RriseError]) -> None:
+    """One exit status for several workspaces: 1 where a gate said no, 2 where something could not run at all."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        text = "\n".join(str(problem) for problem in problems)
+        could_run = all(isinstance(problem, CheckFailed) for problem in problems)
+        raise CheckFailed(text) if could_run else RriseError(text)
+
+
+def _result_rows(result: "ExportResult") -> Rows:
+    rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
+    for product, quality, report in zip(result.products, result.qualities, result.reports):
         rows.append((product.name, product.record.message()))
-        rows += [(f"  {check.name}", f"{check.got} ({check.limit})") for check in report.checks]
-    rows.append(("guarantee", result.products[0].record.guarantee.sentence()))
-    as_json = {
+        rows.append(("  gate", f"{len(report.checks)} checks passed"))
+        rows += _comparison_rows(report)
+        rows += _quality_rows(quality, result.qualities[0])
+    rows += [("guarantee", result.products[0].record.guarantee.sentence())]
+    rows += [("note", sentence) for sentence in _flags(result.qualities)]
+    return rows
+
+
+def _comparison_rows(report: "GateReport") -> Rows:
+    found, needed = report.comparison, report.needed
+    if found is None or needed is None:
+        return []
+    return [
+        (
+            "  against PyTorch",
+            f"{found.label_flips} label and {found.abstain_flips} abstain flips in {found.frames} frames; radius at most "
+            f"+{max(found.radius_increase, 0):.2g} (99.9 %: +{max(found.radius_increase_999, 0):.2g}), "
+            f"-{max(found.radius_decrease, 0):.2g} (-{max(found.radius_decrease_999, 0):.2g})",
+        ),
+        (
+            "  least tolerance",
+            f"label flips {needed.label_flips:.2g}, abstain flips {needed.abstain_flips:.2g}, probit {needed.probit:.2g}, "
+            f"radius {needed.radius_increase:.2g} sigma",
+        ),
+    ]
+
+
+def _quality_rows(quality: "Quality", reference: "Quality") -> Rows:
+    from export.quality import ratio
+
+    cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
+    radii = " / ".join(f"{radius:g}" for radius in quality.radii)
+    size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
+    return [
+        ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),
+        (f"  certified accuracy at {radii}", cells),
+    ]
+
+
+def _flags(qualities: "Sequence[Quality]") -> List[str]:
+    from export.quality import flags
+
+    return flags(qualities)
+
+
+def _result_json(result: "ExportResult") -> Dict[str, Any]:
+    return {
         "bundle": str(result.path),
         "release": result.manifest.digest,
         "artefacts": {product.name: product.record.to_json() for product in result.products},
+        "quality": {quality.artefact: quality.to_json() for quality in result.qualities},
+        "flags": _flags(result.qualities),
         "gate": [report.to_json() for report in result.reports],
     }
-    summary("exported", rows, as_json, json_flag)
+
+
+@main.command()
+@click.argument("bundle", type=_FOLDER)
+@click.argument("workspace", type=_FOLDER)
+@click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
+@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@run_command
+def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> None:
+    """Run the gate again on an existing BUNDLE, against the WORKSPACE it came from."""
+    from export.pipeline import GateFailed, gate_bundle
+
+    reports = gate_bundle(bundle, workspace, allow_code=allow_code)
+    if not all(reports):
+        raise GateFailed(reports, "the bundle is not what the workspace exports")
+    rows: Rows = []
+    for report in reports:
+        rows.append((report.artefact, f"{len(report.checks)} checks passed"))
+        rows += _comparison_rows(report)
+    summary("checked", rows, {"gate": [report.to_json() for report in reports]}, json_flag)
+
+
+@main.command()
+@click.argument("old", type=_FOLDER)
+@click.argument("new", type=_FOLDER)
+@click.option(
+    "--max-drop", type=float, help="Exit status 1 when certified accuracy drops by more, as in 0.01."
+)
+@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@run_command
+def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> None:
+    """Say what differs between two bundles: settings, offsets, certified accuracy, answers on common frames."""
+    from export.baseline import diff as compare_bundles
+    from export.quality import quality_table
+
+    found = compare_bundles(old, new)
+    rows: Rows = [(name, f"{before} -> {after}") for name, before, after in found.settings]
+    for item in found.artefacts:
+        header, (_, after) = quality_table([item.old, item.new])
+        rows += [(f"{item.artefact}: {name}", cell) for name, cell in zip(header[1:], after[1:])]
+        if item.comparison is not None:
+            flips = f"{item.comparison.label_flips} label and {item.comparison.abstain_flips} abstain flips"
+            rows.append((f"{item.artefact}: answers", f"{flips} on {item.common} common frames"))
+    rows.append(("largest drop of certified accuracy", f"{found.largest_drop():.4f}"))
+    summary("difference", rows, found.to_json(), json_flag)
+    if max_drop is not None and found.largest_drop() > max_drop:
+        raise CheckFailed(
+            f"certified accuracy drops by {found.largest_drop():.4f}, expected at most {max_drop:g}"
+        )
+
+
+@main.command()
+@click.argument("bundle", type=_FOLDER)
+@click.argument("file", type=_FOLDER)
+@run_command
+def pack(bundle: Path, file: Path) -> None:
+    """Put a released BUNDLE into a single FILE; equal bundles give equal bytes."""
+    from export.pack import pack_bundle
+
+    digest = pack_bundle(bundle, file)
+    click.echo(f"{file}: {file.stat().st_size:,} bytes, SHA-256 {digest}")
+
+
+@main.command()
+@click.argument("file", type=_FOLDER)
+@click.argument("bundle", type=_FOLDER)
+@run_command
+def unpack(file: Path, bundle: Path) -> None:
+    """Unpack FILE into the folder BUNDLE and check it; the folder appears whole or not at all."""
+    from export.pack import unpack_bundle
+
+    click.echo(f"{bundle}: release {unpack_bundle(file, bundle)[:16]}")

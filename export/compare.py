@@ -64,7 +64,8 @@ class Comparison:
 
     Attributes:
         label_flips: frames whose label differs.
-        abstain_flips: frames on which one certifies and the other abstains.
+        abstain_flips: frames on which one certifies and the other abstains. A certificate below `NEGLIGIBLE` does not
+            count: the offset is the score of some frame, whose radius is therefore 0 but for rounding.
         probit: largest absolute difference of the probit; infinity where one of them is NaN.
         radius_increase, radius_increase_999: largest and 99.9th-percentile radius of the artefact minus reference.
         radius_decrease, radius_decrease_999: the same, downwards.
@@ -93,15 +94,22 @@ class Comparison:
         return {name: value if np.isfinite(value) else str(value) for name, value in asdict(self).items()}
 
 
-def compare(artefact: Answers, reference: Answers) -> Comparison:
+NEGLIGIBLE = 1e-4
+"""Radius, in units of sigma, below which certifying and abstaining are the same."""
+
+
+def compare(artefact: Answers, reference: Answers, sigma: float) -> Comparison:
     """Compare the answers to the same frames."""
+    size = np.maximum(artefact.radius, reference.radius)
     change = artefact.radius.astype(np.float64) - reference.radius
     apart = np.abs(artefact.probit.astype(np.float64) - reference.probit)
     sound = np.isfinite(artefact.probit) & np.isfinite(artefact.radius)
     return Comparison(
         frames=len(change),
         label_flips=int((artefact.label != reference.label).sum()),
-        abstain_flips=int(((artefact.radius > 0) != (reference.radius > 0)).sum()),
+        abstain_flips=int(
+            (((artefact.radius > 0) != (reference.radius > 0)) & (size > NEGLIGIBLE * sigma)).sum()
+        ),
         probit=_largest(apart),
         radius_increase=_largest(change),
         radius_increase_999=_percentile(change),

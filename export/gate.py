@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Tuple
 import numpy as np
 
 from calibration.errors import RriseError
-from calibration.fit import check_rank, label_reference, one_frame_per_clip
+from calibration.fit import check_rank
+from calibration.offsets import label_reference, one_frame_per_clip
 from calibration.record import Calibration
 from calibration.references import References
 from calibration.scores import Scores
@@ -200,24 +201,41 @@ def _scores(references: References, answers: Answers, runtime: Runtime) -> Score
 
 
 def _check_coverage(record: Calibration, mine: Answers, references: References, runtime: Runtime) -> Check:
-    """Frames of the verification split above their reference, against chance at miscoverage alpha."""
-    from scipy.stats import binom
-
+    """What the guarantee counts on the verification split, above its reference, against chance at miscoverage alpha."""
     name = "coverage of the verification frames"
     try:
         scores = _scores(references, mine, runtime)
     except RriseError as error:
         return Check(name, False, str(error), "scores of the verification frames")
-    chosen = np.isin(scores.digest, one_frame_per_clip(scores, seed=0).digest)
-    above = mine.radius > label_reference(scores, float(record.guarantee.beta))
-    exceeding, frames = int(above[chosen].sum()), int(chosen.sum())
-    allowed = int(binom.isf(COVERAGE_FALSE_ALARM, frames, float(record.guarantee.alpha)))
-    return Check(
-        name,
-        exceeding <= allowed,
-        f"{exceeding} of {frames} frames above their reference",
-        f"at most {allowed}",
-    )
+    trials = _trials(record, scores, mine.radius)
+    got = ", ".join(f"{exceeding} of {units}" for exceeding, units in trials)
+    allowed = [
+        most_by_chance(units, float(record.guarantee.alpha), COVERAGE_FALSE_ALARM / len(trials))
+        for _, units in trials
+    ]
+    passed = all(exceeding <= most for (exceeding, _), most in zip(trials, allowed))
+    return Check(name, passed, f"{got} above the reference", f"at most {', '.join(map(str, allowed))}")
+
+
+def _trials(record: Calibration, scores: Scores, radius: np.ndarray) -> List[Tuple[int, int]]:
+    """(exceeding, independent units) of what the kind of guarantee counts: frames, issued frames, classes or clips."""
+    above = radius > label_reference(scores, float(record.guarantee.beta))
+    if record.guarantee.kind == "whole-clip":
+        return [(len(np.unique(scores.clip[above])), len(np.unique(scores.clip)))]
+    chosen = np.isin(scores.digest, one_frame_per_clip(scores, record.seed).digest)
+    if record.guarantee.kind == "selective":
+        chosen &= radius > 0
+    if record.guarantee.kind != "per-class":
+        return [(int(above[chosen].sum()), int(chosen.sum()))]
+    groups = [chosen & (scores.label == label) for label in range(len(scores.class_names))]
+    return [(int(above[group].sum()), int(group.sum())) for group in groups]
+
+
+def most_by_chance(units: int, rate: float, false_alarm: float) -> int:
+    """The most exceedances of `units` that a true rate of `rate` explains, but for a chance of `false_alarm`."""
+    from scipy.stats import binom
+
+    return int(binom.isf(false_alarm, units, rate)) if units else 0
 
 
 def _check_certifier(path: Path, artefact: str, references: References, mine: Answers) -> Check:
@@ -228,7 +246,7 @@ def _check_certifier(path: Path, artefact: str, references: References, mine: An
     try:
         with Certifier.load(path, artefact=artefact) as certifier:
             state = certifier.state
-            certificates = certifier.certify_batch(references.frames[:CERTIFIED_FRAMES])
+            certificates = certifier.certify_batch(list(references.frames[:CERTIFIED_FRAMES]))
     except RriseError as error:
         return Check(name, False, str(error), limit)
     wrong = sum(
@@ -246,7 +264,7 @@ def _compare(
     for pack in packs:
         label, probit, difficulty = reference(pack.frames)
         theirs.append(Answers.of(label, probit, record.head, difficulty))
-    return compare(_joined([answers[pack.split] for pack in packs]), _joined(theirs))
+    return compare(_joined([answers[pack.split] for pack in packs]), _joined(theirs), record.head.sigma)
 
 
 def _joined(parts: List[Answers]) -> Answers:

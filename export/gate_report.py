@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree
@@ -37,6 +37,10 @@ class GateReport:
 
     def __bool__(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def with_checks(self, checks: Sequence[Check]) -> "GateReport":
+        """The same report with further checks at its end."""
+        return replace(self, checks=(*self.checks, *checks))
 
     def failures(self) -> List[str]:
         """One sentence for every failed check."""

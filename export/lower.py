@@ -120,6 +120,7 @@ def _convert(program: "torch.export.ExportedProgram", outputs: Sequence[str]) ->
             f"operator {operator} in layer {layer} has no ONNX counterpart; "
             f"write the layer with operators that ONNX opset {OPSET} has"
         ) from error
+    assert converted is not None  # only the exporter's dry run returns nothing
     return converted.model_proto
 
 
@@ -179,9 +180,9 @@ def _quiet() -> Iterator[None]:
 
 def clean_model(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Drop doc strings, source paths and the tools' notes; what is left depends on the network alone."""
-    import onnx
+    from onnx import inliner
 
-    clean = onnx.inliner.inline_local_functions(model) if model.functions else model
+    clean = inliner.inline_local_functions(model) if model.functions else model
     del clean.metadata_props[:]
     del clean.graph.metadata_props[:]
     del clean.graph.value_info[:]

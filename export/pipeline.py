@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 
+from calibration.cli_tools import Progress
 from calibration.digests import PathLike
 from calibration.errors import CheckFailed
 from calibration.fit import calibrate
@@ -13,16 +16,22 @@ from calibration.head import CertificateHead
 from calibration.references import References
 from calibration.scores import Scores
 from edge_sdk.contract import GraphMetadata, preprocessing_digest
-from edge_sdk.manifest import Manifest
+from edge_sdk.manifest import MANIFEST_FILE, Manifest
+from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
+from export.baseline import baseline_qualities
 from export.bundle import Product, fill, preprocessing_record, whole_or_not_at_all
+from export.bundle_report import bundle_page
+from export.cache import NO_CACHE, Cache, conversion_key
 from export.compare import Answers, Tolerance
 from export.errors import ExportError
 from export.gate import GateReport, gate
 from export.gate_report import save_reports
 from export.head import attach_head
 from export.lower import check_model, lower
+from export.policy import Policy, check_policy
 from export.precision import PRECISIONS, convert
+from export.quality import RADII, Quality, measure
 from export.source import Source, load_source, torch_reference
 
 if TYPE_CHECKING:
@@ -32,10 +41,10 @@ if TYPE_CHECKING:
 class GateFailed(CheckFailed):
     """The gate stopped a release; `reports` say why, artefact by artefact."""
 
-    def __init__(self, reports: Sequence[GateReport]) -> None:
+    def __init__(self, reports: Sequence[GateReport], what: str = "no bundle was written") -> None:
         self.reports = tuple(reports)
         failures = [failure for report in reports for failure in report.failures()]
-        super().__init__("no bundle was written, because the gate found:\n  " + "\n  ".join(failures))
+        super().__init__(f"{what}, because the gate found:\n  " + "\n  ".join(failures))
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,15 @@ class ExportResult:
     Attributes:
         path: its folder.
         manifest: what it says about itself.
-        products: one for each precision, with its calibration record.
+        products: one for each precision, "fp32" first, with its calibration record.
+        qualities: what each is worth on the verification frames.
         reports: what the gate found.
     """
 
     path: Path
     manifest: Manifest
     products: Tuple[Product, ...]
+    qualities: Tuple[Quality, ...]
     reports: Tuple[GateReport, ...]
 
 
@@ -63,6 +74,8 @@ def export_onnx(
     batch_size: int = 1,
     replace_existing: bool = False,
     allow_code: bool = False,
+    baseline: Optional[PathLike] = None,
+    policy: Optional[Policy] = None,
     tolerances: Optional[Mapping[str, Tolerance]] = None,
     extra_files: Optional[Mapping[str, bytes]] = None,
 ) -> ExportResult:
@@ -76,25 +89,36 @@ def export_onnx(
         batch_size: frames per forward pass, fixed in the graph.
         replace_existing: whether a bundle at `out` may be replaced.
         allow_code: whether a network factory of the user's may be imported.
+        baseline: an older bundle that the policy's `max_drop` is measured against.
+        policy: acceptance policy; by default [acceptance] of the workspace's rrise.toml.
         tolerances: precision -> allowed difference from PyTorch, where the defaults do not fit.
-        extra_files: name -> content of further files, such as "report.html".
+        extra_files: name -> content of further files; "report.html" replaces the page that export writes.
 
     Raises:
-        GateFailed: an artefact is not what was trained and calibrated; nothing was written.
+        GateFailed: an artefact is not what was trained and calibrated, or misses the policy; nothing was written.
         ExportError: the workspace is incomplete, the network cannot be exported, or the folder cannot be written.
 
     **Guarantee**: every artefact has its own offset, calibrated on its own ONNX Runtime outputs; it holds for the
     execution in its record.
     """
-    return export_source(
-        load_source(Path(workspace), allow_code=allow_code),
+    source = load_source(Path(workspace), allow_code=allow_code)
+    result = export_source(
+        source,
         out,
         precisions,
         batch_size=batch_size,
         replace_existing=replace_existing,
+        baseline=baseline,
+        policy=policy,
         tolerances=tolerances,
         extra_files=extra_files,
+        cache=Cache(source.path / ".cache" / "export"),
     )
+    for product in result.products:
+        for scores in (product.scored, product.recorded):
+            table = replace(scores, execution=product.record.execution)
+            table.save(source.path / "scores" / table.execution.name / f"{table.split}.npz")
+    return result
 
 
 def export_source(
@@ -104,21 +128,33 @@ def export_source(
     *,
     batch_size: int = 1,
     replace_existing: bool = False,
+    baseline: Optional[PathLike] = None,
+    policy: Optional[Policy] = None,
     tolerances: Optional[Mapping[str, Tolerance]] = None,
     extra_files: Optional[Mapping[str, bytes]] = None,
+    cache: Cache = NO_CACHE,
 ) -> ExportResult:
-    """As `export_onnx`, from a source that has been read already."""
+    """As `export_onnx`, from a source that has been read already; the gate's findings go to `report` beside it."""
     wanted = _checked(precisions, batch_size)
+    rules = policy if policy is not None else source.policy
     target = Path(out) if out is not None else source.path / "bundle"
     with whole_or_not_at_all(target, replace=replace_existing) as folder:
-        network = lower_source(source, batch_size)
-        products = tuple(make_product(source, network, precision) for precision in wanted)
-        manifest = fill(folder, source, products, extra_files or {})
+        products = make_products(source, wanted, batch_size, cache)
+        radii = sorted({*RADII, *rules.radii})
+        target_classes = source.verification.target
+        qualities = tuple(
+            measure(item.name, len(item.model), item.record, item.answers, target_classes, radii)
+            for item in products
+        )
+        before = {} if baseline is None else baseline_qualities(Path(baseline), source.verification, radii)
+        files = {"report.html": bundle_page(source, qualities), **(extra_files or {})}
+        manifest = fill(folder, source, products, files)
         reports = gate_products(folder, source, products, tolerances or {})
+        reports = check_policy(rules, qualities, reports, before)
         save_reports(source.path / "report", reports)
         if not all(reports):
             raise GateFailed(reports)
-    return ExportResult(target, manifest, products, reports)
+    return ExportResult(target, manifest, products, qualities, reports)
 
 
 def _checked(precisions: Sequence[str], batch_size: int) -> List[str]:
@@ -130,6 +166,23 @@ def _checked(precisions: Sequence[str], batch_size: int) -> List[str]:
     return [name for name in PRECISIONS if name == "fp32" or name in precisions]
 
 
+def make_products(
+    source: Source, precisions: Sequence[str], batch_size: int, cache: Cache
+) -> Tuple[Product, ...]:
+    """Lower the surrogate, convert it to each precision, and calibrate each on its own outputs."""
+    network = cache.graph(
+        conversion_key(source, "fp32", batch_size), lambda: lower_source(source, batch_size)
+    )
+    products = []
+    for precision in precisions:
+        key = conversion_key(source, precision, batch_size)
+        converted = network
+        if precision != "fp32":
+            converted = cache.graph(key, partial(convert, network, precision, source.tuning.frames))
+        products.append(make_product(source, converted, precision))
+    return tuple(products)
+
+
 def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
     """Preprocessing and surrogate as one float32 graph from `frame` to `logits`."""
     import torch
@@ -138,13 +191,11 @@ def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
     return lower(source.module, example)
 
 
-def make_product(source: Source, network: "onnx.ModelProto", precision: str) -> Product:
-    """Convert, score the calibration frames, calibrate, and embed the offset."""
-    converted = convert(network, precision, source.tuning.frames)
+def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -> Product:
+    """Score the calibration frames, calibrate, and embed the offset."""
     head = CertificateHead(source.sigma, source.map)
-    scored, _ = _score(
-        _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, ""), source.calibration
-    )
+    unfinished = _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, "")
+    scored, _ = _score(unfinished, source.calibration, f"scoring {precision}, calibration")
     record = calibrate(
         scored, source.guarantee, source.map, training_digests=source.training_digests, attempt=source.attempt
     )
@@ -153,7 +204,7 @@ def make_product(source: Source, network: "onnx.ModelProto", precision: str) -> 
             f"{precision}: {record.message()}; add calibration frames or ask for a larger error level"
         )
     final = _with_metadata(attach_head(converted, record.head), source, record.head, record.binding())
-    recorded, answers = _score(final, source.verification)
+    recorded, answers = _score(final, source.verification, f"scoring {precision}, verification")
     record = replace(record, execution=recorded.execution)
     return Product(precision, final, record, recorded, answers, scored)
 
@@ -176,14 +227,13 @@ def _with_metadata(model: "onnx.ModelProto", source: Source, head: CertificateHe
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _score(model: bytes, references: References) -> Tuple[Scores, Answers]:
-    from contextlib import closing
-
-    from edge_sdk.runtime.onnxruntime import OnnxRuntime
-
-    with closing(OnnxRuntime.load(model)) as runtime:
-        scores = score(runtime, references)
-        outputs = run_all(runtime, references.frames)
+def _score(model: bytes, references: References, label: str) -> Tuple[Scores, Answers]:
+    with (
+        closing(OnnxRuntime.load(model)) as runtime,
+        Progress(2 * len(references), "frames", label) as progress,
+    ):
+        scores = score(runtime, references, advance=progress.advance)
+        outputs = run_all(runtime, references.frames, advance=progress.advance)
     return scores, Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
 
 
@@ -203,4 +253,24 @@ def gate_products(
             tolerance=tolerances.get(product.name),
         )
         for product in products
+    )
+
+
+def gate_bundle(bundle: PathLike, workspace: PathLike, *, allow_code: bool = False) -> Tuple[GateReport, ...]:
+    """Run the gate again on an existing bundle, against the workspace it came from.
+
+    Raises:
+        ExportError: the bundle was made from another surrogate.
+    """
+    source = load_source(Path(workspace), allow_code=allow_code)
+    manifest = Manifest.load(Path(bundle) / MANIFEST_FILE)
+    if manifest.surrogate_digest != source.surrogate_digest:
+        raise ExportError(
+            f"{bundle}: made from surrogate {manifest.surrogate_digest[:16]}, the workspace has "
+            f"{source.surrogate_digest[:16]}; name the workspace that it was exported from"
+        )
+    reference = torch_reference(source.module)
+    return tuple(
+        gate(Path(bundle), name, source.calibration, source.verification, reference)
+        for name in manifest.artefacts
     )

@@ -14,6 +14,7 @@ from calibration.maps import RadiusMap
 from calibration.probit import probit_from_logits
 from calibration.references import References
 from export.gate import Reference
+from export.policy import NO_POLICY, Policy
 from export.precision import PREPROCESS_LAYER
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Source:
         tuning, calibration, verification: reference packs.
         training_digests: of every frame that the surrogate, the map or a quantiser may have seen.
         attempt: which use of the calibration split this is.
+        policy: what a release must reach.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Source:
     surrogate_digest: str
     frame_rate: float
     attempt: int = 1
+    policy: Policy = NO_POLICY
 
 
 def load_source(path: Path, *, allow_code: bool = False) -> Source:
@@ -88,6 +91,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
         base_digest=base.digest,
         surrogate_digest=surrogate.digest,
         frame_rate=workspace.config.guarantee.frame_rate,
+        policy=Policy(**vars(workspace.config.acceptance)),
         attempt=log_attempt(workspace, surrogate, guarantee, radius_map),
         **packs,
     )

@@ -134,6 +134,22 @@ class GuaranteeConfig:
 
 
 @dataclass(frozen=True)
+class AcceptanceConfig:
+    """What `rrise-export` demands of every precision before it writes a bundle; what is left out is not demanded.
+
+    radii, certified_accuracy: least certified accuracy at each radius, on the verification frames.
+    largest_offset: in [0, 1] pixel units. largest_label_flips: share of frames whose label differs from PyTorch's.
+    max_drop: largest loss of certified accuracy against the bundle given as --baseline.
+    """
+
+    radii: tuple[float, ...] = ()
+    certified_accuracy: tuple[float, ...] = ()
+    largest_offset: float | None = None
+    largest_label_flips: float | None = None
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a workspace; `Config()` is the digits demo."""
 
@@ -145,6 +161,7 @@ class Config:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     guarantee: GuaranteeConfig = field(default_factory=GuaranteeConfig)
+    acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -157,7 +174,7 @@ class Config:
         """The text of an rrise.toml that `parse_config` reads back to an equal Config."""
         sections = []
         for name, section in self.to_json().items():
-            lines = [f"{key} = {_toml_value(value)}" for key, value in section.items()]
+            lines = [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
             sections.append("\n".join([f"[{name}]", *lines]))
         return "\n\n".join(sections) + "\n"
 
@@ -253,7 +270,7 @@ _STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", 
 
 
 def _check_networks(base: BaseConfig) -> None:
-    if len(base.widths) != len(base.blocks) or not base.widths or min((*base.widths, *base.blocks)) < 1:
+    if len(base.widths) != len(base.blocks) or not base.widths or min((*base.widths, *base.blocks[1:])) < 1 or base.blocks[0] < 0:
         raise TrainerError(
             f"[base] widths {list(base.widths)} and blocks {list(base.blocks)}: expected the same number of "
             "positive entries, one per stage"

@@ -48,10 +48,14 @@ def test_a_failed_gate_is_exit_status_1_and_no_bundle(
 
     original = pipeline.lower
     monkeypatch.setattr(pipeline, "lower", damaged)
-    result = CliRunner().invoke(main, ["onnx", str(workspace), "--out", str(tmp_path / "bundle")])
+    copy = shutil.copytree(
+        workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns(".cache", "report")
+    )
+    result = CliRunner().invoke(main, ["onnx", str(copy)])
     assert result.exit_code == 1
     assert "failed: no bundle was written" in result.stderr and "change of the probit" in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert not (copy / "bundle").exists() and not list(copy.glob(".bundle*"))
+    assert (copy / "report" / "gate.xml").read_text().count("<failure") >= 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration.head import CertificateHead
 from edge_sdk import Certifier
 from edge_sdk.errors import BundleError
+from export.compare import Answers, compare
 from export.errors import ExportError
-from export.gate import gate
+from export.gate import gate, most_by_chance
 from export.gate_report import GateReport, junit, save_reports
 from export.source import Source, torch_reference
 from tests.export import damage
@@ -208,3 +211,33 @@ def test_findings_are_written_for_machines(
     assert [suite.get("failures") for suite in suites] == ["0", str(len(bad.failures()))]
     assert len(suites.findall(".//failure")) == len(bad.failures()) >= 1
     assert junit([good, bad]) == junit([good, bad])
+
+
+def test_coverage_counts_what_the_guarantee_counts() -> None:
+    """Against binomial tails computed by hand: P(X > k) <= false alarm, and k is the smallest such."""
+    for units, rate in ((100, 0.045), (215, 0.09), (1, 0.5)):
+        most = most_by_chance(units, rate, 1e-4)
+        mass = [math.comb(units, k) * rate**k * (1 - rate) ** (units - k) for k in range(units + 1)]
+        tail = [sum(mass[first:]) for first in (most, most + 1)]
+        assert tail[1] <= 1e-4 < tail[0]
+    assert most_by_chance(0, 0.1, 1e-4) == 0
+
+
+def test_the_frame_that_gave_the_offset_is_no_abstain_flip() -> None:
+    head = CertificateHead(0.25, offset=(0.1,))
+    probit = np.array([0.4, 0.5], np.float32)
+    answers = [
+        Answers.of(np.zeros(2, np.int64), probit + np.float32(change), head) for change in (0, 1e-6, 0.1)
+    ]
+    assert (answers[0].radius[0] > 0) != (answers[1].radius[0] > 0)
+    assert compare(answers[1], answers[0], 0.25).abstain_flips == 0
+    assert compare(answers[2], answers[0], 0.25).abstain_flips == 1
+
+
+def test_nan_answers_are_infinitely_far() -> None:
+    head = CertificateHead(0.25, offset=(0.1,))
+    labels = np.zeros(2, np.int64)
+    sound = Answers.of(labels, np.array([1, 2], np.float32), head)
+    found = compare(Answers.of(labels, np.array([1, np.nan], np.float32), head), sound, 0.25)
+    assert found.not_finite == 1 and found.probit == math.inf and found.radius_decrease > 0
+    assert json.dumps(found.to_json(), allow_nan=False)

@@ -15,8 +15,9 @@ import onnxruntime
 import pytest
 
 from calibration.digests import file_digest
-from calibration.fit import check_rank, smallest_offsets
+from calibration.fit import check_rank
 from calibration.guarantee import Guarantee
+from calibration.offsets import smallest_offsets
 from calibration.record import Calibration
 from calibration.references import References
 from calibration.scores import Scores

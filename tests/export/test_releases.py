@@ -1,0 +1,244 @@
+"""Acceptance policy, baseline, difference, cache and pack: what a build server relies on."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import BundleError
+from export import baseline
+from export.cache import Cache, conversion_key
+from export.cli import main
+from export.errors import ExportError
+from export.pack import pack_bundle, unpack_bundle
+from export.pipeline import GateFailed, export_source
+from export.policy import Policy
+from export.quality import Quality, flags, latency_ratios, quality_table
+from export.source import Source
+from tests.export import damage
+
+
+def quality(artefact: str, accuracy: tuple[float, ...], offset: float = 0.1) -> Quality:
+    return Quality(artefact, 1000, offset, (0.0, 0.25), accuracy, accuracy, 100)
+
+
+def test_certified_accuracy_counts_abstentions_and_wrong_labels(
+    colour_bundle: Path, colour_source: Source
+) -> None:
+    """Against a plain loop over the recorded table."""
+    record = Bundle.open(colour_bundle).calibrations["fp32"]
+    scores = Bundle.open(colour_bundle).recorded("fp32")
+    assert scores is not None
+    radius = record.head.radius(scores.probit, scores.label)
+    for level in (0.0, 0.1):
+        right = [
+            bool(r > 0 and r >= level and label == target)
+            for r, label, target in zip(radius, scores.label, scores.target, strict=True)
+        ]
+        found = baseline.diff(colour_bundle, colour_bundle).artefacts
+        mine = next(item.new for item in found if item.artefact == "fp32")
+        assert mine.certified_accuracy[mine.radii.index(level)] == pytest.approx(sum(right) / 120)
+    assert (
+        mine.offset == record.head.offset[0]
+        and mine.size == (colour_bundle / "surrogate.onnx").stat().st_size
+    )
+
+
+def test_a_costly_precision_is_flagged() -> None:
+    table = [
+        quality("fp32", (0.8, 0.5)),
+        quality("fp16", (0.81, 0.491)),
+        quality("int8", (0.8, 0.489), offset=0.15),
+    ]
+    assert flags(table) == ["int8 costs 1.1 points of certified accuracy against fp32"]
+    header, rows = quality_table(table)
+    assert len(header) == 5 and rows[2][2] == "0.1500 (1.500x)" and rows[1][3] == "0.810 (1.012x)"
+
+
+def test_latency_is_a_ratio_of_raw_samples() -> None:
+    samples = {"fp32": np.array([1e-3] * 99 + [2e-3]), "int8": np.array([5e-4] * 99 + [3e-3])}
+    assert latency_ratios(samples, "fp32")["int8"]["p50_ratio"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            Policy(radii=(0.0, 0.33), certified_accuracy=(0.1, 0.99)),
+            r"certified accuracy at 0\.33: got .*at least 0\.99",
+        ),
+        (Policy(largest_offset=-1.0), r"acceptance: offset: got .* at most -1"),
+        (Policy(largest_label_flips=-0.1), r"acceptance: label flips"),
+    ],
+)
+def test_a_release_that_misses_the_policy_is_stopped(
+    colour_source: Source, tmp_path: Path, policy: Policy, message: str, memory: Cache
+) -> None:
+    with pytest.raises(GateFailed, match=message):
+        export_source(colour_source, tmp_path / "bundle", policy=policy, cache=memory)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_release_that_reaches_the_policy_is_written(
+    colour_source: Source, tmp_path: Path, memory: Cache
+) -> None:
+    policy = Policy((0.0, 0.1), (0.2, 0.1), largest_offset=0.9, largest_label_flips=0.0, max_drop=0.0)
+    result = export_source(colour_source, tmp_path / "bundle", policy=policy, cache=memory)
+    assert sum(check.name.startswith("acceptance") for check in result.reports[0].checks) == 4
+
+
+def test_radii_without_values_are_refused() -> None:
+    with pytest.raises(ExportError, match="got 2 radii and 1 values"):
+        Policy(radii=(0.0, 0.1), certified_accuracy=(0.5,))
+
+
+def wider_offset(source: Source) -> Source:
+    """The same model promised more strictly: a larger offset, hence smaller certificates."""
+    from calibration.guarantee import Guarantee
+
+    return replace(source, guarantee=Guarantee.of(error="0.04", confidence="0.9", beta="0.1"))
+
+
+def test_a_baseline_stops_a_drop(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path, memory: Cache
+) -> None:
+    worse = wider_offset(colour_source)
+    arguments: dict[str, Any] = {"baseline": colour_bundle, "cache": memory}
+    with pytest.raises(GateFailed, match="drop of certified accuracy against the baseline"):
+        export_source(worse, tmp_path / "bundle", policy=Policy(max_drop=0.001), **arguments)
+    result = export_source(worse, tmp_path / "bundle", policy=Policy(max_drop=0.9), **arguments)
+    found = baseline.diff(colour_bundle, result.path)
+    assert found.largest_drop() > 0.001
+    (item,) = found.artefacts
+    assert item.common == 120 and item.comparison is not None
+    assert item.comparison.label_flips == 0 and item.comparison.radius_decrease > 0
+    assert {name for name, _, _ in found.settings} >= {"release", "artefacts", "guarantee of fp32"}
+    assert not baseline.diff(colour_bundle, colour_bundle).settings
+
+
+def test_a_baseline_with_other_classes_is_refused(colour_bundle: Path, colour_source: Source) -> None:
+    other = replace(colour_source.verification, class_names=tuple("abcdefghij"))
+    with pytest.raises(ExportError, match="its classes are"):
+        baseline.baseline_qualities(colour_bundle, other, (0.0,))
+
+
+def test_the_diff_command_fails_beyond_max_drop(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path, memory: Cache
+) -> None:
+    worse = export_source(wider_offset(colour_source), tmp_path / "bundle", cache=memory).path
+    result = CliRunner().invoke(
+        main, ["diff", str(colour_bundle), str(worse), "--max-drop", "0.001", "--json"]
+    )
+    assert result.exit_code == 1 and json.loads(result.stdout)["largest_drop"] > 0.001
+    result = CliRunner().invoke(main, ["diff", str(worse), str(colour_bundle), "--max-drop", "0.001"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """A cache that the tests of this file share."""
+    return Cache(tmp_path_factory.mktemp("cache"))
+
+
+def test_the_cache_answers_only_for_what_it_was_made_from(tmp_path: Path) -> None:
+    cache, made = Cache(tmp_path), []
+
+    def make() -> onnx.ModelProto:
+        made.append(1)
+        return onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+
+    first, second = cache.graph("a", make), cache.graph("a", make)
+    assert first == second and len(made) == 1
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert cache.graph("a", make) == first and len(made) == 2
+    cache.graph("b", make)
+    assert len(made) == 3 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_cache_key_holds_everything_that_counts(colour_source: Source) -> None:
+    others = [
+        (replace(colour_source, surrogate_digest="6" * 64), "int8", 1),
+        (replace(colour_source, tuning=colour_source.verification), "int8", 1),
+        (colour_source, "fp16", 1),
+        (colour_source, "int8", 2),
+    ]
+    keys = {conversion_key(*other) for other in others} | {conversion_key(colour_source, "int8", 1)}
+    assert len(keys) == 5
+    tuned = replace(colour_source, tuning=colour_source.verification)
+    assert conversion_key(tuned, "fp32", 1) == conversion_key(colour_source, "fp32", 1)
+
+
+def test_a_packed_bundle_is_one_reproducible_file(
+    colour_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = damage.copy_of(colour_bundle, tmp_path)
+    (copy / "device").mkdir()
+    (copy / "device" / "record.json").write_text("{}")
+    assert pack_bundle(colour_bundle, tmp_path / "a.rrise") == pack_bundle(copy, tmp_path / "b.rrise")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert pack_bundle(copy, tmp_path / "c.rrise") == pack_bundle(colour_bundle, tmp_path / "d.rrise")
+    assert zipfile.ZipFile(tmp_path / "c.rrise").infolist()[0].date_time == (2023, 11, 14, 22, 13, 20)
+    digest = unpack_bundle(tmp_path / "c.rrise", tmp_path / "unpacked")
+    assert (
+        digest
+        == Bundle.open(colour_bundle).manifest.digest
+        == Bundle.open(tmp_path / "unpacked").manifest.digest
+    )
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ExportError, match="SOURCE_DATE_EPOCH: got 'yesterday'"):
+        pack_bundle(colour_bundle, tmp_path / "e.rrise")
+
+
+def outside(archive: zipfile.ZipFile) -> None:
+    archive.writestr("../outside", b"x")
+
+
+def extra(archive: zipfile.ZipFile) -> None:
+    archive.writestr("extra.bin", b"x")
+
+
+@pytest.mark.parametrize(("add", "error"), [(outside, ExportError), (extra, BundleError)])
+def test_what_is_not_a_packed_bundle_is_refused(
+    colour_bundle: Path, tmp_path: Path, add: Callable[[zipfile.ZipFile], None], error: type[Exception]
+) -> None:
+    pack_bundle(colour_bundle, tmp_path / "a.rrise")
+    with zipfile.ZipFile(tmp_path / "a.rrise", "a") as archive:
+        add(archive)
+    with pytest.raises(error):
+        unpack_bundle(tmp_path / "a.rrise", tmp_path / "bundle")
+    (tmp_path / "cut.rrise").write_bytes((tmp_path / "a.rrise").read_bytes()[:5000])
+    with pytest.raises(ExportError, match="not a readable packed bundle"):
+        unpack_bundle(tmp_path / "cut.rrise", tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.rrise", "cut.rrise"]
+
+
+def test_one_bad_workspace_does_not_stop_the_others(workspace: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(workspace, tmp_path / "good")
+    result = CliRunner().invoke(main, ["onnx", str(tmp_path / "nowhere"), str(copy), "--json"])
+    assert result.exit_code == 2 and "no rrise.toml" in result.stderr
+    said = json.loads(result.stdout)["exports"]
+    assert said[0]["bundle"] is None and said[1]["bundle"] == str(copy / "bundle")
+    record = Bundle.open(copy / "bundle").calibrations["fp32"]
+    assert (copy / "scores" / record.execution.name / "calibration.npz").is_file()
+
+
+def test_the_check_command_runs_the_gate_again(workspace: Path, bundle: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", str(bundle), str(workspace), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["gate"][0]["passed"], result.output
+    copy = damage.copy_of(bundle, tmp_path)
+    damage.change_graph(copy, "surrogate.onnx", damage.scale_largest_weight(1.01))
+    result = CliRunner().invoke(main, ["check", str(copy), str(workspace)])
+    assert result.exit_code == 1 and "the bundle is not what the workspace exports" in result.stderr
