@@ -12,7 +12,7 @@ from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD, CertificateHead
 from calibration.maps import IDENTITY, RadiusMap
-from calibration.offsets import clip_maxima, excesses, label_reference, one_frame_per_clip
+from calibration.offsets import clip_maxima, excesses, one_frame_per_clip, reference_for
 from calibration.record import Calibration
 from calibration.scores import Scores
 
@@ -136,7 +136,7 @@ class _Fit:
 def _fit(chosen: Scores, guarantee: Guarantee, head: CertificateHead, offsets: Sequence[float]) -> _Fit:
     if len(offsets):
         return _fixed_sequence(chosen, guarantee, head, offsets)
-    excess = excesses(chosen, head, float(guarantee.beta))
+    excess = excesses(chosen, head, guarantee)
     if guarantee.kind == "per-class":
         return _per_class(excess, chosen, guarantee)
     if guarantee.kind == "whole-clip":
@@ -197,7 +197,7 @@ def _fixed_sequence(
     Each test has level delta; since testing stops at the first that fails, all that passed are right together with
     probability 1 - delta. Taking the smallest offset anywhere that passes would not be valid.
     """
-    reference = label_reference(chosen, float(guarantee.beta))
+    reference = reference_for(chosen, guarantee)
     found = _Fit((math.inf,), 0, None, "")
     for offset in sorted({float(np.float32(value)) for value in offsets}, reverse=True):
         radius = head.with_offset((offset,)).radius(chosen.probit, chosen.label, chosen.difficulty)
@@ -243,7 +243,7 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
         raise CalibrationError(
             "check_rank: got other frames than the record was calibrated on; score the calibration split"
         )
-    above = np.asarray(radius) > label_reference(scores, float(calibration.guarantee.beta))
+    above = np.asarray(radius) > reference_for(scores, calibration.guarantee)
     allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank
     if calibration.guarantee.kind == "whole-clip":
         return RankCheck(len(np.unique(scores.clip[above])), allowed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Dict, Optional, Tuple
 
 from calibration.errors import CalibrationError
+from calibration.guarded import Guard
 from calibration.levels import Level, level_text, parse_level
 from calibration.ranks import marginal_frames_needed, marginal_rank, pac_frames_needed, pac_rank
 
@@ -34,6 +35,7 @@ class Guarantee:
         beta: miss probability of each frame's Monte Carlo bound. The rank uses the miscoverage
             alpha = eps (1 - beta), so that the Monte Carlo error is inside the promise.
         kind: one of `KINDS`; "pac" (training-conditional) is the default.
+        guard: guarded tier: what an attacker may do, and the noise against it; None for a plain pass.
 
     Raises:
         CalibrationError: unknown kind, or levels that contradict each other or the kind.
@@ -46,6 +48,7 @@ class Guarantee:
     confidence: Optional[Fraction] = Fraction(19, 20)
     beta: Fraction = Fraction(1, 10)
     kind: str = "pac"
+    guard: Optional[Guard] = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -62,6 +65,11 @@ class Guarantee:
                 f"confidence: got {level_text(self.confidence)}, expected at least 0.5; it is 1 - delta, so perhaps "
                 f"{level_text(1 - self.confidence)} is meant"
             )
+        if self.guard is not None and self.kind not in ("pac", "marginal"):
+            raise CalibrationError(
+                f"guard: got it with kind {self.kind!r}, expected 'pac' or 'marginal': an attacker can move all his errors "
+                "into one class, clip or group of issued frames"
+            )
         if self.error > Fraction(1, 2):
             raise CalibrationError(
                 f"error: got {level_text(self.error)}, expected at most 0.5; it is the share of wrong certificates, so "
@@ -70,7 +78,12 @@ class Guarantee:
 
     @classmethod
     def of(
-        cls, kind: str = "pac", error: Level = "0.05", confidence: Level = "0.95", beta: Level = "0.1"
+        cls,
+        kind: str = "pac",
+        error: Level = "0.05",
+        confidence: Level = "0.95",
+        beta: Level = "0.1",
+        guard: Optional[Guard] = None,
     ) -> "Guarantee":
         """Build from text or numbers; `confidence` is ignored for the marginal kind."""
         return cls(
@@ -78,12 +91,14 @@ class Guarantee:
             confidence=None if kind == "marginal" else parse_level(confidence, "confidence"),
             beta=parse_level(beta, "beta"),
             kind=kind,
+            guard=guard,
         )
 
     @property
     def alpha(self) -> Fraction:
-        """Miscoverage eps (1 - beta) that the rank uses."""
-        return self.error * (1 - self.beta)
+        """Miscoverage that the rank uses: eps (1 - beta), with eps tightened first where there is a guard."""
+        error = self.error if self.guard is None else self.guard.level(self.error)
+        return error * (1 - self.beta)
 
     @property
     def delta(self) -> Fraction:
@@ -123,10 +138,19 @@ class Guarantee:
 
     def ten_times_smaller(self) -> "Guarantee":
         """The same promise at a tenth of the error level."""
-        return Guarantee(self.error / 10, self.confidence, self.beta, self.kind)
+        return replace(self, error=self.error / 10)
 
     def sentence(self) -> str:
         """The promise in words, with what it is a probability over and under which conditions."""
+        return self._plain_sentence() + ("" if self.guard is None else " " + self._guard_sentence(self.guard))
+
+    def _guard_sentence(self, guard: Guard) -> str:
+        return (
+            f"It holds even where an attacker, who cannot foresee the noise of standard deviation {guard.noise:g}, moved "
+            f"each new frame by up to {guard.rho:g} in L2, provided that each frame is passed once."
+        )
+
+    def _plain_sentence(self) -> str:
         error = percent(self.error)
         if self.kind == "marginal":
             return (
@@ -173,8 +197,12 @@ class Guarantee:
         """What the promise does not say; shown wherever a radius is shown to a person."""
         text = (
             "It is a statement over frames like the calibration frames, not about each frame; it says nothing under "
-            "distribution shift, nor when an attacker has already changed the frame"
+            "distribution shift"
         )
+        if self.guard is None:
+            text += ", nor when an attacker has already changed the frame"
+        else:
+            text += f", nor when an attacker changed the frame by more than {self.guard.rho:g}"
         if self.kind == "selective":
             return text + "."
         return (
@@ -192,6 +220,7 @@ class Guarantee:
             "error": level_text(self.error),
             "confidence": None if self.confidence is None else level_text(self.confidence),
             "beta": level_text(self.beta),
+            "guard": None if self.guard is None else self.guard.to_json(),
         }
 
     @classmethod
@@ -202,6 +231,7 @@ class Guarantee:
             confidence=None if confidence is None else parse_level(confidence, "confidence"),
             beta=parse_level(value["beta"], "beta"),
             kind=str(value["kind"]),
+            guard=None if value["guard"] is None else Guard.from_json(value["guard"]),
         )
 
 

@@ -7,6 +7,8 @@ from typing import Optional
 import numpy as np
 
 from calibration.bounds import reference_radius
+from calibration.guarantee import Guarantee
+from calibration.guarded import guarded_reference
 from calibration.head import CertificateHead
 from calibration.scores import Scores
 
@@ -58,10 +60,16 @@ def _from_order(order: np.ndarray) -> np.ndarray:
     return np.where(order < 0, -magnitude, magnitude)
 
 
-def excesses(scores: Scores, head: CertificateHead, beta: float) -> np.ndarray:
+def reference_for(scores: Scores, guarantee: Guarantee) -> np.ndarray:
+    """What the radius of each frame is compared with, float32 [n]: `label_reference`, less rho for a guarded pass."""
+    reference = label_reference(scores, float(guarantee.beta))
+    return reference if guarantee.guard is None else guarded_reference(reference, guarantee.guard.rho)
+
+
+def excesses(scores: Scores, head: CertificateHead, guarantee: Guarantee) -> np.ndarray:
     """`smallest_offsets` of every frame of a table for the map and difficulty of `head`, float32 [n]."""
     difficulty = scores.difficulty if head.difficulty else None
-    return smallest_offsets(head.raw_radius(scores.probit), label_reference(scores, beta), difficulty)
+    return smallest_offsets(head.raw_radius(scores.probit), reference_for(scores, guarantee), difficulty)
 
 
 def one_frame_per_clip(scores: Scores, seed: int) -> Scores:

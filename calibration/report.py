@@ -11,7 +11,7 @@ import numpy as np
 from calibration import plots
 from calibration.evaluation import AuditVerdict, certified_accuracy
 from calibration.files import atomic_file, write_json
-from calibration.fit import label_reference
+from calibration.offsets import reference_for
 from calibration.page import Page
 from calibration.summary import CERTIFY_ALPHA, ReportTables, coverage_rows, summarise
 
@@ -128,7 +128,7 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     offset = None if head.issues_nothing or len(head.offset) > 1 or head.difficulty else head.offset[0]
     page.heading("Calibration")
     page.paragraph(numbers["message"])
-    reference = label_reference(table, float(guarantee.beta))
+    reference = reference_for(table, guarantee)
     page.figure(
         plots.raw_against_reference(head.raw_radius(table.probit), reference, offset),
         "Points above the red line exceed their reference.",

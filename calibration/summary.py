@@ -18,8 +18,8 @@ from calibration.evaluation import (
     label_agreement,
     probit_rmse,
 )
-from calibration.fit import label_reference
 from calibration.latency import Latency, latency_numbers
+from calibration.offsets import reference_for
 from calibration.record import Calibration
 from calibration.scores import Scores
 
@@ -139,7 +139,7 @@ def coverage_rows(tables: ReportTables) -> List[CoverageRow]:
     rows = []
     for split in ("calibration", "verification"):
         table = tables.scores[split]
-        reference = label_reference(table, float(tables.calibration.guarantee.beta))
+        reference = reference_for(table, tables.calibration.guarantee)
         exceeding = int((tables.radius(split) > reference).sum())
         lower = float(clopper_pearson_lower(exceeding, len(table), 0.025))
         upper = float(clopper_pearson_upper(exceeding, len(table), 0.025))

@@ -33,7 +33,7 @@ def _radius(scores: Scores, record: Calibration) -> np.ndarray:
 def test_offset_is_the_ranked_excess_and_leaves_the_rest_above(kind: str, difficulty: bool) -> None:
     scores = draw_scores(0, 300, difficulty=difficulty)
     record = calibrate(scores, Guarantee.of(kind), MAP)
-    above = np.sort(excesses(scores, record.head, 0.1))
+    above = np.sort(excesses(scores, record.head, record.guarantee))
     assert record.head.difficulty == difficulty
     assert record.head.offset == (float(above[record.rank - 1]),)
     check = check_rank(scores, _radius(scores, record), record)
@@ -102,7 +102,7 @@ def test_per_class_offsets_and_the_names_of_poor_classes() -> None:
         and "class 2 (40)" in record.message()
         and "66 of each" in record.message()
     )
-    excess = excesses(scores, record.head, 0.1)
+    excess = excesses(scores, record.head, record.guarantee)
     for label in (0, 1):
         rank = record.guarantee.rank(frames[label])
         assert record.head.offset[label] == np.sort(excess[scores.label == label])[rank - 1]
@@ -129,7 +129,7 @@ def test_whole_clip_ranks_the_maxima() -> None:
     scores = replace(draw_scores(0, 600), clip=np.arange(600) // 6)
     record = calibrate(scores, Guarantee.of("whole-clip"), MAP)
     assert record.num_frames == 100
-    largest = excesses(scores, record.head, 0.1).reshape(100, 6).max(axis=1)
+    largest = excesses(scores, record.head, record.guarantee).reshape(100, 6).max(axis=1)
     assert record.head.offset[0] == np.sort(largest)[record.rank - 1]
     check = check_rank(scores, _radius(scores, record), record)
     assert check and check.allowed == 100 - record.rank
@@ -149,7 +149,10 @@ def test_selective_threshold_ranks_among_the_issued() -> None:
     record = calibrate(scores, Guarantee.of("selective"), MAP, threshold=0.3)
     issued = record.head.raw_radius(scores.probit) > np.float32(0.3)
     assert record.num_frames == issued.sum() < 800
-    assert record.head.offset[0] == np.sort(excesses(scores, record.head, 0.1)[issued])[record.rank - 1]
+    assert (
+        record.head.offset[0]
+        == np.sort(excesses(scores, record.head, record.guarantee)[issued])[record.rank - 1]
+    )
     assert record and ((_radius(scores, record) > 0) == issued).all()
     assert check_rank(scores, _radius(scores, record), record)
 

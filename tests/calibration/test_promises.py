@@ -8,8 +8,8 @@ from scipy.stats import beta as beta_law
 from scipy.stats import betabinom, chisquare, kstest, norm
 
 from calibration import Guarantee, RadiusMap, Scores, calibrate
-from calibration.fit import excesses
 from calibration.head import CertificateHead
+from calibration.offsets import excesses
 from tests.calibration.helpers import SIGMA, draw_scores
 from tests.calibration.worlds import World, at_most, ranked
 
@@ -166,7 +166,7 @@ def test_errors_on_the_other_half_of_random_splits_are_beta_binomial() -> None:
     rng = np.random.default_rng(7)
     pool = draw_scores(0, 600, 5000)
     head = CertificateHead(SIGMA, RadiusMap("identity", (), ()))
-    excess = excesses(pool, head, 0.1)
+    excess = excesses(pool, head, Guarantee.of())
     excess = excess + rng.uniform(0, 1e-6, 600).astype(np.float32)  # the law is that of scores without ties
     assert len(np.unique(excess)) == 600
     rank = Guarantee.of().rank(300)
