@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
     from edge_sdk.inputs import Roi
     from edge_sdk.loading import State
+    from edge_sdk.signing import Trust
     from edge_sdk.stream.captured import Captured
     from edge_sdk.stream.checks import CheckSettings
     from edge_sdk.stream.decisions import KOfN
@@ -36,6 +37,7 @@ _HOMES = {
     "State": "loading",
     "Status": "certificate",
     "StreamSettings": "stream.stream",
+    "Trust": "signing",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "State",
     "Status",
     "StreamSettings",
+    "Trust",
 ]
 
 

@@ -18,6 +18,7 @@ from edge_sdk.errors import BundleError
 from edge_sdk.manifest import MANIFEST_FILE, Manifest
 from edge_sdk.probe import Probe
 from edge_sdk.runtime.base import Graph
+from edge_sdk.signing import SIGNATURE_FILE, Signature, Trust
 
 DEVICE_FOLDER = "device"
 _RESTORE = "copy the bundle again from its release, or export it again with `rrise-export onnx`"
@@ -32,16 +33,20 @@ class Bundle:
         manifest: what it says about itself.
         probe: frames with their expected answers.
         calibrations: artefact name -> record; an artefact without one never issues a certificate.
+        trust: whose signatures are asked for, of this release and of what a device adds; None asks for none.
+        signature: of the release, where it was checked.
     """
 
     path: Path
     manifest: Manifest
     probe: Probe
     calibrations: Mapping[str, Calibration]
+    trust: Optional[Trust] = None
+    signature: Optional[Signature] = None
 
     @classmethod
-    def open(cls, path: PathLike) -> "Bundle":
-        """Open the folder `path`.
+    def open(cls, path: PathLike, *, trust: Optional[Trust] = None) -> "Bundle":
+        """Open the folder `path`; with `trust`, only if that key signed it and it is no older release.
 
         Raises:
             BundleError: a file is missing, changed, not listed or a link; the manifest points outside the bundle;
@@ -53,12 +58,13 @@ class Bundle:
                 f"{folder}: got no {MANIFEST_FILE}, expected the folder that `rrise-export onnx` wrote"
             )
         manifest = Manifest.load(folder / MANIFEST_FILE)
+        signature = None if trust is None else trust.check_release(folder, manifest.digest)
         _check_files(folder, manifest)
         calibrations: Dict[str, Calibration] = {}
         for name, artefact in manifest.artefacts.items():
             if artefact.calibration is not None:
                 calibrations[name] = _load_calibration(folder / artefact.calibration, name, manifest)
-        return cls(folder, manifest, Probe.load(folder / manifest.probe), calibrations)
+        return cls(folder, manifest, Probe.load(folder / manifest.probe), calibrations, trust, signature)
 
     def artefact_name(self, wanted: Optional[str] = None) -> str:
         """`wanted`, or the bundle's first calibrated artefact, "fp32" before others. Raises: BundleError."""
@@ -98,6 +104,11 @@ class Bundle:
     def device_folder(self, execution: Execution) -> Path:
         """Where this device keeps what it adds for one execution; not part of the release."""
         return self.path / DEVICE_FOLDER / execution.name
+
+    def check_device_record(self, path: Path) -> None:
+        """Check who made a device record, before it is read. Raises: BundleError."""
+        if self.trust is not None:
+            self.trust.check_device_record(path)
 
     def check_graph(self, name: str, graph: Graph) -> None:
         """Compare a loaded graph's constants and metadata with manifest and calibration record, bit for bit.
@@ -171,7 +182,7 @@ def _check_path(listed: str) -> None:
     unsafe = (
         path.is_absolute() or ".." in path.parts or "\\" in listed or ":" in listed or str(path) != listed
     )
-    if unsafe or path.parts[:1] in ((), (DEVICE_FOLDER,), (MANIFEST_FILE,)):
+    if unsafe or path.parts[:1] in ((), (DEVICE_FOLDER,), (MANIFEST_FILE,), (SIGNATURE_FILE,)):
         raise BundleError(
             f"manifest: got the file name {listed!r}, expected a plain path inside the bundle; {_RESTORE}"
         )
@@ -187,7 +198,7 @@ def _files_of(folder: Path) -> Iterable[str]:
                 raise BundleError(f"{here / name}: got a symbolic link, expected a plain file; {_RESTORE}")
         for name in files:
             relative = (here / name).relative_to(folder).as_posix()
-            if relative != MANIFEST_FILE:
+            if relative not in (MANIFEST_FILE, SIGNATURE_FILE):
                 yield relative
 
 

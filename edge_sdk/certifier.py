@@ -14,12 +14,15 @@ from calibration.execution import Execution
 from calibration.guarantee import Guarantee
 from edge_sdk.bundle import Bundle
 from edge_sdk.certificate import Certificate, FrameId, Status, withheld
+from edge_sdk.drift import DriftMonitor
 from edge_sdk.errors import EdgeError, FrameError
 from edge_sdk.inputs import Prepared, Roi, prepare
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe, warm_up
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.select import load_runtime
 from edge_sdk.scoring import padded
+from edge_sdk.suspension import lift, suspend, suspended_because
+from edge_sdk.signing import Trust
 
 if TYPE_CHECKING:
     from edge_sdk.stream.stream import Stream, StreamSettings
@@ -34,7 +37,13 @@ class Certifier:
     """
 
     def __init__(
-        self, bundle: Bundle, artefact: str, runtime: Runtime, state: ExecutionState, allow_unverified: bool
+        self,
+        bundle: Bundle,
+        artefact: str,
+        runtime: Runtime,
+        state: ExecutionState,
+        allow_unverified: bool,
+        monitor: Optional[DriftMonitor] = None,
     ):
         self.bundle = bundle
         self.artefact = artefact
@@ -44,7 +53,9 @@ class Certifier:
         self._frame_scale = _frame_scale(bundle.manifest.preprocessing.get("operator_norm"))
         self._margin = state.margin
         self._note = ""
-        self._withhold: Optional[Tuple[Status, str]] = None
+        self._allow_unverified = allow_unverified
+        self._withhold = self._reason_to_withhold()
+        self._monitor = monitor
         self._fault: Optional[Exception] = None
         self._closed = self._out_of_use = False
         self._encoding = bundle.manifest.input.encoding
@@ -58,10 +69,7 @@ class Certifier:
         )
         self._fast_dtype = np.dtype(np.uint8)
         if state.state is State.UNVERIFIED:
-            if allow_unverified and state.calibrated:
-                self._note = "unverified execution, allowed by the caller"
-            else:
-                self._withhold = (Status.UNVERIFIED, state.reason)
+            self._note = "unverified execution, allowed by the caller"
 
     @classmethod
     def load(
@@ -73,6 +81,7 @@ class Certifier:
         provider: Optional[str] = None,
         threads: int = 1,
         allow_unverified: bool = False,
+        trust: Optional[Trust] = None,
     ) -> "Certifier":
         """Open a bundle, check all of it, load a runtime, check that too, and warm it up.
 
@@ -84,22 +93,26 @@ class Certifier:
             threads: of ONNX Runtime; more than one is another execution.
             allow_unverified: issue certificates on an execution that was neither calibrated nor verified here.
                 The guarantee then does not cover them.
+            trust: load only what this key signed, no older release than seen before, and only signed device records.
 
         Raises:
-            BundleError: the bundle is damaged or contradicts itself.
+            BundleError: the bundle is damaged, contradicts itself, or is not what `trust` asks for.
             RuntimeUnavailable: the runtime or provider is not there.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, trust=trust)
         name = bundle.artefact_name(artefact)
         loaded = load_runtime(bundle, name, runtime=runtime, provider=provider, threads=threads)
         try:
             bundle.check_graph(name, loaded.graph)
             state = execution_state(bundle, name, loaded, matches_probe(bundle, name, loaded))
+            monitor = DriftMonitor.load(bundle, loaded.execution)
             warm_up(loaded)
         except BaseException:
             loaded.close()
             raise
-        return cls(bundle, name, loaded, state, allow_unverified)
+        if trust is not None and bundle.signature is not None:
+            trust.remember(bundle.signature)
+        return cls(bundle, name, loaded, state, allow_unverified, monitor)
 
     @property
     def execution(self) -> Execution:
@@ -167,7 +180,10 @@ class Certifier:
                 )
             if self._out_of_use:
                 return self._refuse(when, start, frame_id)
-            label, radius = self.runtime.answer(batch)
+            if self._monitor is not None and self._monitor.due(when):
+                label, radius = self._observe(batch, when)
+            else:
+                label, radius = self.runtime.answer(batch)
             return self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
         except FrameError as error:
             return _invalid(error, start, when, frame_id)
@@ -227,7 +243,11 @@ class Certifier:
             good = [result.frame for result in results if isinstance(result, Prepared)]
             answers: Iterator[Tuple[int, float]] = iter(())
             if good:
-                label, radius = self.runtime.answer(padded(np.stack(good), self._batch_size))
+                batch = padded(np.stack(good), self._batch_size)
+                if self._monitor is not None and self._monitor.due(when):
+                    label, radius = self._observe(batch, when)
+                else:
+                    label, radius = self.runtime.answer(batch)
                 answers = zip(label.tolist(), radius.tolist())
             return [
                 _invalid(result, start, when, frame_id)
@@ -243,6 +263,37 @@ class Certifier:
             return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
         finally:
             self._entry.release()
+
+    def _observe(self, batch: np.ndarray, when: float) -> Tuple[np.ndarray, np.ndarray]:
+        """Answer a batch whose first frame the drift monitor looks at as well."""
+        outputs = self.runtime.run(batch)
+        alarm = self._monitor.observe(batch[0], outputs.probit.item(0), when) if self._monitor else ""
+        if alarm:
+            self.suspend(alarm)
+        return outputs.label, outputs.radius
+
+    def suspend(self, reason: str) -> None:
+        """Withhold every certificate from now on, on this device and across restarts, until `reset`."""
+        try:
+            suspend(self.bundle, reason)
+        except OSError as error:
+            reason = f"{reason} (not kept for the next start: {error})"
+        self._withhold = (Status.SUSPENDED, reason)
+
+    def reset(self) -> None:
+        """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
+        lift(self.bundle)
+        if self._monitor is not None:
+            self._monitor.reset()
+        self._withhold = self._reason_to_withhold()
+
+    def _reason_to_withhold(self) -> Optional[Tuple[Status, str]]:
+        suspended = suspended_because(self.bundle)
+        if suspended is not None:
+            return Status.SUSPENDED, suspended
+        if self.state.state is State.UNVERIFIED and not (self._allow_unverified and self.state.calibrated):
+            return Status.UNVERIFIED, self.state.reason
+        return None
 
     def _prepare(
         self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
@@ -313,6 +364,8 @@ class Certifier:
 
     def close(self) -> None:
         """Release the runtime; afterwards `certify` raises."""
+        if self._monitor is not None and not self._closed:
+            self._monitor.save()
         self._closed = self._out_of_use = True
         self.runtime.close()
 

@@ -16,11 +16,13 @@ import numpy as np
 from calibration.execution import Execution
 from calibration.references import References
 from edge_sdk.bundle import Bundle
+from edge_sdk.drift import forget
 from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows, misfit
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.scoring import run_all
 from edge_sdk.sealed import read_sealed, write_sealed
+from edge_sdk.suspension import lift
 from edge_sdk.verification_record import remove_record
 
 CALIBRATION_FILE = "calibration.json"
@@ -99,7 +101,7 @@ def recalibrate(
     Args:
         references: pack of split "calibration": frames that nothing was trained, tuned or chosen on, with counts of
             the bundle's base classifier. New ones from where the robot works are welcome.
-        write: keep the result in the bundle's device folder, where `Certifier.load` finds it.
+        write: keep the result in the bundle's device folder, where `Certifier.load` finds it; a suspension ends.
 
     Raises:
         EdgeError: the references do not fit, or are too few (says how many are needed).
@@ -150,6 +152,8 @@ def recalibrate(
     if write:
         write_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
         remove_record(bundle, runtime.execution)
+        lift(bundle)
+        forget(bundle.device_folder(runtime.execution))
     return result
 
 
@@ -175,6 +179,7 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
     path = bundle.device_folder(execution) / CALIBRATION_FILE
     if not path.exists():
         return None
+    bundle.check_device_record(path)
     record = DeviceCalibration.from_json(read_sealed(path, "device calibration"))
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None

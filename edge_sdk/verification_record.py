@@ -85,6 +85,7 @@ def load_record(bundle: Bundle, execution: Execution) -> Optional[VerificationRe
     path = bundle.device_folder(execution) / RECORD_FILE
     if not path.exists():
         return None
+    bundle.check_device_record(path)
     record = VerificationRecord.from_json(read_sealed(path, "verification record"))
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None

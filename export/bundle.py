@@ -20,6 +20,7 @@ from calibration.scores import Scores
 from edge_sdk.bundle import DEVICE_FOLDER
 from edge_sdk.manifest import MANIFEST_FILE, Artefact, InputSpec, Manifest
 from edge_sdk.probe import Expected, Probe
+from edge_sdk.signing import SIGNATURE_FILE
 from export.compare import Answers
 from export.errors import ExportError
 from export.source import Source
@@ -138,12 +139,12 @@ def fill(folder: Path, source: Source, products: Sequence[Product], extra: Mappi
 
 
 def list_files(folder: Path) -> Dict[str, str]:
-    """Relative path -> SHA-256 of every file of a bundle, the manifest and what a device added excepted."""
+    """Relative path -> SHA-256 of every file of a bundle; manifest, signature and what a device added excepted."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: file_digest(path)
         for name, path in sorted(files.items())
-        if name != MANIFEST_FILE and not name.startswith(f"{DEVICE_FOLDER}/")
+        if name not in (MANIFEST_FILE, SIGNATURE_FILE) and not name.startswith(f"{DEVICE_FOLDER}/")
     }
 
 

@@ -239,9 +239,50 @@ def pack(bundle: Path, file: Path) -> None:
 @main.command()
 @click.argument("file", type=_FOLDER)
 @click.argument("bundle", type=_FOLDER)
+@click.option("--public-key", type=_FOLDER, help="Unpack only what this key signed.")
 @run_command
-def unpack(file: Path, bundle: Path) -> None:
+def unpack(file: Path, bundle: Path, public_key: Optional[Path]) -> None:
     """Unpack FILE into the folder BUNDLE and check it; the folder appears whole or not at all."""
+    from edge_sdk.signing import Trust
     from export.pack import unpack_bundle
 
-    click.echo(f"{bundle}: release {unpack_bundle(file, bundle)[:16]}")
+    trust = None if public_key is None else Trust.of(public_key)
+    click.echo(f"{bundle}: manifest {unpack_bundle(file, bundle, trust=trust)[:16]}")
+
+
+@main.command()
+@click.argument("file", type=_FOLDER)
+@run_command
+def keygen(file: Path) -> None:
+    """Make an Ed25519 key pair: the private key FILE, readable by you alone, and FILE.pub for the robots."""
+    from export.keys import write_key_pair
+
+    public = write_key_pair(file)
+    click.echo(f"{file}: private key; {file}.pub: public key {public.key_id}")
+
+
+@main.command()
+@click.argument("bundle", type=_FOLDER)
+@click.option(
+    "--key", type=_FOLDER, help="Private key file [default: the environment variable RRISE_SIGNING_KEY]."
+)
+@click.option("--release", type=int, help="Number of this release; it grows with every release.")
+@click.option(
+    "--device-records", is_flag=True, help="Sign what this device added, with the device's key, instead."
+)
+@run_command
+def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_records: bool) -> None:
+    """Sign BUNDLE, or the records that this device made in it."""
+    from edge_sdk.signing import PrivateKey
+    from export.errors import ExportError
+    from export.keys import sign_bundle, sign_device_records
+
+    private = PrivateKey.load(key)
+    if device_records:
+        for record in sign_device_records(bundle, private):
+            click.echo(f"{record}: signed by device key {private.public.key_id}")
+        return
+    if release is None:
+        raise ExportError("--release: got none, expected the number of this release, one more than the last")
+    signature = sign_bundle(bundle, private, release)
+    click.echo(f"{bundle}: release {signature.release}, signed by key {signature.key_id}")

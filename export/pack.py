@@ -6,11 +6,12 @@ import os
 import time
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Tuple
+from typing import Optional, Tuple
 
 from calibration.digests import file_digest
 from calibration.files import atomic_file
 from edge_sdk.bundle import DEVICE_FOLDER, Bundle
+from edge_sdk.signing import Trust
 from export.bundle import whole_or_not_at_all
 from export.errors import ExportError
 
@@ -53,12 +54,12 @@ def _stamp() -> Tuple[int, int, int, int, int, int]:
     return moment[:6]
 
 
-def unpack_bundle(file: Path, bundle: Path) -> str:
-    """Unpack a packed bundle into the new folder `bundle`, check it, and return the release digest.
+def unpack_bundle(file: Path, bundle: Path, *, trust: Optional[Trust] = None) -> str:
+    """Unpack a packed bundle into the new folder `bundle`, check it, and return the manifest's digest.
 
     Raises:
         ExportError: not a packed bundle, a name that points outside, or the folder exists.
-        BundleError: what was unpacked is damaged.
+        BundleError: what was unpacked is damaged, or not signed by whom `trust` names.
     """
     with whole_or_not_at_all(bundle) as folder:
         try:
@@ -69,7 +70,7 @@ def unpack_bundle(file: Path, bundle: Path) -> str:
             raise ExportError(
                 f"{file}: not a readable packed bundle ({error}); copy it again from its release"
             ) from error
-        return Bundle.open(folder).manifest.digest
+        return Bundle.open(folder, trust=trust).manifest.digest
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
