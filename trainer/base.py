@@ -93,7 +93,7 @@ def _train_under_noise(workspace: Workspace, network: nn.Module, inputs: Tensor,
     recipe = Recipe(
         asked.epochs, asked.batch_size, asked.learning_rate, asked.weight_decay, "base classifier"
     )
-    return train(network, recipe, len(inputs), loss_of, generator)
+    return train(network, recipe, inputs, loss_of, generator)
 
 
 def resnet_spec(workspace: Workspace, inputs: Tensor) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _train_on_stored(workspace: Workspace, base: Network, network: nn.Module, in
         return F.cross_entropy(network(inputs[index]), shares[index])
 
     return train(
-        network, _recipe(workspace, asked.stored_epochs, "stored"), len(inputs), loss_of, seeded(asked.seed)
+        network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, seeded(asked.seed)
     )
 
 
@@ -149,7 +149,7 @@ def _train_on_fresh(
         views = augment(inputs[index], asked.shift, asked.flip, generator)
         return F.cross_entropy(network(views), shares_of(views))
 
-    trained = train(network, _recipe(workspace, asked.epochs, "fresh"), len(inputs), loss_of, generator)
+    trained = train(network, _recipe(workspace, asked.epochs, "fresh"), inputs, loss_of, generator)
     return trained, trained.examples * asked.samples_per_view
 
 
