@@ -59,12 +59,14 @@ def sample_counts(
     labeller = make_labeller(classifier, store.identity.num_classes, store.identity.dtype, place)
     counter = make_counter(labeller, store.identity, batch_size, place)
     try:
-        with store.writer(), torch.inference_mode():
-            for start in range(0, len(frames), store.identity.image_block):
-                stop = min(start + store.identity.image_block, len(frames))
-                _sample_block(
-                    store, counter, preprocess.to(place), frames[start:stop], start, wanted, progress
-                )
+        with crew.writing(store), torch.inference_mode():
+            if crew.rank == 0:
+                store.record_run(_circumstances(place))
+            size, preprocess = store.identity.image_block, preprocess.to(place)
+            for block, start in enumerate(range(0, len(frames), size)):
+                if crew.owns(block):
+                    part = frames[start : start + size]
+                    _sample_block(store, counter, preprocess, part, start, wanted, progress)
     finally:
         counter.close()
 

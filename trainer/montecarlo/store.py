@@ -176,7 +176,10 @@ class CountStore:
         """
         runs: Any = self._group.attrs.get("runs", [])
         if circumstances not in runs:
-            self._group.attrs["runs"] = [*runs, circumstances]
+            try:
+                self._group.attrs["runs"] = [*runs, circumstances]
+            except OSError as error:
+                raise self._cannot_write("the circumstances of this run", error) from error
 
     def write(self, start: int, counts: np.ndarray) -> None:
         """Replace the counts of the image block that begins at frame `start`, in one atomic step.
@@ -189,11 +192,13 @@ class CountStore:
             self._counts[start:stop] = counts
             self._samples[start:stop] = counts.sum(axis=1, dtype=np.uint64).astype(np.uint32)
         except OSError as error:
-            raise TrainerError(
-                f"{self.path}: cannot write the counts of frames {start} to {stop - 1} ({error.strerror or error}). "
-                "Everything stored before is intact; make room or mend the permissions and run the same command "
-                "again, it continues"
-            ) from error
+            raise self._cannot_write(f"the counts of frames {start} to {stop - 1}", error) from error
+
+    def _cannot_write(self, what: str, error: OSError) -> TrainerError:
+        return TrainerError(
+            f"{self.path}: cannot write {what} ({error.strerror or error}). Everything stored before is intact; make "
+            "room or mend the permissions and run the same command again, it continues"
+        )
 
     def _damaged(self, start: int, stop: int, why: str) -> TrainerError:
         block = self.identity.image_block
@@ -229,7 +234,8 @@ def _check(identity: Identity) -> None:
 
 def _begin(place: Location, identity: Identity, digests: np.ndarray) -> None:
     """Make the group of a stream, by whichever process comes first."""
-    lock = place.lock(identity.stream)
+    # Not the writer lock: processes of one run wait here for each other, while one of them may be writing already.
+    lock = place.lock(f"{identity.stream}.begin")
     lock.acquire(wait=True)
     try:
         if not place.exists(f"{identity.stream}/zarr.json"):
