@@ -205,6 +205,63 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @main.command()
 @_bundle
 @click.option(
+    "--references", type=click.Path(path_type=Path), required=True, help="Pack (.npz) of sound frames."
+)
+@click.option(
+    "--interval", default=30.0, show_default=True, help="Seconds between tested frames: a new scene each."
+)
+@click.option("--alpha", default=0.005, show_default=True, help="Probability of ever alarming without cause.")
+@_json
+@_runtime_options
+@run_command
+def drift(
+    bundle: Path, references: Path, interval: float, alpha: float, json_flag: bool, **options: Any
+) -> None:
+    """Fit the drift monitor of BUNDLE on REFERENCES; from then on every certifier of it on this device has one."""
+    from calibration.references import References
+    from edge_sdk.bundle import Bundle
+    from edge_sdk.drift import DriftSettings, fit_reference
+    from edge_sdk.runtime.select import load_runtime
+
+    opened = Bundle.open(bundle)
+    name = opened.artefact_name(options.pop("artefact"))
+    runtime = load_runtime(opened, name, **options)
+    opened.check_graph(name, runtime.graph)
+    value = fit_reference(opened, runtime, References.load(references), DriftSettings(interval, alpha))
+    rows = [
+        ("execution", runtime.execution.name),
+        ("reference", f"{len(value['reference']['scores'])} frames to compare with"),
+        ("interval", f"{interval:g} s"),
+        (
+            "false alarm",
+            f"at most {alpha + value['reference']['delta']:.3g}, ever, on independent frames like these",
+        ),
+    ]
+    summary(f"drift monitor of {bundle}", rows, value, json_flag)
+
+
+@main.command()
+@_bundle
+@_json
+@run_command
+def reset(bundle: Path, json_flag: bool) -> None:
+    """Lift the suspension of BUNDLE on this device, after its cause was found and mended."""
+    from edge_sdk.bundle import DEVICE_FOLDER, Bundle
+    from edge_sdk.drift import forget
+    from edge_sdk.suspension import lift, suspended_because
+
+    opened = Bundle.open(bundle)
+    reason = suspended_because(opened)
+    lift(opened)
+    for folder in sorted((opened.path / DEVICE_FOLDER).glob("*/")):
+        forget(folder)
+    rows = [("suspension", "there was none" if reason is None else f"lifted: {reason}")]
+    summary(f"reset of {bundle}", rows, {"lifted": reason}, json_flag)
+
+
+@main.command()
+@_bundle
+@click.option(
     "--count",
     default=2000,
     show_default=True,

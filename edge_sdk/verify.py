@@ -25,6 +25,7 @@ from edge_sdk.fit import independent_rows, misfit
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe
 from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
+from edge_sdk.suspension import suspend
 from edge_sdk.verification_record import VerificationRecord, remove_record, save_record
 
 LEVEL = 0.01
@@ -143,7 +144,8 @@ def verify(
         tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma.
         level: of the coverage test.
         write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
-            certificates on this execution; a failed one withdraws an earlier record in any case.
+            certificates on this execution; a failed one withdraws an earlier record, and a violated guarantee suspends
+            the bundle's certificates on this device.
         advance: called with the number of frames done since the last call.
 
     Raises:
@@ -185,6 +187,8 @@ def verify(
     elif write and verdict is not Verdict.PASSED:
         remove_record(bundle, runtime.execution)
         remove_device_calibration(bundle, runtime.execution)
+        if verdict is Verdict.STATISTICS:
+            suspend(bundle, sentence)
     elif verdict is Verdict.PASSED and not replay.complete and not calibrated:
         sentence += (
             f" Only {replay.frames} of {replay.recorded} recorded frames were in this pack, so the execution stays"
