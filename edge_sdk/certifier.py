@@ -276,9 +276,9 @@ class Certifier:
         """Withhold every certificate from now on, on this device and across restarts, until `reset`."""
         try:
             suspend(self.bundle, reason)
+            self._withhold = self._reason_to_withhold()
         except OSError as error:
-            reason = f"{reason} (not kept for the next start: {error})"
-        self._withhold = (Status.SUSPENDED, reason)
+            self._withhold = (Status.SUSPENDED, f"{reason} (not kept for the next start: {error})")
 
     def reset(self) -> None:
         """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""

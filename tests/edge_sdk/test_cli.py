@@ -123,3 +123,28 @@ def test_typing_errors_are_answered_with_the_right_word(hand_bundle):
     assert "Did you mean 'verify'" in _run("verfy", hand_bundle).output
     result = _run("bench", hand_bundle, "--cuont", 3)
     assert result.exit_code == 2 and "--count" in result.output
+
+
+def test_drift_and_reset(copied, tmp_path):
+    helpers.make_references(Spec(), "calibration", 220, seed=5).save(tmp_path / "pack.npz")
+    result = _run("drift", copied, "--references", tmp_path / "pack.npz", "--interval", 5, "--json")
+    assert result.exit_code == 0 and json.loads(result.output)["interval"] == 5.0
+    assert "there was none" in _run("reset", copied).output
+    from edge_sdk.bundle import Bundle
+    from edge_sdk.suspension import suspend
+
+    suspend(Bundle.open(copied), "a test")
+    assert json.loads(_run("reset", copied, "--json").output)["lifted"].startswith("a test")
+    assert json.loads(_run("reset", copied, "--json").output)["lifted"] is None
+    assert _run("drift", copied, "--references", tmp_path / "pack.npz", "--alpha", 2).exit_code == 2
+
+
+def test_recalibrate(copied, tmp_path):
+    helpers.make_references(Spec(), "calibration", 300, seed=5, optimism=0.4).save(tmp_path / "pack.npz")
+    words = ("recalibrate", copied, "--references", tmp_path / "pack.npz", "--threads", 2)
+    assert _run(*words, "--dry-run").exit_code == 0
+    assert json.loads(_run("info", copied, "--threads", 2, "--json").output)["state"] == "unverified"
+    margin = json.loads(_run(*words, "--json").output)["margin"]
+    told = json.loads(_run("info", copied, "--threads", 2, "--json").output)
+    assert told["state"] == "calibrated" and told["margin"] == margin > 0
+    assert _run("recalibrate", copied, "--references", tmp_path / "absent.npz").exit_code == 2
