@@ -60,6 +60,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
             ("sigma", f"{manifest.sigma:g} in [0, 1] pixel units"),
             ("artefacts", ", ".join(sorted(manifest.artefacts))),
             ("execution", f"{certifier.execution.name}, version {certifier.execution.version}"),
+            ("runtime", certifier.why),
             ("state", f"{state.state}: {state.reason}"),
         ]
         if record and promise:
@@ -79,6 +80,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
             "execution": certifier.execution.to_json(),
             "state": state.state.value,
             "reason": state.reason,
+            "runtime": certifier.why,
             "margin": state.margin,
             "calibration": record.to_json() if record else None,
         }

@@ -6,14 +6,15 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
-from typing import List
+from typing import List, Optional, Sequence
 
 import numpy as np
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration
-from edge_sdk.errors import BundleError, RuntimeFault
+from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Runtime
+from edge_sdk.runtime.select import Candidate
 from edge_sdk.scoring import run_all
 from edge_sdk.verification_record import load_record
 
@@ -45,6 +46,51 @@ class ExecutionState:
     reason: str
     margin: float
     calibrated: bool
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A checked runtime, its state, and why this one."""
+
+    runtime: Runtime
+    state: ExecutionState
+    why: str
+
+
+def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chosen:
+    """Load the first candidate whose execution was calibrated or verified here; failing that, the last that loads.
+
+    Raises:
+        RuntimeUnavailable: none can be loaded; says why not, for each.
+        BundleError: a graph contradicts the bundle.
+    """
+    passed: List[str] = []
+    fallback: Optional[Chosen] = None
+    for candidate in options:
+        try:
+            runtime = candidate.load()
+        except RuntimeUnavailable as error:
+            passed.append(f"not {candidate.name}: {error}")
+            continue
+        try:
+            state = _checked_state(bundle, artefact, runtime)
+        except BaseException:
+            runtime.close()
+            raise
+        if fallback is not None:
+            fallback.runtime.close()
+        fallback = Chosen(runtime, state, candidate.name)
+        if state.state is not State.UNVERIFIED:
+            break
+        passed.append(f"{candidate.name} is unverified")
+    if fallback is None:
+        raise RuntimeUnavailable("; ".join(passed))
+    return Chosen(fallback.runtime, fallback.state, "; ".join([fallback.why, *passed]))
+
+
+def _checked_state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:
+    bundle.check_graph(artefact, runtime.graph)
+    return execution_state(bundle, artefact, runtime, matches_probe(bundle, artefact, runtime))
 
 
 def matches_probe(bundle: Bundle, artefact: str, runtime: Runtime) -> bool:

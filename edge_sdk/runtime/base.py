@@ -58,6 +58,13 @@ class Runtime(Protocol):
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
         """The runtime's own call for this batch and the outputs of `answer`, without anything of ours: for `bench`."""
 
+    def clone(self) -> "Runtime":
+        """Another runtime on the same weights, for another thread. Closing one leaves the other open.
+
+        Raises:
+            RuntimeUnavailable: this runtime cannot share its weights.
+        """
+
     def close(self) -> None:
         """Release what the runtime holds; afterwards it cannot run."""
 

@@ -100,6 +100,10 @@ class OnnxRuntime:
         """`session.run` of label and radius on this batch."""
         return partial(self.session.run, _HOT, {FRAME: frames})
 
+    def clone(self) -> "OnnxRuntime":
+        """Share the session, whose `run` may be called by several threads."""
+        return OnnxRuntime(self.session, self.execution, self.graph)
+
     def close(self) -> None:
         self.session = None
 

@@ -1,28 +1,71 @@
-"""Which runtime runs an artefact on this machine, and why."""
+"""Which runtimes can run an artefact on this machine, in the order of preference."""
 
 from __future__ import annotations
 
-from typing import Optional
+from dataclasses import dataclass
+from typing import Callable, List, Optional
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import RuntimeUnavailable
 from edge_sdk.runtime.base import Runtime
 
+RUNTIMES = ("auto", "onnxruntime", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A runtime that may be tried: its name for people, and how to load it (raises RuntimeUnavailable)."""
+
+    name: str
+    load: Callable[[], Runtime]
+
+
+def candidates(
+    bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
+) -> List[Candidate]:
+    """What to try, best first: an engine built on this device, ONNX Runtime on a GPU, ONNX Runtime on the processor.
+
+    Args:
+        runtime: "onnxruntime" (with `provider`, by default "cpu"), "tensorrt", or "auto" for all of them.
+        provider: of ONNX Runtime; naming one excludes everything else.
+
+    Raises:
+        RuntimeUnavailable: an unknown runtime, or a provider for TensorRT.
+    """
+    if runtime not in RUNTIMES:
+        raise RuntimeUnavailable(f"runtime: got {runtime!r}, expected one of {', '.join(RUNTIMES)}")
+    if runtime == "tensorrt" and provider is not None:
+        raise RuntimeUnavailable(f"provider: got {provider!r} with runtime tensorrt, expected none")
+    engine = Candidate("tensorrt", lambda: _tensorrt(bundle, artefact))
+    if runtime == "tensorrt":
+        return [engine]
+    providers = [provider] if provider else ["cpu"] if runtime == "onnxruntime" else ["cuda", "cpu"]
+    sessions = [
+        Candidate(f"onnxruntime {name}", lambda name=name: _onnxruntime(bundle, artefact, name, threads))  # type: ignore[misc]
+        for name in providers
+    ]
+    return sessions if runtime == "onnxruntime" or provider else [engine, *sessions]
+
 
 def load_runtime(
     bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
 ) -> Runtime:
-    """Load an artefact of a bundle.
-
-    Args:
-        runtime: "onnxruntime", or "auto".
-        provider: of ONNX Runtime; by default the one that the artefact was calibrated on, else "cpu".
+    """Load one runtime without judging its state, as verification and calibration need it; "auto" is ONNX Runtime.
 
     Raises:
         RuntimeUnavailable: unknown, not installed, or not working on this machine.
     """
-    if runtime not in ("auto", "onnxruntime"):
-        raise RuntimeUnavailable(f"runtime: got {runtime!r}, expected auto or onnxruntime")
+    name = "onnxruntime" if runtime == "auto" else runtime
+    return candidates(bundle, artefact, runtime=name, provider=provider, threads=threads)[0].load()
+
+
+def _onnxruntime(bundle: Bundle, artefact: str, provider: str, threads: int) -> Runtime:
     from edge_sdk.runtime.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime.load(bundle.model(artefact), provider=provider or "cpu", threads=threads)
+    return OnnxRuntime.load(bundle.model(artefact), provider=provider, threads=threads)
+
+
+def _tensorrt(bundle: Bundle, artefact: str) -> Runtime:
+    from edge_sdk.runtime.tensorrt import TensorRTRuntime
+
+    return TensorRTRuntime.load(bundle, artefact)

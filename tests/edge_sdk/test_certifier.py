@@ -232,7 +232,7 @@ def test_a_file_that_is_no_graph_is_refused(copied):
 
 
 def test_no_frame_radius_without_a_known_norm():
-    from edge_sdk.certifier import _frame_scale
+    from edge_sdk.answering import _frame_scale
 
     assert _frame_scale(2.0) <= 0.5 and _frame_scale(2.0) == pytest.approx(0.5)
     for unknown in (None, 0.0, -1.0, float("nan"), float("inf"), "1"):

@@ -148,7 +148,7 @@ def test_an_unreadable_suspension_is_a_suspension(copied):
 
 
 def test_suspension_holds_even_where_it_cannot_be_kept(copied, monkeypatch):
-    from edge_sdk import certifier as module
+    from edge_sdk import answering as module
 
     def refuse(bundle, reason):
         raise OSError("read-only file system")

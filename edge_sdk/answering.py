@@ -1,0 +1,302 @@
+"""One frame in, one certificate out: the path that a camera loop takes, in a single forward pass of a loaded graph."""
+
+from __future__ import annotations
+
+import math
+import threading
+from time import perf_counter, time
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from edge_sdk.bundle import Bundle
+from edge_sdk.certificate import Certificate, FrameId, Status, withheld
+from edge_sdk.drift import DriftMonitor
+from edge_sdk.errors import EdgeError, FrameError
+from edge_sdk.inputs import Prepared, Roi, prepare
+from edge_sdk.loading import ExecutionState, State
+from edge_sdk.runtime.base import Runtime
+from edge_sdk.scoring import padded
+from edge_sdk.suspension import lift, suspend, suspended_because
+
+
+class _Hold:
+    """Why certificates are withheld, or None; shared by a certifier and its clones."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: Optional[Tuple[Status, str]]) -> None:
+        self.why = why
+
+
+class Answering:
+    """The answering half of `Certifier`, which adds loading and everything that is not done for each frame."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        artefact: str,
+        runtime: Runtime,
+        state: ExecutionState,
+        allow_unverified: bool,
+        monitor: Optional[DriftMonitor] = None,
+        why: str = "",
+    ) -> None:
+        self.bundle = bundle
+        self.artefact = artefact
+        self.runtime = runtime
+        self.state = state
+        self._names = bundle.manifest.class_names
+        self._frame_scale = _frame_scale(bundle.manifest.preprocessing.get("operator_norm"))
+        self._margin = state.margin
+        self._note = ""
+        self._allow_unverified = allow_unverified
+        self._hold = _Hold(self._reason_to_withhold())
+        self._monitor = monitor
+        self._why = why
+        self._load_options: Dict[str, Any] = {}
+        self._previous: Optional[Dict[str, Any]] = None
+        self._fault: Optional[Exception] = None
+        self._closed = self._out_of_use = False
+        self._encoding = bundle.manifest.input.encoding
+        self._entry = threading.Lock()
+        self._swapping = False
+        signature = runtime.graph.signature
+        self._batch_size = signature.batch_size
+        self._frame_shape = signature.frame_shape
+        # Only a single uint8 frame may skip the checks of `as_frame`: floats need a look at their values.
+        self._fast_shape = (
+            signature.frame_shape if signature.dtype == "uint8" and self._batch_size == 1 else None
+        )
+        self._fast_dtype = np.dtype(np.uint8)
+        if state.state is State.UNVERIFIED:
+            self._note = "unverified execution, allowed by the caller"
+
+    def certify(
+        self,
+        frame: Any,
+        *,
+        encoding: Optional[str] = None,
+        roi: Optional[Roi] = None,
+        capture_time: Optional[float] = None,
+        frame_id: FrameId = None,
+    ) -> Certificate:
+        """Answer one frame.
+
+        Args:
+            frame: uint8 [H, W, C] (or float32 [C, H, W] in [0, 1]) as the bundle's manifest declares; numpy with any
+                strides, or DLPack in host memory. Read during the call only, never kept.
+            encoding: of the frame, where it is not the bundle's; see `edge_sdk.encodings`.
+            roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius.
+            capture_time: seconds since the epoch; by default now.
+            frame_id: anything that names the frame.
+
+        Raises:
+            EdgeError: the certifier is closed, or another thread is in it.
+
+        **Guarantee**: that of the bundle; see `Certificate`.
+        """
+        start = perf_counter()
+        when = time() if capture_time is None else capture_time
+        if not self._entry.acquire(False):
+            self._enter_after_swap()
+        try:
+            scale = self._frame_scale
+            if (
+                type(frame) is np.ndarray
+                and frame.shape == self._fast_shape
+                and frame.dtype == self._fast_dtype
+                and frame.flags.c_contiguous
+                and encoding is roi  # both None
+            ):
+                batch = frame[None]
+            else:
+                prepared = prepare(
+                    frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
+                )
+                batch, scale = (
+                    padded(prepared.frame[None], self._batch_size),
+                    0.0 if prepared.resized else scale,
+                )
+            if self._out_of_use:
+                return self._refuse(when, start, frame_id)
+            if self._monitor is not None and self._monitor.due(when):
+                label, radius = self._observe(batch, when)
+            else:
+                label, radius = self.runtime.answer(batch)
+            return self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
+        except FrameError as error:
+            return _invalid(error, start, when, frame_id)
+        except EdgeError:
+            raise
+        except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
+            return self._fail(error, start, when, frame_id)
+        finally:
+            self._entry.release()
+
+    def certify_batch(
+        self,
+        frames: Sequence[Any],
+        *,
+        encoding: Optional[str] = None,
+        rois: Optional[Sequence[Optional[Roi]]] = None,
+        capture_time: Optional[float] = None,
+        frame_ids: Optional[Sequence[FrameId]] = None,
+    ) -> List[Certificate]:
+        """Answer several frames, in order; one wrong frame does not harm the others.
+
+        For the crops of one image pass `[image] * len(rois)`. Where the graph takes batches, frames share a forward
+        pass, and each certificate's latency is its batch's.
+
+        Raises:
+            EdgeError: as `certify`, or lists of different lengths.
+        """
+        ids = [None] * len(frames) if frame_ids is None else list(frame_ids)
+        crops = [None] * len(frames) if rois is None else list(rois)
+        if not len(ids) == len(crops) == len(frames):
+            raise EdgeError(
+                f"got {len(frames)} frames, {len(ids)} frame_ids, {len(crops)} rois; expected one for each frame"
+            )
+        certificates: List[Certificate] = []
+        for first in range(0, len(frames), self._batch_size):
+            chosen = slice(first, first + self._batch_size)
+            part = list(zip(frames[chosen], crops[chosen], ids[chosen]))
+            certificates += self._certify_together(part, encoding, capture_time)
+        return certificates
+
+    def _certify_together(
+        self,
+        part: Sequence[Tuple[Any, Optional[Roi], FrameId]],
+        encoding: Optional[str],
+        capture_time: Optional[float],
+    ) -> List[Certificate]:
+        start = perf_counter()
+        when = time() if capture_time is None else capture_time
+        if not self._entry.acquire(False):
+            self._enter_after_swap()
+        try:
+            if self._out_of_use:
+                return [self._refuse(when, start, frame_id) for _, _, frame_id in part]
+            results = [self._prepare(frame, encoding, roi) for frame, roi, _ in part]
+            good = [result.frame for result in results if isinstance(result, Prepared)]
+            answers: Iterator[Tuple[int, float]] = iter(())
+            if good:
+                batch = padded(np.stack(good), self._batch_size)
+                if self._monitor is not None and self._monitor.due(when):
+                    label, radius = self._observe(batch, when)
+                else:
+                    label, radius = self.runtime.answer(batch)
+                answers = zip(label.tolist(), radius.tolist())
+            return [
+                _invalid(result, start, when, frame_id)
+                if isinstance(result, FrameError)
+                else self._issue(
+                    *next(answers), 0.0 if result.resized else self._frame_scale, start, when, frame_id
+                )
+                for result, (_, _, frame_id) in zip(results, part)
+            ]
+        except EdgeError:
+            raise
+        except Exception as error:
+            return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
+        finally:
+            self._entry.release()
+
+    def _enter_after_swap(self) -> None:
+        """Wait for a swap, which is short; any other occupant is a second thread."""
+        if not (self._swapping and self._entry.acquire()) and not self._entry.acquire(False):
+            raise EdgeError(
+                "certify: another thread is in this certifier; give each thread its own with `clone()`"
+            )
+
+    def _observe(self, batch: np.ndarray, when: float) -> Tuple[np.ndarray, np.ndarray]:
+        """Answer a batch whose first frame the drift monitor looks at as well."""
+        outputs = self.runtime.run(batch)
+        alarm = self._monitor.observe(batch[0], outputs.probit.item(0), when) if self._monitor else ""
+        if alarm:
+            self.suspend(alarm)
+        return outputs.label, outputs.radius
+
+    def suspend(self, reason: str) -> None:
+        """Withhold every certificate from now on, on this device and across restarts, until `reset`."""
+        try:
+            suspend(self.bundle, reason)
+            self._hold.why = self._reason_to_withhold()
+        except OSError as error:
+            self._hold.why = (Status.SUSPENDED, f"{reason} (not kept for the next start: {error})")
+
+    def reset(self) -> None:
+        """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
+        lift(self.bundle)
+        if self._monitor is not None:
+            self._monitor.reset()
+        self._hold.why = self._reason_to_withhold()
+
+    def _reason_to_withhold(self) -> Optional[Tuple[Status, str]]:
+        suspended = suspended_because(self.bundle)
+        if suspended is not None:
+            return Status.SUSPENDED, suspended
+        if self.state.state is State.UNVERIFIED and not (self._allow_unverified and self.state.calibrated):
+            return Status.UNVERIFIED, self.state.reason
+        return None
+
+    def _prepare(
+        self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
+    ) -> Union[Prepared, FrameError]:
+        try:
+            return prepare(frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi)
+        except FrameError as error:
+            return error
+
+    def _issue(
+        self, label: int, radius: float, scale: float, start: float, when: float, frame_id: FrameId
+    ) -> Certificate:
+        if not (0 <= label < len(self._names) and 0.0 <= radius < math.inf):
+            raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
+        name = self._names[label]
+        held = self._hold.why
+        if held is not None:
+            status, reason = held
+            return Certificate(status, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, reason)
+        radius -= self._margin
+        if radius > 0.0:
+            return Certificate(
+                Status.CERTIFIED,
+                label,
+                name,
+                radius,
+                radius * scale,
+                when,
+                perf_counter() - start,
+                frame_id,
+                self._note,
+            )
+        return Certificate(
+            Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, self._note
+        )
+
+    def _refuse(self, when: float, start: float, frame_id: FrameId) -> Certificate:
+        if self._closed:
+            raise EdgeError("certify: this certifier is closed; load a new one with `Certifier.load`")
+        reason = f"the runtime failed and stays out of use, load the bundle again: {self._fault}"
+        return withheld(
+            Status.FAULT, reason, capture_time=when, latency=perf_counter() - start, frame_id=frame_id
+        )
+
+    def _fail(self, error: Exception, start: float, when: float, frame_id: FrameId) -> Certificate:
+        self._fault = error
+        self._out_of_use = True
+        return self._refuse(when, start, frame_id)
+
+
+def _invalid(error: FrameError, start: float, when: float, frame_id: FrameId) -> Certificate:
+    return withheld(
+        Status.INVALID_INPUT, str(error), capture_time=when, latency=perf_counter() - start, frame_id=frame_id
+    )
+
+
+def _frame_scale(operator_norm: object) -> float:
+    """1 / norm rounded down, or 0 where no usable bound is known: then no frame radius is stated."""
+    if isinstance(operator_norm, (int, float)) and math.isfinite(operator_norm) and operator_norm > 0:
+        return math.nextafter(1.0 / float(operator_norm), 0.0)
+    return 0.0

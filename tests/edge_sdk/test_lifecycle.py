@@ -1,0 +1,200 @@
+"""Choosing a runtime, clones, hot swap and rollback."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from edge_sdk import BundleError, Certifier, EdgeError, RuntimeUnavailable, State, Status
+from edge_sdk.bundle import Bundle
+from edge_sdk.loading import choose
+from edge_sdk.manifest import Manifest
+from edge_sdk.runtime.onnxruntime import OnnxRuntime
+from edge_sdk.runtime.select import Candidate, candidates
+from tests.edge_sdk import helpers
+from tests.edge_sdk.helpers import Spec
+
+FRAMES = helpers.random_frames(Spec(), 30)
+
+
+@pytest.fixture(scope="module")
+def second_bundle(tmp_path_factory):
+    """Another release: same frames and classes, other weights."""
+    return helpers.make_bundle(tmp_path_factory.mktemp("swap") / "second", Spec(seed=7))
+
+
+def _radii(certifier):
+    return [certifier.certify(frame).radius for frame in FRAMES]
+
+
+def test_auto_takes_the_processor_here_and_says_why_not_the_others(hand_bundle):
+    with Certifier.load(hand_bundle) as certifier:
+        assert certifier.execution.provider == "cpu" and certifier.state.state is State.CALIBRATED
+        assert certifier.why.startswith("onnxruntime cpu; not tensorrt: ")
+        assert "not onnxruntime cuda: " in certifier.why
+
+
+def test_order_of_candidates(hand_bundle):
+    bundle = Bundle.open(hand_bundle)
+
+    def names(**options):
+        return [candidate.name for candidate in candidates(bundle, "fp32", **options)]
+
+    assert names() == ["tensorrt", "onnxruntime cuda", "onnxruntime cpu"]
+    assert names(provider="cpu") == names(runtime="onnxruntime") == ["onnxruntime cpu"]
+    assert names(runtime="tensorrt") == ["tensorrt"]
+    for wrong in ({"runtime": "openvino"}, {"runtime": "tensorrt", "provider": "cpu"}):
+        with pytest.raises(RuntimeUnavailable, match="expected"):
+            names(**wrong)
+
+
+def test_the_first_certified_candidate_wins(copied, pack):
+    bundle = Bundle.open(copied)
+    closed = []
+
+    def candidate(threads):
+        def load():
+            runtime = OnnxRuntime.load(bundle.model("fp32"), threads=threads)
+            close = runtime.close
+            runtime.close = lambda: (closed.append(threads), close())
+            return runtime
+
+        return Candidate(f"{threads} threads", load)
+
+    def absent():
+        raise RuntimeUnavailable("no such thing")
+
+    chosen = choose(bundle, "fp32", [Candidate("absent", absent), candidate(3), candidate(1), candidate(2)])
+    assert chosen.state.state is State.CALIBRATED and closed == [3]
+    assert chosen.why == "1 threads; not absent: no such thing; 3 threads is unverified"
+    only = choose(bundle, "fp32", [candidate(3), candidate(2)])
+    assert (
+        only.state.state is State.UNVERIFIED
+        and dict(only.runtime.execution.options)["intra_op_threads"] == "2"
+    )
+    with pytest.raises(RuntimeUnavailable, match="no such thing"):
+        choose(bundle, "fp32", [Candidate("absent", absent)])
+
+
+def test_a_contradiction_is_no_reason_to_try_the_next(copied):
+    bundle = Bundle.open(copied)
+    other = helpers.graph(Spec(), (0.0,), helpers.metadata(Spec(), (0.0,), ""))
+    with pytest.raises(BundleError):
+        choose(
+            bundle,
+            "fp32",
+            [Candidate("forged", lambda: OnnxRuntime.load(other)), *candidates(bundle, "fp32")],
+        )
+
+
+def test_clones_share_weights_and_work_in_parallel(hand_bundle):
+    with Certifier.load(hand_bundle) as certifier:
+        twin = certifier.clone()
+        assert twin.runtime.session is certifier.runtime.session
+        results, expected = {}, _radii(certifier)
+        threads = [
+            threading.Thread(target=lambda one=one, name=name: results.update({name: _radii(one)}))
+            for name, one in (("original", certifier), ("twin", twin))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert results == {"original": expected, "twin": expected}
+    assert _radii(twin) == expected
+    with pytest.raises(EdgeError, match="closed"):
+        certifier.clone()
+
+
+def test_a_suspension_holds_for_clones(copied):
+    with Certifier.load(copied) as certifier:
+        twin = certifier.clone()
+        certifier.suspend("seen by one")
+        assert twin.certify(FRAMES[0]).status is Status.SUSPENDED
+        certifier.reset()
+        assert twin.certify(FRAMES[0]).status is not Status.SUSPENDED
+
+
+def test_swap_and_rollback(hand_bundle, second_bundle):
+    with Certifier.load(hand_bundle) as certifier, Certifier.load(second_bundle) as second:
+        before, after = _radii(certifier), _radii(second)
+        assert before != after
+        certifier.swap(second_bundle)
+        assert _radii(certifier) == after and certifier.bundle.path == second_bundle
+        certifier.rollback()
+        assert _radii(certifier) == before and certifier.bundle.path == hand_bundle
+        with pytest.raises(EdgeError, match="no earlier bundle"):
+            certifier.rollback()
+        certifier.swap(second_bundle)
+        certifier.swap(hand_bundle)
+        assert _radii(certifier) == before
+        certifier.rollback()
+        assert _radii(certifier) == after
+
+
+def test_a_swap_that_fails_leaves_everything_as_it_was(hand_bundle, copied, tmp_path):
+    (copied / "probe.npz").write_bytes(b"")
+    with Certifier.load(hand_bundle) as certifier:
+        before = _radii(certifier)
+        for path in (copied, tmp_path / "absent"):
+            with pytest.raises(BundleError):
+                certifier.swap(path)
+        other = helpers.make_bundle(tmp_path / "other", Spec((6, 6, 3)))
+        with pytest.raises(EdgeError, match="takes"):
+            certifier.swap(other)
+        assert _radii(certifier) == before
+
+
+def test_swap_to_other_classes_is_refused(hand_bundle, second_bundle, tmp_path, monkeypatch):
+    with Certifier.load(hand_bundle) as certifier:
+        load = Certifier.load.__func__
+
+        def renamed(cls, path, **options):
+            new = load(cls, path, **options)
+            new.bundle = replace(
+                new.bundle, manifest=replace(new.bundle.manifest, class_names=("a", "b", "c"))
+            )
+            return new
+
+        assert isinstance(new_manifest := certifier.bundle.manifest, Manifest) and new_manifest.class_names
+        monkeypatch.setattr(Certifier, "load", classmethod(renamed))
+        with pytest.raises(EdgeError, match="classes"):
+            certifier.swap(second_bundle)
+
+
+def test_a_failed_certifier_lives_again_after_a_swap(hand_bundle, second_bundle):
+    with Certifier.load(hand_bundle) as certifier:
+        certifier._fail(RuntimeError("CUDA error 700"), 0.0, 0.0, None)
+        assert certifier.certify(FRAMES[0]).status is Status.FAULT
+        certifier.swap(second_bundle)
+        assert certifier.certify(FRAMES[0]).status is not Status.FAULT
+        certifier.rollback()
+        assert certifier.certify(FRAMES[0]).status is Status.FAULT
+
+
+def test_frames_go_on_while_another_thread_swaps(hand_bundle, second_bundle):
+    """Each certificate comes from one bundle or the other, and the camera loop never meets an exception."""
+    with Certifier.load(hand_bundle) as certifier, Certifier.load(second_bundle) as second:
+        allowed = [{first, last} for first, last in zip(_radii(certifier), _radii(second))]
+        done, problems = threading.Event(), []
+
+        def camera():
+            try:
+                while not done.is_set():
+                    for frame, radii in zip(FRAMES, allowed):
+                        radius = certifier.certify(frame).radius
+                        if radius not in radii:
+                            problems.append(radius)
+            except Exception as error:
+                problems.append(error)
+
+        thread = threading.Thread(target=camera)
+        thread.start()
+        for _ in range(10):
+            certifier.swap(second_bundle)
+            certifier.rollback()
+        done.set()
+        thread.join(60)
+        assert problems == []
