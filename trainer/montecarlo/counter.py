@@ -1,7 +1,8 @@
-"""Counts one group of cells in host memory: noise on all threads, batches through the classifier, counts by scatter."""
+"""Counts one group of cells in host memory: each thread draws noise, runs the classifier and counts on its own."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import Labeller
+from trainer.montecarlo.classifier import Labeller, ModuleLabeller
 from trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
 from trainer.montecarlo.store import Identity
 
 # About as many numbers per thread as stay in the cache while a batch passes through the network.
-NUMBERS_PER_THREAD = 1 << 18
+NUMBERS_PER_THREAD = 1 << 17
+LARGEST_BATCH = 256
 
 
 class Counter(Protocol):
@@ -34,13 +36,19 @@ class Counter(Protocol):
 
 
 class HostCounter:
-    """The counter for a CPU, and for black boxes."""
+    """The counter for a CPU, and for black boxes.
+
+    Every thread takes cells of its own and runs the network on them alone. Threads that share a forward pass wait for
+    each other at every layer: on small networks that costs more than it gains, and on a busy machine far more.
+    """
 
     def __init__(self, labeller: Labeller, identity: Identity, batch_size: int | None) -> None:
         self._labeller, self._identity, self.device = labeller, identity, torch.device("cpu")
         self._key = NoiseKey(identity.seed, identity.stream)
-        self._threads = torch.get_num_threads()
-        self._filler = NoiseFiller(identity.sigma, self._threads)
+        # A black box may not be safe to call twice at once, and may use all processors itself.
+        self._workers = torch.get_num_threads() if isinstance(labeller, ModuleLabeller) else 1
+        self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
+        self._filler = NoiseFiller(identity.sigma, 1 if self._workers > 1 else torch.get_num_threads())
         self._wanted = batch_size
         self.batch_size = batch_size or 1
         self._frames = np.empty((0, 1, 1, 1), dtype=np.float32)
@@ -49,10 +57,19 @@ class HostCounter:
         first = not len(self._frames)
         self._frames = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
         if first and self._wanted is None:
-            numel = self._frames[0].size
-            self.batch_size = max(8, min(512, self._threads * NUMBERS_PER_THREAD // numel))
+            self.batch_size = max(8, min(512, NUMBERS_PER_THREAD // self._frames[0].size))
+        if first and self._workers > 1:
+            # The first batch decides how the network is run; the threads must not decide it side by side.
+            self._labeller(torch.from_numpy(np.repeat(self._frames[:1], 2, axis=0)).permute(0, 3, 1, 2))
 
     def count(self, cells: list[Cell]) -> np.ndarray:
+        if min(self._workers, len(cells)) == 1:
+            return self._count(cells)
+        shares = [cells[worker :: self._workers] for worker in range(min(self._workers, len(cells)))]
+        return np.sum(list(self._pool.map(self._count, shares)), axis=0)
+
+    @torch.inference_mode()
+    def _count(self, cells: list[Cell]) -> np.ndarray:
         block, columns = self._identity.sample_block, self._identity.num_classes + 1
         size = equal_batches(len(cells) * block, self.batch_size)
         # A single row takes another matrix kernel, with other rounding, than the same row in a batch.
@@ -70,6 +87,7 @@ class HostCounter:
 
     def close(self) -> None:
         self._filler.close()
+        self._pool.shutdown()
 
 
 def equal_batches(total: int, largest: int) -> int:
