@@ -286,3 +286,50 @@ def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_recor
         raise ExportError("--release: got none, expected the number of this release, one more than the last")
     signature = sign_bundle(bundle, private, release)
     click.echo(f"{bundle}: release {signature.release}, signed by key {signature.key_id}")
+
+
+@main.command()
+@click.argument("bundle", type=_FOLDER)
+@click.option("--artefact", default="fp32", show_default=True, help="Which graph of the bundle.")
+@click.option(
+    "--references", "calibration", type=_FOLDER, help="Calibration pack: the engine gets its own margin."
+)
+@click.option("--verification", type=_FOLDER, help="Verification pack: replayed on the engine.")
+@click.option(
+    "--refuse-stale", is_flag=True, help="Do not build anew where an engine for something else is there."
+)
+@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@run_command
+def tensorrt(
+    bundle: Path,
+    artefact: str,
+    calibration: Optional[Path],
+    verification: Optional[Path],
+    refuse_stale: bool,
+    json_flag: bool,
+) -> None:
+    """On the device: build the TensorRT engine of BUNDLE, calibrate it and check it."""
+    from calibration.references import References
+    from export.on_device import export_tensorrt
+
+    packs = [None if path is None else References.load(path) for path in (calibration, verification)]
+    result = export_tensorrt(
+        bundle, artefact, calibration=packs[0], verification=packs[1], rebuild_stale=not refuse_stale
+    )
+    rows: Rows = [("engine", f"{result.key.name}, {'built now' if result.built else 'found'}")]
+    if result.calibration is not None:
+        found = result.calibration
+        rows.append(("margin on top", f"{found.margin:.6g}, score {found.rank} of {found.frames} frames"))
+    if result.verification is not None:
+        rows.append(("verification", f"{result.verification.verdict}: {result.verification.sentence}"))
+    if result.calibration is None and result.verification is None:
+        rows.append(("state", "unverified: issues no certificate; give --references or --verification"))
+    as_json = {
+        "engine": result.key.to_json(),
+        "built": result.built,
+        "calibration": None if result.calibration is None else result.calibration.to_json(),
+        "verdict": None if result.verification is None else str(result.verification.verdict),
+    }
+    summary("engine", rows, as_json, json_flag)
+    if result.verification is not None and not result.verification:
+        raise CheckFailed(result.verification.sentence)

@@ -1,0 +1,161 @@
+"""NVIDIA's own parser and builder (TensorRT for RTX, which needs no GPU to build) on every exported graph."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from calibration.references import References
+from edge_sdk.bundle import Bundle
+from edge_sdk.errors import RuntimeUnavailable
+from edge_sdk.runtime.cuda import Device, Driver
+from edge_sdk.runtime.engines import EngineKey, engine_key
+from edge_sdk.verify import Verdict
+from export import on_device
+from export.cli import main
+from export.engine import build_engine
+from export.errors import ExportError
+from export.on_device import export_tensorrt
+from export.operators import TENSORRT_OPERATORS, foreign_operators
+from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
+
+BOARD = Device("Board", (8, 9), "13.0")
+
+
+@pytest.fixture(scope="module")
+def trt() -> Any:
+    return pytest.importorskip(
+        "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install tensorrt-rtx-cu13"
+    )
+
+
+@pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
+def test_every_precision_is_parsed_and_built(trt: Any, colour_bundle: Path, artefact: str) -> None:
+    bundle = Bundle.open(colour_bundle)
+    model, key = bundle.model(artefact), engine_key(bundle, artefact, trt, BOARD)
+    plan = build_engine(trt, model, key)
+    assert len(plan) > 1000
+    assert hashlib.sha256(model).hexdigest().encode() in plan, "the plan must name its ONNX file in clear"
+
+
+def test_the_shared_bundle_is_parsed_and_built(trt: Any, bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert build_engine(trt, opened.model("fp32"), engine_key(opened, "fp32", trt, BOARD))
+
+
+def test_engines_are_strongly_typed_without_tf32(
+    trt: Any, colour_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read off the builder's own objects while it works."""
+    seen = {}
+
+    class Builder(trt.Builder):  # type: ignore[misc, name-defined]
+        def build_serialized_network(self, network: Any, config: Any) -> Any:
+            seen["typed"] = network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+            seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
+            seen["refit"] = config.get_flag(trt.BuilderFlag.REFIT)
+            return super().build_serialized_network(network, config)
+
+    monkeypatch.setattr(trt, "Builder", Builder)
+    bundle = Bundle.open(colour_bundle)
+    build_engine(trt, bundle.model("fp32"), engine_key(bundle, "fp32", trt, BOARD))
+    assert seen == {"typed": True, "tf32": False, "refit": False}
+
+
+def test_an_operator_that_tensorrt_lacks_is_named_with_its_layer(trt: Any) -> None:
+    node = helper.make_node("Det", ["frame"], ["out"], name="network/odd/Det_7")
+    values = [helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 2, 2])]
+    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1])]
+    model = helper.make_model(
+        helper.make_graph([node], "g", values, outputs), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    key = EngineKey("fp32", "0" * 64, "tensorrt_rtx", trt.__version__, "8.9", "Board", "13.0", (1, 2, 2))
+    with pytest.raises(ExportError, match=r"operator Det in layer 'network/odd/Det_7'"):
+        build_engine(trt, model.SerializeToString(), key)
+
+
+def test_timing_caches_are_kept_and_foreign_ones_replaced(trt: Any, bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(bundle)
+    key = engine_key(opened, "fp32", trt, BOARD)
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"from another world")
+    assert build_engine(trt, opened.model("fp32"), key, timing_cache=cache)
+    first = cache.read_bytes()
+    assert first != b"from another world"
+    assert build_engine(trt, opened.model("fp32"), key, timing_cache=cache)
+
+
+@pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
+def test_only_operators_of_jetpack_6_are_used(colour_bundle: Path, artefact: str) -> None:
+    bundle = Bundle.open(colour_bundle)
+    assert foreign_operators(onnx.load_model_from_string(bundle.model(artefact))) == {}
+    assert "Det" not in TENSORRT_OPERATORS and len(TENSORRT_OPERATORS) > 90
+    strange = onnx.load_model_from_string(bundle.model(artefact))
+    strange.graph.node[3].op_type = "Det"
+    assert foreign_operators(strange) == {"Det": [strange.graph.node[3].name]}
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand-ins for a board: builds are counted and give fake plans."""
+    built: list[str] = []
+
+    def build(_trt: Any, model: bytes, key: EngineKey, **_: Any) -> bytes:
+        built.append(key.name)
+        return fake_plan(model)
+
+    monkeypatch.setattr(on_device, "build_engine", build)
+    return {"trt": fake_tensorrt(), "driver": Driver.open(FakeCuda()), "built": built}
+
+
+def test_the_device_builds_once_calibrates_and_verifies(
+    bundle: Path, workspace: Path, tmp_path: Path, board: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    packs = {
+        name: References.load(workspace / "references" / f"{name}.npz")
+        for name in ("calibration", "verification")
+    }
+    built = board.pop("built")
+    result = export_tensorrt(copy, **packs, **board)
+    assert result and result.built and "this takes minutes" in capsys.readouterr().err
+    assert result.calibration is not None and result.calibration.margin >= 0
+    assert result.verification is not None and result.verification.verdict is Verdict.PASSED
+    again = export_tensorrt(copy, **board)
+    assert not again.built and len(built) == 1 and again.calibration is None
+    newer = dict(board, trt=fake_tensorrt("10.4.0"))
+    with pytest.raises(ExportError, match="without --refuse-stale"):
+        export_tensorrt(copy, rebuild_stale=False, **newer)
+    assert export_tensorrt(copy, **newer).built and len(built) == 2
+    # What the device added does not touch the release.
+    assert Bundle.open(copy).manifest == Bundle.open(bundle).manifest
+
+
+def test_the_command_on_a_machine_without_gpu_says_what_is_needed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.runtime.cuda.LIBRARIES", ("libnothing.so.1",))
+    result = CliRunner().invoke(main, ["tensorrt", str(bundle)])
+    assert result.exit_code == 2 and "found no driver library" in result.stderr
+    with pytest.raises(RuntimeUnavailable):
+        export_tensorrt(bundle)
+
+
+def test_the_device_needs_neither_torch_nor_onnx_nor_scipy() -> None:
+    """In a fresh interpreter in which importing them fails."""
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'scipy', 'onnxruntime', 'matplotlib', 'zarr', 'cryptography'):\n"
+        "    sys.modules[name] = None\n"
+        "import export.on_device, export.engine, export.cli, export.pack, edge_sdk.runtime.tensorrt\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
