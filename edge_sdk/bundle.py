@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Dict, Iterable, Mapping, Optional
 
-from calibration.digests import PathLike, file_digest
+from calibration.digests import PathLike, file_digest, json_digest
 from calibration.errors import CalibrationError
 from calibration.execution import Execution
 from calibration.record import Calibration
@@ -102,8 +102,8 @@ class Bundle:
         return scores
 
     def device_folder(self, execution: Execution) -> Path:
-        """Where this device keeps what it adds for one execution; not part of the release."""
-        return self.path / DEVICE_FOLDER / execution.name
+        """Where this device keeps what it adds for one execution, all its options counted; not part of the release."""
+        return self.path / DEVICE_FOLDER / f"{execution.name}-{json_digest(execution.to_json())[:8]}"
 
     def check_device_record(self, path: Path) -> None:
         """Check who made a device record, before it is read. Raises: BundleError."""
