@@ -46,9 +46,10 @@ class HostCounter:
         self._labeller, self._identity, self.device = labeller, identity, torch.device("cpu")
         self._key = NoiseKey(identity.seed, identity.stream)
         # A black box may not be safe to call twice at once, and may use all processors itself.
-        self._workers = torch.get_num_threads() if isinstance(labeller, ModuleLabeller) else 1
+        self._threads = torch.get_num_threads()
+        self._workers = self._threads if isinstance(labeller, ModuleLabeller) else 1
         self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
-        self._filler = NoiseFiller(identity.sigma, 1 if self._workers > 1 else torch.get_num_threads())
+        self._filler = NoiseFiller(identity.sigma, 1 if self._workers > 1 else self._threads)
         self._wanted = batch_size
         self.batch_size = batch_size or 1
         self._frames = np.empty((0, 1, 1, 1), dtype=np.float32)
@@ -88,6 +89,8 @@ class HostCounter:
     def close(self) -> None:
         self._filler.close()
         self._pool.shutdown()
+        # PyTorch's setting is one for the whole process, whichever thread made it.
+        torch.set_num_threads(self._threads)
 
 
 def equal_batches(total: int, largest: int) -> int:

@@ -65,6 +65,7 @@ def test_counts_do_not_depend_on_threads_or_unit_order(
     try:
         store = make_store()
         sample_counts(network, preprocess, frames, store, N)
+        assert torch.get_num_threads() == threads  # the process has its setting back
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(store.counts(), reference)
