@@ -13,6 +13,7 @@ from calibration.guarantee import Guarantee
 from calibration.maps import RadiusMap
 from calibration.probit import probit_from_logits
 from calibration.references import References
+from export.errors import ExportError
 from export.gate import Reference
 from export.policy import NO_POLICY, Policy
 from export.precision import PREPROCESS_LAYER
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.preprocess import Preprocess
 
 REFERENCE_BATCH = 64
+SPLITS = ("train", "tuning", "calibration", "verification", "test")
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Source:
     """A trained workspace, as export sees it.
 
     Attributes:
-        module: preprocessing and surrogate in one: uint8 [B, H, W, C] -> logits float32 [B, K].
-        map: chosen without the calibration counts.
+        module: preprocessing and surrogate in one: uint8 [B, H, W, C] -> logits float32 [B, K], or logits and difficulty.
+        outputs: names of what it returns.
+        map, guarantee, difficulty, threshold: what `calibrate` is called with, chosen without the calibration counts.
         tuning, calibration, verification: reference packs.
         training_digests: of every frame that the surrogate, the map or a quantiser may have seen.
         attempt: which use of the calibration split this is.
@@ -53,6 +56,9 @@ class Source:
     base_digest: str
     surrogate_digest: str
     frame_rate: float
+    outputs: Tuple[str, ...] = ("logits",)
+    difficulty: bool = False
+    threshold: Optional[float] = None
     attempt: int = 1
     policy: Policy = NO_POLICY
 
@@ -65,34 +71,37 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     """
     import torch
 
-    from trainer.calibrate import configured_guarantee, configured_map, log_attempt
+    from trainer.calibrate import configured_plan, log_attempt, seen_digests
     from trainer.workspace import Workspace
 
     workspace = Workspace.open(path)
     base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
-    splits = workspace.splits
-    seen = [splits.digests[splits.indices(name)] for name in ("train", "tuning")]
-    guarantee, radius_map = configured_guarantee(workspace), configured_map(workspace)
+    if surrogate.guard_noise:
+        raise ExportError(
+            f"{path}: the surrogate is of the guarded tier (noise {surrogate.guard_noise:g}), whose pass takes noise beside the "
+            "frame; bundles hold one-pass surrogates: train one without [guard] noise"
+        )
+    plan = configured_plan(workspace, allow_code=allow_code)
     packs = {split: workspace.references(split) for split in ("tuning", "calibration", "verification")}
+    parts = OrderedDict([(PREPROCESS_LAYER, workspace.preprocess), ("network", surrogate.module)])
     return Source(
         path=workspace.path,
-        module=torch.nn.Sequential(
-            OrderedDict([(PREPROCESS_LAYER, workspace.preprocess), ("network", surrogate.module)])
-        ).eval(),
+        module=torch.nn.Sequential(parts).eval(),
+        outputs=("logits", "difficulty") if surrogate.has_difficulty else ("logits",),
         preprocess=workspace.preprocess,
         sigma=workspace.config.smoothing.sigma,
         class_names=tuple(workspace.dataset.class_names),
-        map=radius_map,
-        guarantee=guarantee,
-        training_digests=frozenset(np.concatenate(seen).tolist()),
-        split_digests={
-            name: splits.digest(name) for name in ("train", "tuning", "calibration", "verification", "test")
-        },
+        map=plan.map,
+        guarantee=plan.guarantee,
+        difficulty=plan.difficulty,
+        threshold=plan.threshold,
+        training_digests=frozenset(seen_digests(workspace)),
+        split_digests={name: workspace.splits.digest(name) for name in SPLITS},
         base_digest=base.digest,
         surrogate_digest=surrogate.digest,
         frame_rate=workspace.config.guarantee.frame_rate,
         policy=Policy(**vars(workspace.config.acceptance)),
-        attempt=log_attempt(workspace, surrogate, guarantee, radius_map),
+        attempt=log_attempt(workspace, surrogate, plan),
         **packs,
     )
 
@@ -103,12 +112,14 @@ def torch_reference(module: "torch.nn.Module") -> Reference:
     def answer(frames: np.ndarray) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
         import torch
 
+        parts = []
         with torch.inference_mode():
-            parts = [
-                module(torch.from_numpy(frames[start : start + REFERENCE_BATCH])).numpy()
-                for start in range(0, len(frames), REFERENCE_BATCH)
-            ]
-        prediction = probit_from_logits(np.concatenate(parts))
-        return prediction.label, prediction.probit, None
+            for start in range(0, len(frames), REFERENCE_BATCH):
+                outputs = module(torch.from_numpy(frames[start : start + REFERENCE_BATCH]))
+                heads = outputs if isinstance(outputs, tuple) else (outputs,)
+                parts.append([head.numpy() for head in heads])
+        logits, *rest = (np.concatenate(columns) for columns in zip(*parts))
+        prediction = probit_from_logits(logits)
+        return prediction.label, prediction.probit, rest[0] if rest else None
 
     return answer

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.digests import json_digest
+from calibration.attempts import AttemptLog
+from calibration.digests import combined_digest
 from calibration.errors import CheckFailed
 from calibration.evaluation import (
     AuditVerdict,
@@ -18,14 +19,13 @@ from calibration.evaluation import (
     label_agreement,
     probit_rmse,
 )
-from calibration.files import read_json, write_json
 from calibration.fit import calibrate as fit_offset
 from calibration.fit import check_rank
-from calibration.guarantee import Guarantee
-from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
+from calibration.plan import Plan
 from calibration.record import Calibration
 from calibration.scores import Scores
 from trainer.certify import RADII
+from trainer.choice import choose, tuning_scores
 from trainer.networks import Network
 from trainer.scoring import pytorch_execution, score
 from trainer.workspace import SCORED_SPLITS, Workspace
@@ -71,12 +71,17 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
     """
     network = workspace.surrogate(allow_code=allow_code)
     tables = score_all(workspace, network)
-    guarantee = configured_guarantee(workspace)
-    radius_map = configured_map(workspace)
+    plan = choose(workspace, tables["tuning"], network.guard_noise)
     table = tables["calibration"]
-    seen = workspace.splits.digests[np.concatenate([workspace.splits.train, workspace.splits.tuning])]
-    attempt = log_attempt(workspace, network, guarantee, radius_map)
-    record = fit_offset(table, guarantee, radius_map, training_digests=seen.tolist(), attempt=attempt)
+    record = fit_offset(
+        table,
+        plan.guarantee,
+        plan.map,
+        training_digests=seen_digests(workspace),
+        attempt=log_attempt(workspace, network, plan),
+        difficulty=plan.difficulty,
+        threshold=plan.threshold,
+    )
     radius = record.head.radius(table.probit, table.label, table.difficulty)
     check = check_rank(table, radius, record)
     if not check:
@@ -84,6 +89,7 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
             f"replay of the calibration split: {check.exceeding} radii exceed their reference, expected at most "
             f"{check.allowed}; this is a defect of the arithmetic, nothing was written"
         )
+    plan.save(record_path(workspace, network).with_name("plan.json"))
     record.save(record_path(workspace, network))
     return evaluate(tables["test"], record)
 
@@ -104,48 +110,41 @@ def evaluate(test: Scores, record: Calibration) -> CalibrateResult:
 
 def score_all(workspace: Workspace, network: Network) -> dict[str, Scores]:
     """Score the PyTorch execution on every split but train, write the tables, and return them by split."""
-    execution = pytorch_execution(network.digest)
+    folder, noise = record_path(workspace, network).parent.name, network.guard_noise
     tables = {}
     for split in SCORED_SPLITS:
-        tables[split] = score(network.module, workspace.preprocess, workspace.references(split), execution)
-        tables[split].save(workspace.scores_path(execution.name, split))
+        references = workspace.references(split)
+        tables[split] = score(network.module, workspace.preprocess, references, network.digest, noise)
+        tables[split].save(workspace.scores_path(folder, split))
     return tables
 
 
-def configured_guarantee(workspace: Workspace) -> Guarantee:
-    """The guarantee that [guarantee] asks for."""
-    asked = workspace.config.guarantee
-    return Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta)
+def configured_plan(workspace: Workspace, *, allow_code: bool = False) -> Plan:
+    """Guarantee, map, difficulty and threshold for every execution of this workspace's surrogate."""
+    network = workspace.surrogate(allow_code=allow_code)
+    return choose(workspace, tuning_scores(workspace, network), network.guard_noise)
 
 
-def configured_map(workspace: Workspace) -> RadiusMap:
-    """The radius map that [guarantee] asks for; neither choice looks at calibration counts."""
-    asked = workspace.config
-    if asked.guarantee.map == "identity":
-        return IDENTITY
-    beta = float(configured_guarantee(workspace).beta)
-    return clopper_pearson_map(asked.smoothing.sigma, asked.targets.calibration, beta)
+def seen_digests(workspace: Workspace) -> list[bytes]:
+    """Digests of all frames that the surrogate, the map or a quantiser may have seen: train and tuning."""
+    seen = np.concatenate([workspace.splits.train, workspace.splits.tuning])
+    return list(workspace.splits.digests[seen].tolist())
 
 
 def record_path(workspace: Workspace, network: Network) -> Path:
     """Where the record of the PyTorch execution lies."""
-    return (
-        workspace.scores_path(pytorch_execution(network.digest).name, "calibration").parent
-        / "calibration.json"
-    )
+    name = pytorch_execution(network.digest, network.guard_noise).name
+    return workspace.scores_path(name, "calibration").with_name("calibration.json")
 
 
-def log_attempt(workspace: Workspace, network: Network, guarantee: Guarantee, radius_map: RadiusMap) -> int:
+def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
     """Number of this use of the calibration split; the very same computation again is not another attempt."""
-    path = workspace.path / "attempts.json"
-    attempts = read_json(path, "log of attempts") if path.exists() else []
-    this = {
+    frames = combined_digest(sorted(workspace.splits.digests[workspace.splits.calibration].tolist()))
+    attempt = {
         "surrogate": network.digest,
-        "guarantee": guarantee.to_json(),
-        "map": json_digest(radius_map.to_json()),
-        "frames": workspace.splits.digest("calibration"),
+        "guarantee": plan.guarantee.to_json(),
+        "map": plan.map.to_json(),
+        "difficulty": plan.difficulty,
+        "threshold": plan.threshold,
     }
-    if this not in attempts:
-        attempts.append(this)
-        write_json(path, attempts)
-    return 1 + [item for item in attempts if item["frames"] == this["frames"]].index(this)
+    return AttemptLog(workspace.path / "attempts.jsonl").append(frames, attempt)

@@ -114,13 +114,16 @@ def surrogate(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> 
     result = train_surrogate(Workspace.open(workspace), again=again, allow_code=allow_code)
     rows = [
         (
-            f"method {item.method}",
-            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f} (tuning split)",
+            f"method {item.method}" + (f", noise {item.guard_noise:g}" if item.guard_noise else ""),
+            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f}, worth {item.worth:.4f}",
         )
         for item in result.candidates
     ]
     rows += [
-        ("kept", result.method + (" (done before)" if result.kept else "")),
+        (
+            "kept",
+            f"{result.method}, worth most on the tuning split" + (" (done before)" if result.kept else ""),
+        ),
         ("digest", result.digest[:16]),
         ("time", duration(result.seconds)),
     ]

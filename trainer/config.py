@@ -11,13 +11,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from calibration.guarantee import KINDS, Guarantee
+from calibration.guarded import Guard
 from calibration.levels import parse_level
 from trainer.errors import TrainerError
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 METHODS = ("auto", "stored", "fresh")
-GUARANTEES = ("pac", "marginal")
-MAPS = ("clopper-pearson", "identity")
+MAPS = ("auto", "clopper-pearson", "identity")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class SmoothingConfig:
 class BaseConfig:
     """The base classifier: a small residual network trained here, or the user's own (factory and weights).
 
-    widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size.
+    widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size. The
+    first stage may have no block: the stem alone then works at full size, which is the costly one.
     shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
     factory: "package.module:function" that returns a torch module; weights: its safetensors file.
     """
@@ -73,9 +75,9 @@ class BaseConfig:
     factory: str = ""
     weights: str = ""
     widths: tuple[int, ...] = (8, 16, 32)
-    blocks: tuple[int, ...] = (1, 1, 1)
+    blocks: tuple[int, ...] = (0, 1, 1)
     stem_stride: int = 1
-    epochs: int = 60
+    epochs: int = 80
     batch_size: int = 64
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
@@ -107,30 +109,51 @@ class TargetsConfig:
 @dataclass(frozen=True)
 class SurrogateConfig:
     """method: "stored" (class counts from the store), "fresh" (new noise on augmented views) or "auto" (both,
-    keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view."""
+    keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view.
+    mix: share of the fresh views that are blended with another frame, which shows the surrogate what lies between
+    classes, where its largest errors are. difficulty: learn a second head that says how far off it may be."""
 
     method: str = "auto"
     epochs: int = 40
-    stored_epochs: int = 20
+    stored_epochs: int = 80
     batch_size: int = 64
-    learning_rate: float = 0.02
+    learning_rate: float = 0.1
     weight_decay: float = 5e-4
-    samples_per_view: int = 2
+    samples_per_view: int = 4
     shift: int = 1
     flip: bool = False
+    mix: float = 0.25
+    difficulty: bool = False
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class GuaranteeConfig:
-    """Levels are text, so that they are read exactly. frame_rate: frames per second, for wrong certificates per hour."""
+    """kind, error, confidence, beta: see `calibration.Guarantee`. Levels are text, so that they are read exactly.
+
+    map: of radii; "auto" tries several on the tuning split. radius: at which most certificates are wanted; 0 = largest
+    mean radius. frame_rate: frames per second, for wrong certificates per hour.
+    """
 
     kind: str = "pac"
     error: str = "0.05"
     confidence: str = "0.95"
     beta: str = "0.1"
-    map: str = "clopper-pearson"
+    map: str = "auto"
+    radius: float = 0.0
     frame_rate: float = 30.0
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Guarded tier: one pass on frame plus fresh noise, valid also when an attacker moved the frame by up to rho.
+
+    rho: L2 distance in [0, 1] pixel units. noise: standard deviations to try; the best on the tuning split is kept.
+    Empty: the plain one-pass tier.
+    """
+
+    rho: float = 0.0
+    noise: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +184,7 @@ class Config:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     guarantee: GuaranteeConfig = field(default_factory=GuaranteeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
 
     def __post_init__(self) -> None:
@@ -217,21 +241,28 @@ def check(config: Config) -> None:
     _check_choices(config)
     _check_numbers(config)
     _check_networks(config.base)
-    levels = {
-        "error": config.guarantee.error,
-        "confidence": config.guarantee.confidence,
-        "beta": config.guarantee.beta,
-    }
-    for name, text in levels.items():
-        parse_level(text, f"[guarantee] {name}")
+    _check_guarantee(config)
     parse_level(config.targets.certify_alpha, "[targets] certify_alpha")
+
+
+def _check_guarantee(config: Config) -> None:
+    asked, guard = config.guarantee, config.guard
+    if guard.rho and not guard.noise:
+        raise TrainerError(
+            f"[guard] rho = {guard.rho}: got no noise, expected standard deviations such as [0.12]"
+        )
+    if not asked.radius >= 0:
+        raise TrainerError(f"[guarantee] radius: got {asked.radius}, expected 0 or a positive radius")
+    for noise in guard.noise or (None,):
+        chosen = None if noise is None else Guard(guard.rho, noise)
+        Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, chosen).frames_needed()
 
 
 def _check_choices(config: Config) -> None:
     choices = [
         ("[preprocess] encoding", config.preprocess.encoding, ENCODINGS),
         ("[surrogate] method", config.surrogate.method, METHODS),
-        ("[guarantee] kind", config.guarantee.kind, GUARANTEES),
+        ("[guarantee] kind", config.guarantee.kind, KINDS),
         ("[guarantee] map", config.guarantee.map, MAPS),
         ("[targets] dtype", config.targets.dtype, ("float32", "bfloat16", "float16")),
     ]
@@ -259,6 +290,8 @@ def _check_numbers(config: Config) -> None:
         if not (value > 0 and math.isfinite(value)):
             hint = "; sigma is the noise level in [0, 1] pixel units, such as 0.25" if "sigma" in name else ""
             raise TrainerError(f"{name}: got {value}, expected a number above 0{hint}")
+    if not 0 <= config.surrogate.mix <= 1:
+        raise TrainerError(f"[surrogate] mix: got {config.surrogate.mix}, expected a share between 0 and 1")
     for name, size in config.splits.sizes().items():
         if isinstance(size, float) and size >= 1:
             raise TrainerError(
@@ -270,10 +303,11 @@ _STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", 
 
 
 def _check_networks(base: BaseConfig) -> None:
-    if len(base.widths) != len(base.blocks) or not base.widths or min((*base.widths, *base.blocks[1:])) < 1 or base.blocks[0] < 0:
+    stages = len(base.widths) == len(base.blocks) > 0
+    if not stages or min((*base.widths, *base.blocks[1:])) < 1 or base.blocks[0] < 0:
         raise TrainerError(
             f"[base] widths {list(base.widths)} and blocks {list(base.blocks)}: expected the same number of "
-            "positive entries, one per stage"
+            "positive entries, one per stage (only the first stage may have 0 blocks)"
         )
     if bool(base.factory) != bool(base.weights):
         raise TrainerError(

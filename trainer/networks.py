@@ -22,12 +22,16 @@ from trainer.errors import TrainerError
 
 METADATA_KEY = "rrise"
 
+DIFFICULTY_FLOOR = 0.1
+"""Keeps the difficulty of an easy frame from vanishing, which would let a rare error through unchecked."""
+
 
 @dataclass(frozen=True)
 class Network:
     """A network read from a file.
 
-    module: in eval mode, float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K].
+    module: in eval mode, float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K], or (logits, difficulty [B]) where
+        its spec is of kind "difficulty".
     spec: what `build_network` needs. metadata: what the file says about its making. digest: SHA-256 of the file.
     """
 
@@ -35,6 +39,16 @@ class Network:
     spec: Mapping[str, Any]
     metadata: Mapping[str, Any]
     digest: str
+
+    @property
+    def has_difficulty(self) -> bool:
+        """Whether the module returns (logits, difficulty)."""
+        return self.spec.get("kind") == "difficulty"
+
+    @property
+    def guard_noise(self) -> float:
+        """Standard deviation of the noise it was trained to take with every frame (guarded tier), 0 for a plain pass."""
+        return float(self.metadata.get("guard_noise", 0.0))
 
 
 class Standardise(nn.Module):
@@ -103,17 +117,50 @@ class ResNet(nn.Module):
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees, float32 [B, widths[-1]]."""
+        maps: Tensor = self.body(F.relu(self.norm(self.stem(self.standardise(x)))))
+        return maps.mean((2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.body(F.relu(self.norm(self.stem(self.standardise(x)))))
-        logits: Tensor = self.head(features.mean((2, 3)))
+        logits: Tensor = self.head(self.features(x))
         return logits
+
+
+class WithDifficulty(nn.Module):
+    """A network with a second head: (logits float32 [B, K], difficulty float32 [B] > 0).
+
+    The difficulty scales the offset frame by frame. It is learned from the features of a ResNet, or from the logits
+    of any other network, and never changes the logits.
+    """
+
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, num_features: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.network = network
+        self.first, self.second = nn.Linear(num_features, hidden), nn.Linear(hidden, 1)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.network, ResNet):
+            features = self.network.features(x)
+            logits = self.network.head(features)
+        else:
+            features = logits = self.network(x)
+        return logits, self.difficulty(features)
+
+    def difficulty(self, features: Tensor) -> Tensor:
+        """Difficulty float32 [B] of features float32 [B, F]; at least DIFFICULTY_FLOOR of the average one."""
+        raw = F.softplus(self.second(F.relu(self.first(features))))
+        return (raw.squeeze(1) + DIFFICULTY_FLOOR) * self.scale
 
 
 def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Module:
     """Build the network that `spec` describes, with fresh weights.
 
-    spec: {"kind": "resnet", ...arguments of ResNet} or {"kind": "factory", "factory": "package.module:function",
-        "arguments": {...}}.
+    spec: {"kind": "resnet", ...arguments of ResNet}, {"kind": "factory", "factory": "package.module:function",
+        "arguments": {...}}, or {"kind": "difficulty", "network": spec, "num_features": F, "hidden": H}.
     allow_code: a factory is code from outside rrise and runs only when this is true.
     """
     arguments = {key: value for key, value in spec.items() if key != "kind"}
@@ -121,7 +168,10 @@ def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Mo
         return ResNet(**arguments)
     if spec.get("kind") == "factory":
         return load_factory(spec["factory"], spec.get("arguments", {}), allow_code=allow_code)
-    raise TrainerError(f"network kind {spec.get('kind')!r}: expected 'resnet' or 'factory'")
+    if spec.get("kind") == "difficulty":
+        inner = build_network(spec["network"], allow_code=allow_code)
+        return WithDifficulty(inner, spec["num_features"], spec["hidden"])
+    raise TrainerError(f"network kind {spec.get('kind')!r}: expected 'resnet', 'factory' or 'difficulty'")
 
 
 def load_factory(

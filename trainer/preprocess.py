@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from trainer.errors import TrainerError
 
+STEPS = 1024.0
+"""Steps of a pixel level: the inverse of `calibration.guarded.GRID`."""
+
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 
@@ -24,6 +27,8 @@ class Preprocess(nn.Module):
         size: (h, w) after resizing with an antialiased triangle filter, or None. The filter equals
             `torch.nn.functional.interpolate(mode="bilinear", antialias=True)`, written as two fixed matrix
             products, which every runtime computes alike and whose norm is known.
+        grid: round resized pixel values to multiples of 2^-10 levels. The guarded tier needs it: its noise lies on that
+            grid, so that the float32 sum of both is exact. Without a resize pixel values are whole anyway.
     """
 
     rows: Tensor
@@ -35,6 +40,7 @@ class Preprocess(nn.Module):
         encoding: str,
         crop: tuple[int, int, int, int] | None = None,
         size: tuple[int, int] | None = None,
+        grid: bool = False,
     ) -> None:
         super().__init__()
         height, width, channels = frame_shape
@@ -58,6 +64,7 @@ class Preprocess(nn.Module):
         self.frame_shape, self.encoding = frame_shape, encoding
         self.crop = (top, left, crop_height, crop_width)
         self.size = size or (crop_height, crop_width)
+        self.grid = grid and self.size != (crop_height, crop_width)
         rows = resize_matrix(crop_height, self.size[0])
         columns = resize_matrix(crop_width, self.size[1])
         self.register_buffer("rows", torch.from_numpy(rows.astype(np.float32)), persistent=False)
@@ -65,9 +72,14 @@ class Preprocess(nn.Module):
             "columns", torch.from_numpy(columns.T.astype(np.float32).copy()), persistent=False
         )
 
-    def forward(self, frame: Tensor) -> Tensor:
-        """float32 [B, C, h, w] in [0, 1] of uint8 [B, H, W, C]."""
-        return self.levels(frame) * (1.0 / 255.0)
+    def forward(self, frame: Tensor, noise: Tensor | None = None) -> Tensor:
+        """float32 [B, C, h, w] in [0, 1] of uint8 [B, H, W, C].
+
+        noise: float32 [B, C, h, w] in pixel levels, added before scaling (guarded tier); see
+            `calibration.guarded.NoiseSource`.
+        """
+        levels = self.levels(frame)
+        return (levels if noise is None else levels + noise) * (1.0 / 255.0)
 
     def levels(self, frame: Tensor) -> Tensor:
         """The same in pixel levels 0..255, before scaling."""
@@ -80,7 +92,7 @@ class Preprocess(nn.Module):
             pixels = torch.matmul(self.rows, pixels)
         if self.size[1] != width:
             pixels = torch.matmul(pixels, self.columns)
-        return pixels
+        return torch.round(pixels * STEPS) * (1.0 / STEPS) if self.grid else pixels
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
@@ -109,6 +121,7 @@ class Preprocess(nn.Module):
             "encoding": self.encoding,
             "crop": list(self.crop),
             "size": list(self.size),
+            **({"grid": True} if self.grid else {}),
         }
 
     @staticmethod
@@ -116,11 +129,9 @@ class Preprocess(nn.Module):
         height, width, channels = value["frame_shape"]
         top, left, crop_height, crop_width = value["crop"]
         rows, columns = value["size"]
+        shape, crop = (height, width, channels), (top, left, crop_height, crop_width)
         return Preprocess(
-            (height, width, channels),
-            value["encoding"],
-            (top, left, crop_height, crop_width),
-            (rows, columns),
+            shape, value["encoding"], crop, (rows, columns), grid=bool(value.get("grid", False))
         )
 
 

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibration.execution import Execution
-from calibration.probit import Prediction, probit_from_logits
+from calibration.guarded import NoiseSource
+from calibration.probit import probit_from_logits
 from calibration.references import References
 from calibration.scores import Scores
 from trainer.preprocess import Preprocess
 
 BATCH_SIZE = 64
+SPLIT_SEEDS = {"train": 0, "tuning": 1, "calibration": 2, "verification": 3, "test": 4}
+"""Seeds of the guard noise, one draw per frame and the same in every run, so that a run again is no second look. The
+noise of a deployed pass comes from the operating system instead."""
 
 
-def pytorch_execution(artefact: str) -> Execution:
+@dataclass(frozen=True)
+class Predicted:
+    """The surrogate on n frames: label int64 [n], probit float32 [n], difficulty float32 [n] or None."""
+
+    label: np.ndarray
+    probit: np.ndarray
+    difficulty: np.ndarray | None
+
+
+def pytorch_execution(artefact: str, guard_noise: float = 0.0) -> Execution:
     """The execution that `predict` is: PyTorch on this processor, float32, fixed batches."""
+    guard = (("guard_noise", repr(guard_noise)),) if guard_noise else ()
     return Execution(
         artefact=artefact,
         runtime="pytorch",
         version=torch.__version__,
         provider="cpu",
         architecture=platform.machine(),
-        options=(("dtype", "float32"),),
+        options=(("dtype", "float32"), *guard),
         batch_size=BATCH_SIZE,
     )
 
 
-def predict(network: nn.Module, preprocess: Preprocess, frames: np.ndarray) -> Prediction:
-    """Label and probit of the surrogate for frames uint8 [n, H, W, C].
+def guard_noise(preprocess: Preprocess, count: int, noise: float, split: str) -> np.ndarray | None:
+    """One draw of guard noise for each of `count` frames of a split, float32 [count, C, h, w]; None without a guard."""
+    if not noise:
+        return None
+    return NoiseSource(noise, seed=SPLIT_SEEDS[split]).draw((count, *preprocess.output_shape))
+
+
+def predict(
+    network: nn.Module, preprocess: Preprocess, frames: np.ndarray, noise: np.ndarray | None = None
+) -> Predicted:
+    """Run the surrogate on frames uint8 [n, H, W, C], with noise float32 [n, C, h, w] in pixel levels where guarded.
 
     Every call of the network has exactly BATCH_SIZE frames (the last is filled up with its first frame), because
     rounding depends on the batch size.
@@ -39,27 +63,44 @@ def predict(network: nn.Module, preprocess: Preprocess, frames: np.ndarray) -> P
     parts = []
     with torch.inference_mode():
         for start in range(0, len(frames), BATCH_SIZE):
-            part = frames[start : start + BATCH_SIZE]
-            padding = np.repeat(part[:1], BATCH_SIZE - len(part), axis=0)
-            batch = torch.from_numpy(np.concatenate([part, padding]))
-            parts.append(network(preprocess(batch)).float().numpy()[: len(part)])
-    return probit_from_logits(np.concatenate(parts))
+            stop = min(start + BATCH_SIZE, len(frames))
+            extra = None if noise is None else _filled(noise[start:stop])
+            outputs = network(preprocess(_filled(frames[start:stop]), extra))
+            heads = outputs if isinstance(outputs, tuple) else (outputs,)
+            parts.append([head.float().numpy()[: stop - start] for head in heads])
+    logits, *rest = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    prediction = probit_from_logits(logits)
+    return Predicted(prediction.label, prediction.probit, rest[0] if rest else None)
 
 
-def score(network: nn.Module, preprocess: Preprocess, references: References, execution: Execution) -> Scores:
-    """Scores of a reference pack. The probit comes from `calibration.probit`, so it equals that of the exported head."""
-    prediction = predict(network, preprocess, references.frames)
+def _filled(rows: np.ndarray) -> Tensor:
+    padding = np.repeat(rows[:1], BATCH_SIZE - len(rows), axis=0)
+    return torch.from_numpy(np.concatenate([rows, padding]))
+
+
+def score(
+    network: nn.Module, preprocess: Preprocess, references: References, artefact: str, noise: float = 0.0
+) -> Scores:
+    """Scores of a reference pack. The probit comes from `calibration.probit`, so it equals that of the exported head.
+
+    artefact: digest of the surrogate's file. noise: standard deviation of the guard noise, 0 for a plain pass.
+    """
+    drawn = guard_noise(preprocess, len(references), noise, references.split)
+    predicted = predict(network, preprocess, references.frames, drawn)
     return Scores(
         digest=references.digest,
         clip=references.clip,
         target=references.target,
-        label=prediction.label,
-        probit=prediction.probit,
+        label=predicted.label,
+        probit=predicted.probit,
+        difficulty=predicted.difficulty,
         counts=references.counts,
         num_samples=references.num_samples,
         split=references.split,
         sigma=references.sigma,
         class_names=references.class_names,
         base_digest=references.base_digest,
-        execution=execution,
+        execution=pytorch_execution(artefact, noise),
+        reference=references.radius[np.arange(len(references)), predicted.label],
+        beta=references.beta,
     )

@@ -1,15 +1,15 @@
 """The surrogate: one network that predicts the smoothed classifier's class probabilities in a single pass.
 
 Soft-label cross-entropy on class shares n_c / N is, at fixed weights, an unbiased estimate of the cross-entropy to
-the true class probabilities, for any N (MATHEMATICS 3). Both methods start at the base classifier's own weights.
+the true class probabilities, for any N. All methods start at the base classifier's own weights, which hold its mistakes.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.evaluation import label_agreement, probit_rmse
-from trainer.augment import augment
+from trainer.augment import augment, blend
+from trainer.choice import worth
+from trainer.difficulty import learn_difficulty
 from trainer.errors import TrainerError
 from trainer.networks import Network, load_network, save_network
-from trainer.scoring import pytorch_execution, score
+from trainer.scoring import score
 from trainer.targets import stored_counts
 from trainer.training import Recipe, Trained, seeded, train
+from trainer.views import fresh_shares
 from trainer.workspace import Workspace
 
 UNSAVED = "0" * 64
@@ -33,29 +36,38 @@ UNSAVED = "0" * 64
 class Candidate:
     """One way of training, judged on the tuning split.
 
-    agreement: share of frames where its label is the most frequent Monte Carlo class. probit_rmse: root mean square
-    error of its probit. passes and trained: base evaluations and training examples that it took.
+    guard_noise: standard deviation of the noise that it takes with every frame, 0 for a plain pass.
+    agreement: share of frames where its label is the most frequent Monte Carlo class.
+    probit_rmse: root mean square error of its probit.
+    worth: mean radius (or share issued at the asked radius) under the guarantee, the criterion of the choice.
+    passes and trained: base evaluations and training examples that it took.
     """
 
     method: str
+    guard_noise: float
     agreement: float
     probit_rmse: float
+    worth: float
     passes: int
     trained: int
 
 
 @dataclass(frozen=True)
 class SurrogateResult:
-    """digest: of surrogate.safetensors; method: the one kept; candidates: all that were trained.
+    """digest: of surrogate.safetensors; chosen: the candidate kept; candidates: all that were trained.
 
     kept: whether a finished surrogate with the same settings was found and left as it is. seconds: of this run.
     """
 
     digest: str
-    method: str
+    chosen: Candidate
     candidates: tuple[Candidate, ...]
     kept: bool
     seconds: float
+
+    @property
+    def method(self) -> str:
+        return self.chosen.method
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +76,7 @@ class SurrogateResult:
 def train_surrogate(
     workspace: Workspace, *, again: bool = False, allow_code: bool = False
 ) -> SurrogateResult:
-    """Train surrogate.safetensors by the configured method; "auto" trains by both and keeps the smaller probit RMSE.
+    """Train surrogate.safetensors: by every configured method and guard noise, keeping what is worth most.
 
     The choice is made on the tuning split, which calibration never sees.
 
@@ -78,16 +90,34 @@ def train_surrogate(
         return _keep(workspace, settings, allow_code)
     asked = workspace.config.surrogate.method
     methods = ("stored", "fresh") if asked == "auto" else (asked,)
-    trained = [(_train_one(workspace, base, method)) for method in methods]
-    network, best = min(trained, key=lambda pair: pair[1].probit_rmse)
+    ways = product(methods, workspace.config.guard.noise or (0.0,))
+    trained = [_train_one(workspace, base, method, noise) for method, noise in ways]
+    network, best = max(trained, key=lambda pair: pair[1].worth)
+    digest = _save(workspace, base, network, best, [candidate for _, candidate in trained], settings)
     candidates = tuple(candidate for _, candidate in trained)
+    return SurrogateResult(digest, best, candidates, False, time.monotonic() - start)
+
+
+def _save(
+    workspace: Workspace,
+    base: Network,
+    network: nn.Module,
+    best: Candidate,
+    candidates: list[Candidate],
+    settings: dict[str, Any],
+) -> str:
+    spec = dict(base.spec)
+    if workspace.config.surrogate.difficulty:
+        learned = learn_difficulty(workspace, base, network, spec, best.guard_noise)
+        network, spec = learned.module, learned.spec
+        workspace.record_cost("surrogate-difficulty", passes=learned.passes)
     metadata = {
         **settings,
         "method": best.method,
+        "guard_noise": best.guard_noise,
         "candidates": [asdict(candidate) for candidate in candidates],
     }
-    digest = save_network(workspace.surrogate_path, network, base.spec, metadata)
-    return SurrogateResult(digest, best.method, candidates, False, time.monotonic() - start)
+    return save_network(workspace.surrogate_path, network, spec, metadata)
 
 
 def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
@@ -95,6 +125,7 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
         **workspace.fingerprint(),
         "base_digest": base.digest,
         "settings": asdict(workspace.config.surrogate),
+        "guard": {"rho": workspace.config.guard.rho, "noise": list(workspace.config.guard.noise)},
         "train_samples": workspace.config.targets.train,
     }
 
@@ -109,37 +140,48 @@ def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> S
                 f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
             )
     candidates = tuple(Candidate(**item) for item in network.metadata["candidates"])
-    return SurrogateResult(network.digest, str(network.metadata["method"]), candidates, True, 0.0)
+    kept = (network.metadata["method"], network.metadata["guard_noise"])
+    chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
+    return SurrogateResult(network.digest, chosen, candidates, True, 0.0)
 
 
-def _train_one(workspace: Workspace, base: Network, method: str) -> tuple[nn.Module, Candidate]:
+def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -> tuple[nn.Module, Candidate]:
     network = copy.deepcopy(base.module).requires_grad_(True)
     inputs = workspace.inputs("train")
     if method == "stored":
-        trained, passes = _train_on_stored(workspace, base, network, inputs), 0
+        trained, passes = _train_on_stored(workspace, base, network, inputs, noise), 0
     else:
-        trained, passes = _train_on_fresh(workspace, base, network, inputs)
-    workspace.record_cost(f"surrogate-{method}", passes=passes, trained=trained.examples)
-    table = score(network, workspace.preprocess, workspace.references("tuning"), pytorch_execution(UNSAVED))
-    return network, Candidate(method, label_agreement(table), probit_rmse(table), passes, trained.examples)
+        trained, passes = _train_on_fresh(workspace, base, network, inputs, noise)
+    stage = f"surrogate-{method}" + (f"-{noise:g}" if noise else "")
+    workspace.record_cost(stage, passes=passes, trained=trained.examples)
+    table = score(network, workspace.preprocess, workspace.references("tuning"), UNSAVED, noise)
+    return network, Candidate(
+        method=method,
+        guard_noise=noise,
+        agreement=label_agreement(table),
+        probit_rmse=probit_rmse(table),
+        worth=worth(workspace, table, noise),
+        passes=passes,
+        trained=trained.examples,
+    )
 
 
-def _train_on_stored(workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor) -> Trained:
+def _train_on_stored(
+    workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor, noise: float
+) -> Trained:
     """The paper's way: stored class counts of the training frames themselves."""
-    asked = workspace.config.surrogate
+    asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
     counts = stored_counts(workspace, "train", base.digest).astype(np.float32)
     shares = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True))
 
     def loss_of(index: Tensor) -> Tensor:
-        return F.cross_entropy(network(inputs[index]), shares[index])
+        return F.cross_entropy(network(_guarded(inputs[index], noise, generator)), shares[index])
 
-    return train(
-        network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, seeded(asked.seed)
-    )
+    return train(network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, generator)
 
 
 def _train_on_fresh(
-    workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor
+    workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor, noise: float
 ) -> tuple[Trained, int]:
     """New noise on a new view of every frame at every step; returns the base evaluations as well."""
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
@@ -147,26 +189,16 @@ def _train_on_fresh(
 
     def loss_of(index: Tensor) -> Tensor:
         views = augment(inputs[index], asked.shift, asked.flip, generator)
-        return F.cross_entropy(network(views), shares_of(views))
+        views = blend(views, asked.mix, generator)
+        return F.cross_entropy(network(_guarded(views, noise, generator)), shares_of(views))
 
     trained = train(network, _recipe(workspace, asked.epochs, "fresh"), inputs, loss_of, generator)
     return trained, trained.examples * asked.samples_per_view
 
 
-def fresh_shares(
-    base: nn.Module, sigma: float, num_samples: int, generator: torch.Generator
-) -> Callable[[Tensor], Tensor]:
-    """A function from views float32 [B, C, H, W] to class shares float32 [B, K] over `num_samples` noisy evaluations."""
-
-    def shares_of(views: Tensor) -> Tensor:
-        with torch.inference_mode():
-            many = views.repeat(num_samples, 1, 1, 1)
-            logits = base(many + sigma * torch.randn(many.shape, generator=generator))
-            hits = F.one_hot(logits.argmax(1), logits.shape[1]).float()
-            shares = hits.view(num_samples, len(views), -1).mean(0)
-        return shares.clone()
-
-    return shares_of
+def _guarded(views: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """What a guarded surrogate sees: the class shares stay those of the view without this noise."""
+    return views + noise * torch.randn(views.shape, generator=generator) if noise else views
 
 
 def _recipe(workspace: Workspace, epochs: int, method: str) -> Recipe:

@@ -122,7 +122,8 @@ class Workspace:
             raise TrainerError(f"[preprocess] size: got {list(asked.size)}, expected [height, width]")
         crop = (asked.crop[0], asked.crop[1], asked.crop[2], asked.crop[3]) if asked.crop else None
         size = (asked.size[0], asked.size[1]) if asked.size else None
-        return Preprocess((height, width, channels), encoding, crop, size)
+        grid = bool(self.config.guard.noise)
+        return Preprocess((height, width, channels), encoding, crop, size, grid=grid)
 
     def frames(self, split: str) -> np.ndarray:
         """uint8 [n, H, W, C] of a split."""

@@ -47,7 +47,7 @@ def test_diverging_training_is_refused_and_nothing_is_lost(workspace: Path, tmp_
 
 def test_too_many_stages_for_the_image(workspace: Path, tmp_path: Path) -> None:
     old, new = (
-        "widths = [8, 16, 32]\nblocks = [1, 1, 1]",
+        "widths = [8, 16, 32]\nblocks = [0, 1, 1]",
         "widths = [4, 4, 4, 4, 4]\nblocks = [1, 1, 1, 1, 1]",
     )
     copy = edit(copied(workspace, tmp_path), old, new)

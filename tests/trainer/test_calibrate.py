@@ -23,8 +23,9 @@ def test_offset_against_a_computation_of_its_own(workspace: Path) -> None:
     hits = table.counts[np.arange(100), table.label].astype(float)
     lower = np.where(hits > 0, beta_law.ppf(0.1, np.maximum(hits, 1), 200 - hits + 1), 0)
     reference = np.maximum(0.25 * norm.ppf(lower), 0)
-    x, y = np.array(record.head.map.x), np.array(record.head.map.y)
-    excess = np.interp(0.25 * table.probit, x, y) - reference
+    curve = record.head.map
+    raw = 0.25 * table.probit if curve.is_identity else np.interp(0.25 * table.probit, curve.x, curve.y)
+    excess = raw - reference
     rank = next(k for k in range(1, 101) if binom.cdf(k - 1, 100, 1 - 0.045) >= 0.95)
     assert record.rank == rank
     assert record.head.offset[0] == pytest.approx(np.sort(excess)[rank - 1], abs=1e-5)
@@ -70,6 +71,7 @@ def test_training_frames_are_refused(
         calibrate(copy)
 
 
-def test_identity_map(workspace: Path, tmp_path: Path) -> None:
-    copy = edit(copied(workspace, tmp_path), 'map = "clopper-pearson"', 'map = "identity"')
-    assert calibrate(copy).record.head.map.is_identity
+@pytest.mark.parametrize("name", ["identity", "clopper-pearson"])
+def test_fixed_map(workspace: Path, tmp_path: Path, name: str) -> None:
+    copy = edit(copied(workspace, tmp_path), 'map = "auto"', f'map = "{name}"')
+    assert calibrate(copy).record.head.map.name == name

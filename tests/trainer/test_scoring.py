@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import norm
 
-from trainer.scoring import predict, pytorch_execution, score
+from trainer.scoring import predict, score
 from trainer.workspace import Workspace
 
 
@@ -37,7 +37,10 @@ def test_the_split_into_batches_changes_no_bit(workspace: Path) -> None:
 def test_scores_carry_the_references(workspace: Path) -> None:
     made = Workspace.open(workspace)
     pack, surrogate = made.references("verification"), made.surrogate()
-    table = score(surrogate.module, made.preprocess, pack, pytorch_execution(surrogate.digest))
+    table = score(surrogate.module, made.preprocess, pack, surrogate.digest)
     assert np.array_equal(table.digest, pack.digest) and np.array_equal(table.counts, pack.counts)
     assert table.split == "verification" and table.execution.artefact == surrogate.digest
+    assert (
+        np.array_equal(table.reference, pack.radius[np.arange(60), table.label]) and table.beta == pack.beta
+    )
     assert table.execution.runtime == "pytorch" and table.execution.batch_size == 64

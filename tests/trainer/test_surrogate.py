@@ -12,8 +12,9 @@ from tests.trainer.helpers import copied, edit
 from trainer.errors import TrainerError
 from trainer.networks import load_network
 from trainer.scoring import pytorch_execution
-from trainer.surrogate import fresh_shares, train_surrogate
+from trainer.surrogate import train_surrogate
 from trainer.training import seeded
+from trainer.views import fresh_shares
 from trainer.workspace import Workspace
 
 
@@ -41,8 +42,8 @@ def test_keeps_the_better_of_both_methods(workspace: Path) -> None:
     made = Workspace.open(workspace)
     result = train_surrogate(made)
     assert result.kept and {item.method for item in result.candidates} == {"stored", "fresh"}
-    best = min(result.candidates, key=lambda item: item.probit_rmse)
-    assert result.method == best.method
+    best = max(result.candidates, key=lambda item: item.worth)
+    assert result.chosen == best and best.worth > 0
     table = Scores.load(made.scores_path(pytorch_execution(result.digest).name, "tuning"))
     agreement = np.mean(table.label == table.counts.argmax(axis=1))
     assert best.agreement == pytest.approx(agreement)
@@ -55,7 +56,7 @@ def test_learns_more_than_the_clean_base_classifier_knows(workspace: Path) -> No
 
     made = Workspace.open(workspace)
     pack = made.references("tuning")
-    naive = score(made.base().module, made.preprocess, pack, pytorch_execution("0" * 64))
+    naive = score(made.base().module, made.preprocess, pack, "0" * 64)
     result = train_surrogate(made)
     assert min(item.probit_rmse for item in result.candidates) < probit_rmse(naive)
 

@@ -102,7 +102,7 @@ def test_cost_is_kept_per_stage(workspace: Path) -> None:
     assert cost["targets-audit"]["passes"] == 40 * 400
     # 360 training frames in 5 whole batches of 64, 20 epochs, three passes for a training step
     assert cost["base"]["total"] == 3 * 20 * 5 * 64
-    assert cost["surrogate-fresh"]["passes"] == 2 * cost["surrogate-fresh"]["trained"] == 2 * 6 * 5 * 64
+    assert cost["surrogate-fresh"]["passes"] == 4 * cost["surrogate-fresh"]["trained"] == 4 * 6 * 5 * 64
 
 
 def test_colour_order_must_be_an_encoding_that_fits(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""What is settled before calibration: the guarantee that rrise.toml asks for, and what the tuning split chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from calibration.guarantee import Guarantee
+from calibration.guarded import Guard
+from calibration.maps import IDENTITY, clopper_pearson_map
+from calibration.plan import Plan, choose_plan, default_radii
+from calibration.scores import Scores
+from calibration.selective import choose_threshold
+from trainer.networks import Network
+from trainer.scoring import score
+from trainer.workspace import Workspace
+
+
+def guarantee_for(workspace: Workspace, noise: float) -> Guarantee:
+    """The guarantee of [guarantee], guarded by [guard] rho where the surrogate takes noise of that deviation."""
+    asked = workspace.config.guarantee
+    guard = Guard(workspace.config.guard.rho, noise) if noise else None
+    return Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, guard)
+
+
+def tuning_scores(workspace: Workspace, surrogate: Network) -> Scores:
+    """Scores of the PyTorch execution on the tuning split."""
+    references = workspace.references("tuning")
+    return score(surrogate.module, workspace.preprocess, references, surrogate.digest, surrogate.guard_noise)
+
+
+def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
+    """Guarantee, map, difficulty and threshold: as rrise.toml says, and where it says "auto" as the tuning split does.
+
+    No calibration count is looked at.
+    """
+    asked, guarantee = workspace.config.guarantee, guarantee_for(workspace, noise)
+    radius, size = asked.radius or None, calibration_units(workspace)
+    if asked.map == "auto":
+        return choose_plan(tuning, guarantee, radius=radius, num_calibration=size)
+    if asked.map == "identity":
+        curve = IDENTITY
+    else:
+        samples = workspace.config.targets.calibration
+        curve = clopper_pearson_map(tuning.sigma, samples, float(guarantee.beta))
+    threshold = None
+    if guarantee.kind == "selective":
+        threshold = choose_threshold(tuning, guarantee, curve, radius=radius, num_calibration=size)
+    scaled = tuning.difficulty is not None and guarantee.kind != "selective"
+    return Plan(guarantee, curve, scaled, threshold, radius, default_radii(tuning.sigma), ())
+
+
+def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
+    """What a surrogate is compared by: the best objective of any plan on the tuning split (mean radius by default)."""
+    asked = workspace.config.guarantee
+    plan = choose_plan(
+        tuning,
+        guarantee_for(workspace, noise),
+        radius=asked.radius or None,
+        num_calibration=calibration_units(workspace),
+    )
+    return max(candidate.objective for candidate in plan.candidates)
+
+
+def calibration_units(workspace: Workspace) -> int:
+    """Independent units of the calibration split: its clips."""
+    return len(np.unique(workspace.splits.clips[workspace.splits.calibration]))
