@@ -272,30 +272,35 @@ def reset(bundle: Path, json_flag: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the raw samples here (.npz), for the report."
 )
+@click.option("--rate", type=float, help="Calls a second. [default: back to back]")
+@click.option("--random", is_flag=True, help="Randomly spaced arrivals at this mean rate.")
+@click.option("--deadline", type=float, help="Seconds; count the calls that take longer.")
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="Base classifier as ONNX: also time its Monte Carlo."
+)
 @_json
 @_runtime_options
 @run_command
-def bench(bundle: Path, count: int, out: Optional[Path], json_flag: bool, **options: Any) -> None:
+def bench(
+    bundle: Path,
+    count: int,
+    rate: Optional[float],
+    random: bool,
+    deadline: Optional[float],
+    base: Optional[Path],
+    out: Optional[Path],
+    json_flag: bool,
+    **options: Any,
+) -> None:
     """Time certify on BUNDLE against the bare runtime, interleaved in one run."""
+    from edge_sdk.bench import Pacing, text_rows, time_base
     from edge_sdk.bench import bench as run_bench
     from edge_sdk.certifier import Certifier
 
     with Certifier.load(bundle, **options) as certifier:
-        result = run_bench(certifier, count=count)
+        result = run_bench(certifier, count=count, pacing=Pacing(rate, random, deadline))
+    base_pass = None if base is None else time_base(str(base), threads=options["threads"])
     if out is not None:
-        result.table().save(out)
-    rows = [("machine", result.machine), ("execution", result.execution)]
-    for name, latency in (("certify", result.certify), ("bare", result.bare), ("bare again", result.again)):
-        figures = " / ".join(
-            f"{value * 1e6:,.1f}"
-            for value in (latency.p50, latency.p90, latency.p99, latency.p999, latency.largest)
-        )
-        rows.append((name, f"{figures} us (p50 / p90 / p99 / p99.9 / max of {latency.samples})"))
-    rows += [
-        (
-            "ratio",
-            f"{result.ratio:.3f} at p50, {result.ratio_p99:.3f} at p99; null ratio {result.null_ratio:.3f}",
-        ),
-        ("overhead", f"{result.overhead * 1e6:.1f} us at p50"),
-    ]
-    summary(f"latency of {bundle}", rows, result.to_json(), json_flag)
+        result.table(base_pass).save(out)
+    rows, as_json = text_rows(result, base_pass), {**result.to_json(), "base_seconds_per_pass": base_pass}
+    summary(f"latency of {bundle}", rows, as_json, json_flag)

@@ -66,7 +66,7 @@ class OnnxRuntime:
             raise RuntimeUnavailable(f"threads: got {threads}, expected at least 1")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
         extra = dict(provider_options or {})
-        session = _open_session(data, provider, threads, extra)
+        session = open_session(data, provider, threads, extra)
         options = {"graph_optimization": "all", "intra_op_threads": str(threads), **extra}
         signature = check_signature(_describe(session.get_inputs()), _describe(session.get_outputs()))
         sigma, offset = _constants(session, (signature.batch_size, *signature.frame_shape), signature.dtype)
@@ -118,7 +118,10 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _open_session(data: bytes, provider: str, threads: int, provider_options: Dict[str, str]) -> Any:
+def open_session(
+    data: Union[bytes, str], provider: str, threads: int, provider_options: Dict[str, str]
+) -> Any:
+    """An onnxruntime session with our settings. Raises: RuntimeUnavailable, BundleError."""
     onnxruntime = _import()
     if provider not in PROVIDERS:
         raise RuntimeUnavailable(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
