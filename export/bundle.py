@@ -180,8 +180,11 @@ def _probe(source: Source, products: Sequence[Product]) -> Probe:
 def preprocessing_record(source: Source) -> Dict[str, object]:
     """The manifest's preprocessing: the trainer's record and the operator norm, rounded up.
 
-    The matrices are applied in float32; a part in a million is far above that rounding.
+    The matrices are applied in float32; a part in a million is far above that rounding. Where resized pixels are
+    rounded to the guarded tier's grid the map is not linear, so no norm and hence no frame radius is stated.
     """
+    if source.preprocess.to_json().get("grid"):
+        return {**source.preprocess.to_json(), "operator_norm": None}
     return {
         **source.preprocess.to_json(),
         "operator_norm": math.nextafter(source.preprocess.operator_norm() * (1 + 1e-6), math.inf),

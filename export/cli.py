@@ -9,6 +9,7 @@ import click
 
 from calibration.cli_tools import SuggestingGroup, run_command, summary
 from calibration.errors import CheckFailed, RriseError
+from calibration.files import read_json
 
 if TYPE_CHECKING:
     from export.gate_report import GateReport
@@ -82,8 +83,9 @@ def onnx(
                 baseline=baseline,
                 policy=_policy(workspace, max_drop),
             )
-            rows += _result_rows(result)
-            results.append(_result_json(result))
+            latency = read_json(workspace / "report" / "export.json", "export report")["latency"]
+            rows += _result_rows(result, latency)
+            results.append({**_result_json(result), "latency": latency})
         except RriseError as error:
             problems.append(error)
             rows.append((str(workspace), "no bundle"))
@@ -115,13 +117,20 @@ def _raise(problems: Sequence[RriseError]) -> None:
         raise CheckFailed(text) if could_run else RriseError(text)
 
 
-def _result_rows(result: "ExportResult") -> Rows:
+def _result_rows(result: "ExportResult", latency: Dict[str, Dict[str, float]]) -> Rows:
     rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
     for product, quality, report in zip(result.products, result.qualities, result.reports):
         rows.append((product.name, product.record.message()))
         rows.append(("  gate", f"{len(report.checks)} checks passed"))
         rows += _comparison_rows(report)
         rows += _quality_rows(quality, result.qualities[0])
+        times = latency[product.name]
+        rows.append(
+            (
+                "  latency here",
+                f"p50 {times['p50_us']:.0f} us ({times['p50_ratio']:.3f}x), p99 {times['p99_us']:.0f} us",
+            )
+        )
     rows += [("guarantee", result.products[0].record.guarantee.sentence())]
     rows += [("note", sentence) for sentence in _flags(result.qualities)]
     return rows

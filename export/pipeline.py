@@ -6,11 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from calibration.cli_tools import Progress
 from calibration.digests import PathLike
 from calibration.errors import CheckFailed
+from calibration.files import write_json
 from calibration.fit import calibrate
 from calibration.head import CertificateHead
 from calibration.references import References
@@ -28,10 +29,11 @@ from export.errors import ExportError
 from export.gate import GateReport, gate
 from export.gate_report import save_reports
 from export.head import attach_head
+from export.latency import measure_latency
 from export.lower import check_model, lower
 from export.policy import Policy, check_policy
 from export.precision import PRECISIONS, convert
-from export.quality import RADII, Quality, measure
+from export.quality import RADII, Quality, flags, latency_ratios, measure
 from export.source import Source, load_source, torch_reference
 
 if TYPE_CHECKING:
@@ -114,11 +116,25 @@ def export_onnx(
         extra_files=extra_files,
         cache=Cache(source.path / ".cache" / "export"),
     )
+    write_json(source.path / "report" / "export.json", _export_report(result, source))
     for product in result.products:
         for scores in (product.scored, product.recorded):
             table = replace(scores, execution=product.record.execution)
             table.save(source.path / "scores" / table.execution.name / f"{table.split}.npz")
     return result
+
+
+def _export_report(result: ExportResult, source: Source) -> Dict[str, Any]:
+    """What reports read: quality and latency of each precision. Latency stays out of the bundle, whose bytes repeat."""
+    models = {product.name: product.model for product in result.products}
+    samples = measure_latency(models, source.verification.frames)
+    return {
+        "release": result.manifest.digest,
+        "quality": [quality.to_json() for quality in result.qualities],
+        "flags": flags(result.qualities),
+        "latency": latency_ratios(samples, result.products[0].name),
+        "latency_rounds": len(samples[result.products[0].name]),
+    }
 
 
 def export_source(
@@ -188,7 +204,7 @@ def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
     import torch
 
     example = torch.zeros((batch_size, *source.preprocess.frame_shape), dtype=torch.uint8)
-    return lower(source.module, example)
+    return lower(source.module, example, source.outputs)
 
 
 def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -> Product:
@@ -197,7 +213,13 @@ def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -
     unfinished = _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, "")
     scored, _ = _score(unfinished, source.calibration, f"scoring {precision}, calibration")
     record = calibrate(
-        scored, source.guarantee, source.map, training_digests=source.training_digests, attempt=source.attempt
+        scored,
+        source.guarantee,
+        source.map,
+        training_digests=source.training_digests,
+        attempt=source.attempt,
+        difficulty=source.difficulty,
+        threshold=source.threshold,
     )
     if not record:
         raise ExportError(

@@ -79,7 +79,10 @@ def split_preprocessing(model: "onnx.ModelProto") -> Parts:
             f"preprocessing hands the network {border or 'nothing'}, expected one tensor; export in fp32"
         )
     extractor = onnx.utils.Extractor(inferred)
-    return Parts(extractor.extract_model(["frame"], border), extractor.extract_model(border, ["logits"]))
+    return Parts(
+        extractor.extract_model(["frame"], border),
+        extractor.extract_model(border, [output.name for output in model.graph.output]),
+    )
 
 
 def _joined(preprocessing: "onnx.ModelProto", network: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -107,12 +107,11 @@ def ratio(value: float, reference: float) -> str:
 
 def latency_ratios(samples: Mapping[str, np.ndarray], reference: str) -> Dict[str, Dict[str, float]]:
     """p50 and p99 in microseconds of each artefact and their ratios to `reference`, from raw samples in seconds."""
-    base = {
-        name: float(np.percentile(samples[reference], level)) for name, level in (("p50", 50), ("p99", 99))
-    }
-    table = {}
+    levels = (("p50", 50), ("p99", 99))
+    base = {name: float(np.percentile(samples[reference], level)) for name, level in levels}
+    table: Dict[str, Dict[str, float]] = {}
     for artefact, seconds in samples.items():
-        mine = {name: float(np.percentile(seconds, level)) for name, level in (("p50", 50), ("p99", 99))}
-        table[artefact] = {f"{name}_us": 1e6 * mine[name] for name in mine}
-        table[artefact].update({f"{name}_ratio": mine[name] / base[name] for name in mine})
+        mine = {name: float(np.percentile(seconds, level)) for name, level in levels}
+        table[artefact] = {f"{name}_us": 1e6 * value for name, value in mine.items()}
+        table[artefact].update({f"{name}_ratio": value / base[name] for name, value in mine.items()})
     return table

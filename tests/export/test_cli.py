@@ -34,6 +34,7 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
     assert said["bundle"] == str(copy / "bundle") and said["gate"][0]["passed"]
     assert said["artefacts"]["fp32"]["execution"]["runtime"] == "onnxruntime"
     assert said["artefacts"]["fp32"]["attempt"] == 1
+    assert said["latency"]["fp32"]["p50_ratio"] == 1 and said["latency"]["fp32"]["p50_us"] > 0
     again = CliRunner().invoke(main, ["onnx", str(copy)])
     assert again.exit_code == 2 and "pass --force" in again.stderr
 

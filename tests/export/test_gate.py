@@ -97,7 +97,6 @@ def test_damage_with_matching_digests_is_stopped(
     assert not run_gate(bundle, colour_source)
     # The probe frames notice most of these first; the checks behind them must not depend on it.
     monkeypatch.setattr("export.gate.matches_probe", lambda *_: True)
-    monkeypatch.setattr("edge_sdk.certifier.matches_probe", lambda *_: True)
     assert found_by in failed(run_gate(bundle, colour_source))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from calibration.digests import file_digest
 from calibration.fit import check_rank
@@ -24,6 +25,8 @@ from calibration.scores import Scores
 from edge_sdk import Certifier
 from edge_sdk.bundle import Bundle
 from edge_sdk.loading import State
+from edge_sdk.runtime.onnxruntime import OnnxRuntime
+from edge_sdk.scoring import run_all, score
 from export import pipeline
 from export.errors import ExportError
 from export.pipeline import GateFailed, export_source
@@ -42,10 +45,10 @@ def lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "lower", lower_from_memory)
 
 
-def lower_from_memory(module: Any, example: Any) -> onnx.ModelProto:
+def lower_from_memory(module: Any, example: Any, outputs: tuple[str, ...]) -> onnx.ModelProto:
     key = (id(module), tuple(example.shape))
     if key not in MEMORY:
-        MEMORY[key] = LOWER(module, example)
+        MEMORY[key] = LOWER(module, example, outputs)
     copy = onnx.ModelProto()
     copy.CopyFrom(MEMORY[key])
     return copy
@@ -270,10 +273,45 @@ def test_replayed_scores_pass_the_rank_check_of_the_record(
     colour_bundle: Path, colour_source: Source
 ) -> None:
     """`check_rank` on what a device would score, through the SDK's own `score`."""
-    from edge_sdk.runtime.onnxruntime import OnnxRuntime
-    from edge_sdk.scoring import run_all, score
-
     bundle = Bundle.open(colour_bundle)
     runtime = OnnxRuntime.load(bundle.model("int8"))
     pack: References = colour_source.calibration
     assert check_rank(score(runtime, pack), run_all(runtime, pack.frames).radius, bundle.calibrations["int8"])
+
+
+class TwoHeads(torch.nn.Module):
+    """A network with a difficulty beside its logits."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.second = inner, torch.nn.Linear(10, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.inner(x)
+        return logits, torch.nn.functional.softplus(self.second(logits)).squeeze(1) + 0.1
+
+
+def test_a_difficulty_head_goes_through_every_precision(colour_source: Source, tmp_path: Path) -> None:
+    """The offset is scaled by a second head: graph and numpy agree bit for bit, and the gate passes."""
+    torch.manual_seed(1)
+    module = torch.nn.Sequential()
+    module.add_module("preprocess", colour_source.preprocess)
+    module.add_module("network", TwoHeads(colour_source.module.network))
+    source = replace(colour_source, module=module.eval(), outputs=("logits", "difficulty"), difficulty=True)
+    result = export_source(source, tmp_path / "bundle", ARTEFACTS)
+    for product in result.products:
+        head = product.record.head
+        with Certifier.load(result.path, artefact=product.name) as certifier:
+            outputs = run_all(certifier.runtime, colour_source.verification.frames)
+        assert head.difficulty and np.ptp(outputs.difficulty) > 0.01
+        wanted = head.radius(outputs.probit, outputs.label, outputs.difficulty)
+        assert outputs.radius.tobytes() == wanted.tobytes() and (wanted > 0).any()
+
+
+def test_a_selective_rule_is_in_the_graph(colour_source: Source, tmp_path: Path) -> None:
+    guarantee = Guarantee.of("selective", error="0.1", confidence="0.9", beta="0.1")
+    source = replace(colour_source, guarantee=guarantee, threshold=0.02)
+    result = export_source(source, tmp_path / "bundle")
+    head, answers = result.products[0].record.head, result.products[0].answers
+    assert head.threshold == 0.02 and (answers.radius > 0).any()
+    assert (answers.radius[head.raw_radius(answers.probit) <= np.float32(0.02)] == 0).all()
