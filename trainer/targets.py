@@ -63,11 +63,16 @@ def certify_streams(workspace: Workspace) -> tuple[Stream, ...]:
 
 
 def build_targets(
-    workspace: Workspace, streams: Iterable[Stream] | None = None, *, allow_code: bool = False
+    workspace: Workspace,
+    streams: Iterable[Stream] | None = None,
+    *,
+    device: str = "cpu",
+    allow_code: bool = False,
 ) -> TargetsResult:
     """Sample class counts until every stream has its configured samples, then write the reference packs.
 
-    It continues where an earlier run stopped and repeats nothing. streams: all by default.
+    It continues where an earlier run stopped and repeats nothing; started by torchrun, the processes share the work.
+    streams: all by default. device: where the base classifier runs.
 
     Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames.
     """
@@ -80,7 +85,7 @@ def build_targets(
     todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
     with Progress(sum(todo), "evaluations", "Monte Carlo") as progress:
         for store, stream in zip(stores, chosen, strict=True):
-            _sample(workspace, base, store, stream, progress)
+            _sample(workspace, base, store, stream, device, progress)
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
         workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
@@ -119,7 +124,7 @@ def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarr
 
 
 def _sample(
-    workspace: Workspace, base: Network, store: CountStore, stream: Stream, progress: Progress
+    workspace: Workspace, base: Network, store: CountStore, stream: Stream, device: str, progress: Progress
 ) -> None:
     sample_counts(
         base.module,
@@ -128,6 +133,7 @@ def _sample(
         store,
         stream.num_samples,
         batch_size=workspace.config.targets.batch_size or None,
+        device=device,
         progress=progress.advance,
     )
 

@@ -95,7 +95,7 @@ def _sample_block(
     if (_samples(counts) >= wanted).all():
         return
     counter.load(preprocess(torch.from_numpy(np.array(frames)).to(counter.device)))
-    for cells in _groups(counts, wanted, start, store.identity.sample_block):
+    for cells in _groups(counts, wanted, start, store.identity):
         counts = counts + refuse_nan(_count(counter, cells), cells, store.identity.dtype)
         store.write(start, counts)
         if progress is not None:
@@ -113,15 +113,15 @@ def _count(counter: Counter, cells: list[Cell]) -> np.ndarray:
         counter.batch_size = -(-counter.batch_size // 2)
 
 
-def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, sample_block: int) -> Iterator[list[Cell]]:
+def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, identity: Identity) -> Iterator[list[Cell]]:
     """The missing cells of an image block, sample block by sample block, in groups that are stored together."""
-    done, needed = _samples(counts) // sample_block, wanted // sample_block
+    done, needed = _samples(counts) // identity.sample_block, wanted // identity.sample_block
     cells = (
         Cell(int(row), start + int(row), block)
         for block in range(int(done.min()), int(needed.max()))
         for row in np.flatnonzero((done <= block) & (block < needed))
     )
-    while group := list(islice(cells, len(counts))):
+    while group := list(islice(cells, identity.image_block)):
         yield group
 
 

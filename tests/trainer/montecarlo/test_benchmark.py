@@ -1,0 +1,42 @@
+"""The benchmark: its reference loop counts rightly, and its figures are of what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from trainer.montecarlo.benchmark import run_benchmark, usual_loop
+
+
+class FirstPixel(nn.Module):
+    """Class 1 where the first pixel exceeds 1/2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x[:, 0, 0, 0]
+        return torch.stack([0.5 - first, first - 0.5, torch.full_like(first, -9.0)], dim=1)
+
+
+def test_the_usual_loop_counts_rightly():
+    torch.manual_seed(0)
+    counts = usual_loop(FirstPixel(), torch.full((1, 2, 2), 0.6), 2500, 1000, 3, 0.25)
+    assert counts.sum() == 2500 and counts[2] == 0
+    assert stats.binomtest(int(counts[1]), 2500, stats.norm.cdf(0.1 / 0.25)).pvalue > 1e-4
+
+
+def test_the_comparison(network, preprocess, frames):
+    threads = torch.get_num_threads()
+    result = run_benchmark(
+        network, preprocess, frames, 3, dtypes=("float32",), batch_sizes=(8, 16), rounds=1, seconds=0.01
+    )
+    assert torch.get_num_threads() == threads
+    (row,) = result.rows
+    assert min(row.loop, row.plain, row.folded, row.engine) > 0
+    assert row.over_loop == pytest.approx(row.engine / row.loop)
+    assert result.to_json()["rows"][0]["of_limit"] == pytest.approx(row.engine / row.plain)
+    assert result.shape == (1, 4, 4) and "threads" in result.machine
+    text = dict(result.lines())
+    assert text["float32: engine"] == f"{row.engine:,.0f} evaluations/s"
+    assert "batches of" in text["float32: plain forward"] and np.isfinite(row.engine)
