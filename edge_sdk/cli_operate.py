@@ -1,0 +1,106 @@
+"""The commands of `rrise-edge` for a running robot: watch and doctor."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from calibration.cli_tools import run_command, summary
+from calibration.errors import CheckFailed
+from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
+
+
+@click.command()
+@bundle_argument
+@click.argument("source")
+@click.option("--topic", help="Image topic of a bag or MCAP file.")
+@click.option("--max-staleness", type=float, help="Seconds after which a frame is too old to be run.")
+@click.option("--deadline", type=float, help="Seconds after which an answer comes too late.")
+@click.option("--replay", is_flag=True, help="Still or dark pictures are no fault: for recordings.")
+@click.option("--count", type=int, help="Stop after so many frames. [default: at the end of the source]")
+@click.option("--metrics-port", type=int, help="Serve Prometheus metrics on this port of localhost.")
+@click.option("--record", type=click.Path(path_type=Path), help="Folder of a flight recorder (MCAP).")
+@click.option(
+    "--allow-unverified", is_flag=True, help="Issue certificates that the guarantee does not cover."
+)
+@json_option
+@runtime_options
+@run_command
+def watch(
+    bundle: Path,
+    source: str,
+    topic: Optional[str],
+    max_staleness: Optional[float],
+    deadline: Optional[float],
+    replay: bool,
+    count: Optional[int],
+    metrics_port: Optional[int],
+    record: Optional[Path],
+    allow_unverified: bool,
+    json_flag: bool,
+    **options: Any,
+) -> None:
+    """Certify SOURCE with BUNDLE and show it live: a camera number, a URI, a video, a folder, a bag or an MCAP file."""
+    from edge_sdk.certifier import Certifier
+    from edge_sdk.operate.metrics import Metrics, MetricsServer
+    from edge_sdk.operate.recorder import FlightRecorder
+    from edge_sdk.operate.watch import View
+    from edge_sdk.stream.checks import CheckSettings
+    from edge_sdk.stream.stream import StreamSettings
+
+    checks = CheckSettings(dark=0, frozen_after=0) if replay else CheckSettings()
+    settings = StreamSettings(max_staleness=max_staleness, deadline=deadline, checks=checks)
+    view, metrics = View(), Metrics()
+    with ExitStack() as stack:
+        certifier = stack.enter_context(Certifier.load(bundle, allow_unverified=allow_unverified, **options))
+        recorder = None if record is None else stack.enter_context(FlightRecorder(record))
+        if metrics_port is not None:
+            stack.enter_context(MetricsServer(metrics, metrics_port))
+        opened = int(source) if source.isdigit() else source
+        stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
+        for number, (_, certificate) in enumerate(stream, start=1):
+            view.add(certificate, stream.counts.dropped)
+            metrics.add(certificate)
+            metrics.set_stream(stream.counts)
+            if recorder is not None:
+                recorder.add(certificate)
+            if number == count:
+                break
+        view.finish()
+    rows = [
+        *view.rows(),
+        ("dropped", str(stream.counts.dropped)),
+        ("reconnects", str(stream.counts.reconnects)),
+    ]
+    if recorder is not None:
+        rows.append(("recorder", recorder.problem or f"{recorder.dropped} certificates not recorded"))
+    as_json = {
+        "statuses": dict(view.statuses),
+        "reasons": dict(view.reasons),
+        "dropped": stream.counts.dropped,
+    }
+    summary(f"watched {source}", rows, as_json, json_flag)
+
+
+@click.command()
+@json_option
+@run_command
+def doctor(json_flag: bool) -> None:
+    """Say what this machine offers a certifier and what stands in its way; exit status 1 if something must be mended."""
+    from edge_sdk.operate.doctor import Level, examine
+
+    findings = examine()
+    rows = []
+    for finding in findings:
+        told = finding.text if finding.level is Level.OK else f"{finding.level}: {finding.text}"
+        rows.append((finding.name, f"{told} ({finding.advice})" if finding.advice else told))
+    as_json = {"findings": [vars(finding) for finding in findings]}
+    summary("this machine", rows, as_json, json_flag)
+    problems = [finding for finding in findings if finding.level is Level.PROBLEM]
+    if problems:
+        raise CheckFailed(
+            "; ".join(f"{finding.name}: {finding.text}, {finding.advice}" for finding in problems)
+        )
