@@ -22,6 +22,7 @@ from trainer.augment import augment, blend
 from trainer.choice import worth
 from trainer.difficulty import learn_difficulty
 from trainer.errors import TrainerError
+from trainer.montecarlo.distributed import Team, team
 from trainer.networks import Network, load_network, save_network
 from trainer.scoring import score
 from trainer.targets import stored_counts
@@ -173,11 +174,16 @@ def _train_on_stored(
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
     counts = stored_counts(workspace, "train", base.digest).astype(np.float32)
     shares = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True))
+    crew = team()
+    forward, own = crew.data_parallel(network), _own_generator(crew, generator, asked.seed)
 
     def loss_of(index: Tensor) -> Tensor:
-        return F.cross_entropy(network(_guarded(inputs[index], noise, generator)), shares[index])
+        index = crew.share(index)
+        return F.cross_entropy(forward(_guarded(inputs[index], noise, own)), shares[index])
 
-    return train(network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, generator)
+    trained = train(network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, generator)
+    crew.agree_on(network)
+    return trained
 
 
 def _train_on_fresh(
@@ -185,15 +191,23 @@ def _train_on_fresh(
 ) -> tuple[Trained, int]:
     """New noise on a new view of every frame at every step; returns the base evaluations as well."""
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
-    shares_of = fresh_shares(base.module, workspace.config.smoothing.sigma, asked.samples_per_view, generator)
+    crew = team()
+    forward, own = crew.data_parallel(network), _own_generator(crew, generator, asked.seed)
+    shares_of = fresh_shares(base.module, workspace.config.smoothing.sigma, asked.samples_per_view, own)
 
     def loss_of(index: Tensor) -> Tensor:
-        views = augment(inputs[index], asked.shift, asked.flip, generator)
-        views = blend(views, asked.mix, generator)
-        return F.cross_entropy(network(_guarded(views, noise, generator)), shares_of(views))
+        views = augment(inputs[crew.share(index)], asked.shift, asked.flip, own)
+        views = blend(views, asked.mix, own)
+        return F.cross_entropy(forward(_guarded(views, noise, own)), shares_of(views))
 
     trained = train(network, _recipe(workspace, asked.epochs, "fresh"), inputs, loss_of, generator)
+    crew.agree_on(network)
     return trained, trained.examples * asked.samples_per_view
+
+
+def _own_generator(crew: Team, generator: torch.Generator, seed: int) -> torch.Generator:
+    """Augmentation and noise differ between processes; the order of the frames, from `generator`, does not."""
+    return generator if crew.size == 1 else seeded((seed + 1) * 1_000_003 + crew.rank)
 
 
 def _guarded(views: Tensor, noise: float, generator: torch.Generator) -> Tensor:

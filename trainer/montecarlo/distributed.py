@@ -1,4 +1,4 @@
-"""Several processes on one store, started by torchrun: who samples which image block, and who may write at all.
+"""Several processes on one store, started by torchrun: who samples what, who may write, and training side by side.
 
 Every image block belongs to one process, and its noise to the block, so the counts are those of a single process. A
 process that dies takes nothing with it but the block in work; torchrun starts all of them again (`--max-restarts`), or
@@ -15,6 +15,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from trainer.errors import TrainerError
 from trainer.montecarlo.store import CountStore
@@ -42,6 +43,23 @@ class Team:
         """Return when all processes have come here."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of the indices of a batch, int64 [B]."""
+        return batch[self.rank :: self.size]
+
+    def data_parallel(self, network: nn.Module) -> nn.Module:
+        """`network` for training: its gradients are averaged over all processes (DistributedDataParallel)."""
+        if self.size == 1:
+            return network
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # before gradients get their layout
+        return nn.parallel.DistributedDataParallel(network)
+
+    def agree_on(self, network: nn.Module) -> None:
+        """Give every process the weights and statistics of the first one."""
+        if self.size > 1:
+            for value in network.state_dict().values():
+                dist.broadcast(value, src=0)
 
     @contextmanager
     def writing(self, store: CountStore) -> Iterator[None]:

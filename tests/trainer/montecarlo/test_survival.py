@@ -297,11 +297,46 @@ def torchrun(script: Path, path: Path, processes: int, *options: str) -> list[st
     ]  # fmt: skip
 
 
-def test_two_processes_give_the_counts_of_one(script, survivor, expected, tmp_path):
+TRAINING = """
+
+    from trainer.montecarlo.distributed import team
+    from trainer.training import Recipe, seeded, train
+
+    def trained():
+        net, crew = network().requires_grad_(True), team()
+        net.to(memory_format=torch.channels_last)
+        forward = crew.data_parallel(net)
+        x = torch.from_numpy(frames()).permute(0, 3, 1, 2) / 255.0
+        labels = (x.mean((1, 2, 3)) > 0.5).long()
+        def loss_of(index):
+            index = crew.share(index)
+            return nn.functional.cross_entropy(forward(x[index]), labels[index])
+        train(net, Recipe(3, 20, 0.05, 0.0, "test"), x, loss_of, seeded(0))
+        crew.agree_on(net)
+        return torch.cat([value.flatten() for value in net.state_dict().values()]).detach().numpy()
+
+    if __name__ == "__main__":
+        np.save(sys.argv[1] + f".{team().rank}.npy", trained())
+"""
+
+
+def test_two_processes_give_the_counts_and_the_training_of_one(
+    script, survivor, expected, tmp_path, monkeypatch
+):
     path = tmp_path / "t.zarr"
+    single = script.with_name("training.py")
+    single.write_text(RUN + textwrap.dedent(TRAINING))
+    script = single
     done = subprocess.run(torchrun(script, path, 2), capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(survivor.open_store(path).counts(), expected)
+    # Averaged gradients of half batches are the gradients of whole ones: the same weights up to rounding.
+    monkeypatch.syspath_prepend(script.parent)
+    import training
+
+    first, second = (np.load(f"{path}.{rank}.npy") for rank in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, training.trained(), rtol=1e-4, atol=1e-5)
 
 
 def test_one_of_two_processes_is_killed_and_the_run_still_finishes(script, survivor, expected, tmp_path):
