@@ -18,9 +18,11 @@ from trainer.montecarlo import OnnxClassifier, sample_counts, verify_proposals
 N = 40
 
 
-def make_onnx(path: Path, batch: int | str, weight: np.ndarray, bias: np.ndarray, rank: int = 4) -> Path:
+def make_onnx(
+    path: Path, batch: int | str, weight: np.ndarray, bias: np.ndarray, rank: int = 4, side: int = 4
+) -> Path:
     """logits = flatten(x) @ weight + bias."""
-    shape = [batch, 1, 4, 4][:rank]
+    shape = [batch, 1, side, side][:rank]
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w", "b"], ["logits"])],
         "linear",
@@ -101,8 +103,10 @@ def test_onnx_files_that_do_not_fit_are_refused(make_store, preprocess, frames, 
         OnnxClassifier(make_onnx(tmp_path / "rank.onnx", 2, linear[0][:1], linear[1], rank=2))
     with pytest.raises(TrainerError, match="got 'TPUExecutionProvider', expected one of"):
         OnnxClassifier(make_onnx(tmp_path / "f.onnx", "batch", *linear), provider="TPUExecutionProvider")
-    wide = np.zeros((64, 3), np.float32)
-    classifier = OnnxClassifier(make_onnx(tmp_path / "wide.onnx", "batch", wide, linear[1]), threads=1)
+    wide = np.zeros((64, 3), np.float32)  # for frames of 8 x 8 pixels
+    classifier = OnnxClassifier(
+        make_onnx(tmp_path / "wide.onnx", "batch", wide, linear[1], side=8), threads=1
+    )
     with pytest.raises(TrainerError, match="fails on float32"):
         sample_counts(classifier, preprocess, frames, make_store(), N)
 
