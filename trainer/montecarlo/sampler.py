@@ -131,7 +131,12 @@ def _samples(counts: np.ndarray) -> np.ndarray:
 
 def _circumstances(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": f"{device.type} {name}", "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "device": f"{device.type} {name}",
+        "tf32": str(device.type == "cuda" and torch.backends.cudnn.allow_tf32),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _check_fit(frames: np.ndarray, store: CountStore, dtype: str | None, batch_size: int | None) -> None:
