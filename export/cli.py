@@ -38,6 +38,13 @@ def main() -> None:
 @click.option(
     "--max-drop", type=float, help="Largest loss of certified accuracy against the baseline, as in 0.01."
 )
+@click.option(
+    "--tolerance",
+    "tolerances",
+    multiple=True,
+    metavar="PRECISION.FIELD=VALUE",
+    help="Allowed difference from PyTorch, as in int8.abstain_flips=0.2; may be repeated.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
 @click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
@@ -49,6 +56,7 @@ def onnx(
     batch_size: int,
     baseline: Optional[Path],
     max_drop: Optional[float],
+    tolerances: Tuple[str, ...],
     force: bool,
     allow_code: bool,
     json_flag: bool,
@@ -59,6 +67,7 @@ def onnx(
     acceptance policy; the other workspaces are exported all the same. The findings are in WORKSPACE/report as
     gate.json and gate.xml (JUnit).
     """
+    from export.compare import parse_tolerances
     from export.errors import ExportError
     from export.pipeline import export_onnx
 
@@ -68,6 +77,7 @@ def onnx(
         )
     if max_drop is not None and baseline is None:
         raise ExportError("--max-drop: got no --baseline to measure it against; name an older bundle")
+    allowed = parse_tolerances(tolerances)
     rows: Rows = []
     results: List[Dict[str, Any]] = []
     problems: List[RriseError] = []
@@ -82,6 +92,7 @@ def onnx(
                 allow_code=allow_code,
                 baseline=baseline,
                 policy=_policy(workspace, max_drop),
+                tolerances=allowed,
             )
             latency = read_json(workspace / "report" / "export.json", "export report")["latency"]
             rows += _result_rows(result, latency)

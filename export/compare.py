@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, Optional
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Dict, Iterable, Optional
 
 import numpy as np
 
+from calibration.cli_tools import suggestion
 from calibration.head import CertificateHead
+from export.errors import ExportError
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,34 @@ TOLERANCES: Dict[str, Tolerance] = {
     "fp16": Tolerance(label_flips=0.01, abstain_flips=0.02, probit=0.05, radius_increase=0.05),
     "int8": Tolerance(label_flips=0.05, abstain_flips=0.1, probit=1.0, radius_increase=1.0),
 }
+
+
+def parse_tolerances(settings: Iterable[str]) -> Dict[str, Tolerance]:
+    """Defaults with single values replaced, from texts such as "int8.abstain_flips=0.2".
+
+    Raises:
+        ExportError: an unknown precision or field, or no number >= 0.
+    """
+    changed = dict(TOLERANCES)
+    for setting in settings:
+        target, _, text = setting.partition("=")
+        precision, _, name = target.partition(".")
+        names = [entry.name for entry in fields(Tolerance)]
+        if precision not in TOLERANCES or name not in names:
+            known = ", ".join(f"{key}.FIELD" for key in TOLERANCES)
+            raise ExportError(
+                f"tolerance: got {target!r}, expected {known} with FIELD one of {', '.join(names)}{suggestion(name, names)}"
+            )
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise ExportError(
+                f"tolerance {target}: got {text!r}, expected a number from 0, as in {target}=0.1"
+            )
+        changed[precision] = replace(changed[precision], **{name: value})
+    return changed
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all
 from export.compare import TOLERANCES, Answers, Comparison, Tolerance, compare
 from export.errors import ExportError
-from export.gate_report import Check, GateReport
+from export.gate_report import ABSTAIN_FLIPS, LABEL_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE, Check, GateReport
 
 if TYPE_CHECKING:
     import onnx
@@ -280,25 +280,25 @@ def _check_comparison(found: Comparison, allowed: Tolerance, sigma: float) -> Li
     return [
         Check("answers are finite", found.not_finite == 0, f"{found.not_finite} NaN or infinite", "none"),
         Check(
-            "label flips against PyTorch",
+            LABEL_FLIPS,
             found.label_flips <= flips,
             str(found.label_flips),
             f"at most {flips}",
         ),
         Check(
-            "abstain flips against PyTorch",
+            ABSTAIN_FLIPS,
             found.abstain_flips <= abstains,
             str(found.abstain_flips),
             f"at most {abstains}",
         ),
         Check(
-            "change of the probit",
+            PROBIT_CHANGE,
             found.probit <= allowed.probit,
             f"{found.probit:.3g}",
             f"at most {allowed.probit:.3g}",
         ),
         Check(
-            "largest radius increase",
+            RADIUS_INCREASE,
             found.radius_increase <= increase,
             f"{found.radius_increase:.3g}",
             f"at most {increase:.3g}",

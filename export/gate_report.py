@@ -10,6 +10,11 @@ from xml.etree import ElementTree
 from calibration.files import atomic_file, write_json
 from export.compare import Comparison, Tolerance
 
+LABEL_FLIPS, ABSTAIN_FLIPS = "label flips against PyTorch", "abstain flips against PyTorch"
+PROBIT_CHANGE, RADIUS_INCREASE = "change of the probit", "largest radius increase"
+COMPARISON_CHECKS = (LABEL_FLIPS, ABSTAIN_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE)
+"""Names of the checks that a tolerance decides."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -43,12 +48,15 @@ class GateReport:
         return replace(self, checks=(*self.checks, *checks))
 
     def failures(self) -> List[str]:
-        """One sentence for every failed check."""
-        return [
-            f"{self.artefact}: {check.name}: got {check.got}, expected {check.limit}"
-            for check in self.checks
-            if not check.passed
+        """One sentence for every failed check, and the tolerance that would pass where the comparison failed."""
+        failed = [check for check in self.checks if not check.passed]
+        sentences = [
+            f"{self.artefact}: {check.name}: got {check.got}, expected {check.limit}" for check in failed
         ]
+        if self.needed is not None and any(check.name in COMPARISON_CHECKS for check in failed):
+            values = ", ".join(f"{name} {value:.3g}" for name, value in asdict(self.needed).items())
+            sentences.append(f"{self.artefact}: least tolerance that would pass: {values}")
+        return sentences
 
     def to_json(self) -> Dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ import pytest
 from calibration.head import CertificateHead
 from edge_sdk import Certifier
 from edge_sdk.errors import BundleError
-from export.compare import Answers, compare
+from export.compare import TOLERANCES, Answers, compare, parse_tolerances
 from export.errors import ExportError
 from export.gate import gate, most_by_chance
 from export.gate_report import GateReport, junit, save_reports
@@ -240,3 +240,33 @@ def test_nan_answers_are_infinitely_far() -> None:
     found = compare(Answers.of(labels, np.array([1, np.nan], np.float32), head), sound, 0.25)
     assert found.not_finite == 1 and found.probit == math.inf and found.radius_decrease > 0
     assert json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_tolerances_are_set_one_by_one() -> None:
+    changed = parse_tolerances(["int8.abstain_flips=0.2", "int8.probit=3"])
+    assert changed["int8"] == replace(TOLERANCES["int8"], abstain_flips=0.2, probit=3.0)
+    assert changed["fp32"] == TOLERANCES["fp32"]
+    for text in (
+        "int8.abstain_flip=0.2",
+        "int4.probit=1",
+        "probit=1",
+        "fp16.probit",
+        "fp16.probit=-1",
+        "fp16.probit=nan",
+    ):
+        with pytest.raises(ExportError, match="tolerance"):
+            parse_tolerances([text])
+
+
+def test_the_least_tolerance_is_the_least(colour_bundle: Path, colour_source: Source) -> None:
+    """What the report calls needed passes, and a hair less fails and is named again."""
+    reference = torch_reference(colour_source.module)
+    packs = (colour_source.calibration, colour_source.verification)
+    needed = run_gate(colour_bundle, colour_source, "int8").needed
+    assert needed is not None and needed.probit > 1e-3
+    assert gate(colour_bundle, "int8", *packs, reference, tolerance=needed)
+    report = gate(
+        colour_bundle, "int8", *packs, reference, tolerance=replace(needed, probit=needed.probit * 0.999)
+    )
+    assert failed(report) == {"change of the probit"}
+    assert f"least tolerance that would pass: label_flips {needed.label_flips:.3g}" in report.failures()[-1]
