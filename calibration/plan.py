@@ -8,28 +8,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from calibration.bounds import lower_radius
+from calibration.crossfit import cross_fitted_radii, fit_map, map_names
 from calibration.digests import PathLike
 from calibration.errors import CalibrationError
 from calibration.files import read_json, reading, write_json
-from calibration.focus import focus_map
 from calibration.guarantee import Guarantee
-from calibration.head import CertificateHead
-from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
-from calibration.offsets import clip_maxima, excesses
-from calibration.quantile import quantile_map
+from calibration.maps import RadiusMap
 from calibration.scores import Scores
 from calibration.selective import choose_threshold
 
 BETAS = (Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 """Miss probabilities that `choose_plan` tries where it may choose beta."""
-
-MIN_FRAMES = 40
-"""Fewer tuning frames than this choose nothing: the Clopper-Pearson map, which needs no data, is taken."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +134,40 @@ def choose_plan(
     radii, rows, best = default_radii(tuning.sigma), [], None
     for beta in betas or (guarantee.beta,):
         asked = replace(guarantee, beta=beta)
-        share = _rank_share(asked, tuning, num_calibration)
-        for name, difficulty in _names(tuning, asked, radius):
-            row = _tried(tuning, asked, name, difficulty, share, radius, radii, seed, num_calibration)
+        for name, difficulty in map_names(tuning, asked, radius):
+            found = cross_fitted_radii(
+                tuning,
+                asked,
+                name,
+                difficulty=difficulty,
+                radius=radius,
+                num_calibration=num_calibration,
+                seed=seed,
+            )
+            row = _candidate(found, name, difficulty, beta, radius, radii)
             rows.append(row)
             if best is None or row.objective > best[0].objective:
                 best = (row, asked)
     assert best is not None
     winner, asked = best
-    curve = _fitted(winner.name, tuning, asked, radius, num_calibration)
+    curve = fit_map(winner.name, tuning, asked, radius=radius, num_calibration=num_calibration)
     threshold = None
     if guarantee.kind == "selective":
         threshold = choose_threshold(tuning, asked, curve, radius=radius, num_calibration=num_calibration)
     return Plan(asked, curve, winner.difficulty, threshold, radius, radii, tuple(rows))
+
+
+def _candidate(
+    found: np.ndarray,
+    name: str,
+    difficulty: bool,
+    beta: Fraction,
+    radius: Optional[float],
+    radii: Tuple[float, ...],
+) -> Candidate:
+    objective = float(np.mean(found >= radius) if radius is not None else np.mean(found))
+    issued = tuple(float(np.mean(found >= r)) for r in radii)
+    return Candidate(name, difficulty, f"{beta.numerator}/{beta.denominator}", objective, issued)
 
 
 def _check(tuning: Scores, radius: Optional[float]) -> None:
@@ -165,118 +179,3 @@ def _check(tuning: Scores, radius: Optional[float]) -> None:
         raise CalibrationError(f"plan: got radius {radius}, expected a positive radius in [0, 1] pixel units")
     if not len(tuning):
         raise CalibrationError("plan: got no tuning frames")
-
-
-def _rank_share(guarantee: Guarantee, tuning: Scores, num_calibration: int) -> float:
-    """Which share of the units will lie at or below the offset, at the size of the calibration split."""
-    units = num_calibration or len(np.unique(tuning.clip))
-    rank = guarantee.rank(units)
-    if rank is None:
-        # The tuning split may be smaller than what a calibration needs; then the level itself guides the choice.
-        return float(1 - guarantee.alpha)
-    return rank / units
-
-
-def _names(tuning: Scores, guarantee: Guarantee, radius: Optional[float]) -> Iterator[Tuple[str, bool]]:
-    maps: List[str] = ["clopper-pearson", "identity"]  # the first wins a tie
-    if len(tuning) >= MIN_FRAMES:
-        maps += [f"quantile {factor:g}" for factor in (0.5, 1.0, 2.0)]
-    for name in maps:
-        yield name, False
-        if tuning.difficulty is not None and guarantee.kind != "selective":
-            yield name, True
-    if radius is not None and len(tuning) >= MIN_FRAMES and guarantee.kind != "selective":
-        for factor in (0.05, 0.5):
-            for lift in (0.5, 1.5):
-                yield f"focus {factor:g} lift {lift:g}", False
-
-
-def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
-    """Lower radius of the label before clipping, less rho for a guarded pass; float64 [n], -inf where no draw hit."""
-    lower = lower_radius(scores.label_counts(), scores.num_samples, scores.sigma, float(guarantee.beta))
-    return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
-
-
-def _fitted(
-    name: str, fit: Scores, guarantee: Guarantee, radius: Optional[float], num_calibration: int
-) -> RadiusMap:
-    kind, *numbers = name.split(" ")
-    alpha = float(guarantee.alpha)
-    if kind == "identity":
-        return IDENTITY
-    if kind == "clopper-pearson":
-        return clopper_pearson_map(fit.sigma, int(np.median(fit.num_samples)), float(guarantee.beta))
-    plugin = np.float32(fit.sigma) * fit.probit
-    reference = signed_reference(fit, guarantee)
-    level = min(alpha * float(numbers[0]), 0.5)
-    if kind == "quantile":
-        return quantile_map(plugin, reference, level, name)
-    assert radius is not None
-    # The rank leaves a little less than alpha; so does this map, or its offset would lower it below the radius.
-    spent = min(_rank_margin(guarantee, num_calibration or len(fit)), alpha)
-    return focus_map(
-        plugin,
-        reference,
-        radius,
-        spent,
-        base_level=level,
-        lift=float(numbers[2]),
-        num_calibration=num_calibration or len(fit),
-    )
-
-
-def _rank_margin(guarantee: Guarantee, units: int) -> float:
-    rank = guarantee.rank(units)
-    return float(guarantee.alpha) if rank is None else (units - rank) / units
-
-
-def _tried(
-    tuning: Scores,
-    guarantee: Guarantee,
-    name: str,
-    difficulty: bool,
-    share: float,
-    radius: Optional[float],
-    radii: Tuple[float, ...],
-    seed: int,
-    num_calibration: int,
-) -> Candidate:
-    """Fit on one half of the clips, take the offset and count on the other, and the other way round."""
-    issued, objective = np.zeros(len(radii)), 0.0
-    halves = list(_halves(tuning, seed))
-    for fit, trial in halves:
-        head = CertificateHead(
-            tuning.sigma, _fitted(name, fit, guarantee, radius, num_calibration), difficulty=difficulty
-        )
-        excess = excesses(trial, head, guarantee)
-        if guarantee.kind == "whole-clip":
-            excess = clip_maxima(excess, trial.clip)
-        offsets = _likely_offsets(excess, share, num_calibration or len(np.unique(tuning.clip)))
-        for offset in offsets:
-            found = head.with_offset((offset,)).radius(trial.probit, trial.label, trial.difficulty)
-            weight = 1 / (len(halves) * len(offsets))
-            issued += [float(np.mean(found >= r)) * weight for r in radii]
-            objective += float(np.mean(found >= radius) if radius is not None else np.mean(found)) * weight
-    text = f"{guarantee.beta.numerator}/{guarantee.beta.denominator}"
-    return Candidate(name, difficulty, text, objective, tuple(float(value) for value in issued))
-
-
-def _likely_offsets(excess: np.ndarray, share: float, units: int) -> List[float]:
-    """The offset at the rank's share, and those a deviation below and above: calibration may find any of them."""
-    ordered = np.sort(excess)
-    deviation = math.sqrt(max(share * (1 - share), 1e-12) * (1 / len(excess) + 1 / units))
-    places = [math.ceil(len(excess) * (share + step * deviation)) for step in (-1, 0, 1)]
-    return [float(ordered[min(max(place, 1), len(excess)) - 1]) for place in places]
-
-
-def _halves(tuning: Scores, seed: int, repeats: int = 2) -> Iterable[Tuple[Scores, Scores]]:
-    """Pairs (fit, trial) of halves by clip; the whole split twice where it is too small to be halved."""
-    clips = np.unique(tuning.clip)
-    if len(tuning) < MIN_FRAMES or len(clips) < 4:
-        return [(tuning, tuning)]
-    pairs = []
-    for repeat in range(repeats):
-        shuffled = np.random.default_rng([seed, repeat]).permutation(clips)
-        first = np.isin(tuning.clip, shuffled[: len(clips) // 2])
-        pairs += [(tuning.take(first), tuning.take(~first)), (tuning.take(~first), tuning.take(first))]
-    return pairs

@@ -50,6 +50,19 @@ def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accur
     return _svg(figure)
 
 
+def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_label: str) -> str:
+    """Shares against the error level, which is drawn on a log scale."""
+    figure, axes = _axes(f"{y_label.capitalize()} against error level", "error level", y_label)
+    for name, shares in curves.items():
+        axes.plot(list(errors), list(shares), marker="o", label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(list(errors), [f"{error:g}" for error in errors])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.legend()
+    return _svg(figure)
+
+
 def raw_against_reference(raw: np.ndarray, reference: np.ndarray, offset: Optional[float]) -> str:
     """Calibration frames: raw against reference radius, with the line raw = reference + offset."""
     figure, axes = _axes("Calibration frames", "reference radius", "raw radius")

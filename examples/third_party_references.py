@@ -28,9 +28,10 @@ from calibration import (
     frame_digest,
 )
 from calibration.bounds import reference_radius
+from calibration.crossfit import signed_reference
 from calibration.evaluation import audit
 from calibration.files import write_json
-from calibration.plan import choose_plan, signed_reference
+from calibration.plan import choose_plan
 from calibration.quantile import quantile_map
 
 SIGMA = 0.25

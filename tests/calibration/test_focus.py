@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from calibration import CalibrationError, Guarantee, RadiusMap, calibrate, clopper_pearson_map
+from calibration.crossfit import signed_reference
 from calibration.focus import focus_map
 from calibration.offsets import label_reference
-from calibration.plan import signed_reference
 from tests.calibration.helpers import SIGMA, draw_scores
 
 GUARANTEE = Guarantee.of()

@@ -18,7 +18,7 @@ def _split(split: str, frames: int, seed: int, **keywords: object) -> Scores:
     return draw_scores(seed, frames, 5000, split=split, start=seed * 10**6, **keywords)  # type: ignore[arg-type]
 
 
-TUNING = _split("tuning", 500, 1, noise=0.4, difficulty=True)
+TUNING = _split("tuning", 400, 1, noise=0.4, difficulty=True)
 CALIBRATION = _split("calibration", 1000, 2, noise=0.4, difficulty=True)
 TEST = _split("test", 5000, 3, noise=0.4, difficulty=True)
 
@@ -47,9 +47,11 @@ def test_a_real_difficulty_is_chosen_and_helps() -> None:
 
 
 def test_beta_is_chosen_among_those_given_and_reported() -> None:
-    plan = choose_plan(TUNING, Guarantee.of(), radius=0.3, num_calibration=1000, betas=BETAS)
-    assert plan.guarantee.beta in BETAS and plan.guarantee.error == Fraction(1, 20)
-    assert {row.beta for row in plan.candidates} == {f"{beta.numerator}/{beta.denominator}" for beta in BETAS}
+    plan = choose_plan(TUNING, Guarantee.of(), radius=0.3, num_calibration=1000, betas=BETAS[1:3])
+    assert plan.guarantee.beta in BETAS[1:3] and plan.guarantee.error == Fraction(1, 20)
+    assert {row.beta for row in plan.candidates} == {
+        f"{beta.numerator}/{beta.denominator}" for beta in BETAS[1:3]
+    }
     best = max(plan.candidates, key=lambda row: row.objective)
     assert Fraction(best.beta) == plan.guarantee.beta and best.difficulty == plan.difficulty
     assert all(len(row.issued) == len(plan.radii) == 3 for row in plan.candidates)
@@ -74,7 +76,7 @@ def test_selective_plans_have_a_threshold_that_the_offset_stays_below() -> None:
 
 
 def test_clips_are_kept_together_and_maxima_used() -> None:
-    tuning = replace(TUNING, clip=np.arange(500) // 5)
+    tuning = replace(TUNING, clip=np.arange(400) // 4)
     plan = choose_plan(tuning, Guarantee.of("whole-clip", "0.1"), num_calibration=200)
     single = choose_plan(TUNING, Guarantee.of("pac", "0.1"), num_calibration=200)
     assert max(row.objective for row in plan.candidates) < max(row.objective for row in single.candidates)
@@ -120,8 +122,6 @@ def test_no_frames() -> None:
 @pytest.mark.long
 def test_a_chosen_plan_keeps_the_promise() -> None:
     """200 worlds: plan on tuning, calibrate, count truly wrong certificates. Violations within delta, alarm 1e-6."""
-    from scipy.stats import norm
-
     from tests.calibration.worlds import at_most
 
     violations = 0
@@ -135,6 +135,5 @@ def test_a_chosen_plan_keeps_the_promise() -> None:
         true = rng.normal(1.0, 1.0, 40_000)
         probit = (true + 0.4 * rng.normal(size=40_000)).astype(np.float32)
         radius = record.head.radius(probit, np.zeros(40_000, np.int64))
-        assert norm.cdf(0) == 0.5
         violations += bool(np.mean((radius > 0) & (radius > SIGMA * true)) > 0.05)
     assert violations / 200 <= at_most(0.05, 200)
