@@ -1,17 +1,15 @@
-"""Cohen's CERTIFY on the test split: the Monte Carlo certificates that the surrogate is compared with."""
+"""Cohen's CERTIFY and PREDICT on the test split: the Monte Carlo certificates that the surrogate is compared with."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from calibration.certify import CertifyCounts
+from calibration.certify import CertifyCounts, check_budget, predict
 from calibration.evaluation import certified_accuracy
 from calibration.levels import parse_level
-from trainer.errors import TrainerError
 from trainer.targets import TargetsResult, build_targets, certify_streams, stored_counts
 from trainer.workspace import Workspace, load_digest
 
@@ -29,10 +27,16 @@ class BudgetResult:
 
 @dataclass(frozen=True)
 class CertifySummary:
-    """CERTIFY at every configured budget. sampling: what had to be drawn for it."""
+    """CERTIFY at every configured budget, and PREDICT. sampling: what had to be drawn for it.
+
+    predict_accuracy, predict_abstained: shares of test frames that PREDICT, on the selection samples alone, answers
+    rightly and does not answer.
+    """
 
     radii: tuple[float, ...]
     budgets: tuple[BudgetResult, ...]
+    predict_accuracy: float
+    predict_abstained: float
     sampling: TargetsResult
 
     def to_json(self) -> dict[str, Any]:
@@ -40,19 +44,26 @@ class CertifySummary:
             {"num_samples": row.num_samples, "accuracy": list(row.accuracy), "abstained": row.abstained}
             for row in self.budgets
         ]
-        return {"radii": list(self.radii), "budgets": rows, "sampling": self.sampling.to_json()}
+        return {
+            "radii": list(self.radii),
+            "budgets": rows,
+            "predict": {"accuracy": self.predict_accuracy, "abstained": self.predict_abstained},
+            "sampling": self.sampling.to_json(),
+        }
 
 
 def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> CertifySummary:
     """Draw what is missing of the CERTIFY streams, write certify.npz and evaluate it.
 
-    N0 selection samples and each budget's N samples come from streams of their own.
+    N0 selection samples and each budget's N samples come from streams of their own. PREDICT, the answer without a
+    radius, uses the selection samples.
 
     **Guarantee**: each certificate is wrong with probability at most certify_alpha over its own samples.
     Source: Cohen, Rosenfeld and Kolter 2019, section 3.2.2.
     """
     alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
-    check_budgets(workspace.config.targets.certify, alpha)
+    for budget in workspace.config.targets.certify:
+        check_budget(workspace.config.targets.selection, budget, alpha)
     sampling = build_targets(workspace, certify_streams(workspace), allow_code=allow_code)
     table = certify_counts(workspace)
     table.save(workspace.certify_path)
@@ -62,7 +73,9 @@ def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> Cer
         accuracy = certified_accuracy(result.label, result.radius, table.target, RADII)
         abstained = float(np.mean(result.radius == 0))
         rows.append(BudgetResult(budget, tuple(float(value) for value in accuracy), abstained))
-    return CertifySummary(RADII, tuple(rows), sampling)
+    answers = predict(table.selection, alpha)
+    right = float(np.mean(~answers.abstained & (answers.label == table.target)))
+    return CertifySummary(RADII, tuple(rows), right, float(np.mean(answers.abstained)), sampling)
 
 
 def certify_counts(workspace: Workspace) -> CertifyCounts:
@@ -79,14 +92,3 @@ def certify_counts(workspace: Workspace) -> CertifyCounts:
         class_names=workspace.dataset.class_names,
         base_digest=digest,
     )
-
-
-def check_budgets(budgets: tuple[int, ...], alpha: float) -> None:
-    """Refuse an N that could never certify: even N hits out of N bound p only by alpha^(1/N), which must exceed 1/2."""
-    needed = math.floor(math.log2(1 / alpha)) + 1
-    for budget in budgets:
-        if budget < needed:
-            raise TrainerError(
-                f"[targets] certify: N = {budget} at certify_alpha {alpha:g} abstains on every frame; expected at "
-                f"least {needed} samples"
-            )

@@ -11,13 +11,17 @@ import click
 
 from calibration.certify import CertifyCounts
 from calibration.cli_tools import SuggestingGroup, duration, run_command, summary
+from calibration.errors import CheckFailed
 from calibration.evaluation import certified_accuracy
 from calibration.levels import parse_level
+from trainer.attack import Rate, attack
 from trainer.base import train_base
 from trainer.calibrate import CalibrateResult, calibrate
 from trainer.certify import certify_test_split
 from trainer.config import DataConfig, config_for, load_config, parse_config
 from trainer.data import load_dataset
+from trainer.montecarlo.benchmark import run_benchmark
+from trainer.search import Search
 from trainer.surrogate import train_surrogate
 from trainer.targets import build_targets
 from trainer.workspace import Workspace
@@ -95,15 +99,38 @@ def base(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
 
 @main.command("targets")
 @_stage
-def targets(workspace: Path, allow_code: bool, as_json: bool) -> None:
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
+)
+@click.option(
+    "--benchmark", is_flag=True, help="Draw nothing; measure the speed of counting against two references."
+)
+def targets(workspace: Path, device: str, benchmark: bool, allow_code: bool, as_json: bool) -> None:
     """Draw the class counts of all splits and write the reference packs; continues where it was stopped."""
-    result = build_targets(Workspace.open(workspace), allow_code=allow_code)
+    if benchmark:
+        _benchmark(Workspace.open(workspace), device, allow_code, as_json)
+        return
+    result = build_targets(Workspace.open(workspace), device=device, allow_code=allow_code)
     rows = [
         ("evaluations drawn", f"{result.drawn:,}"),
         ("found in the store", f"{result.found:,}"),
         ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
     ]
     summary("class counts", rows, result.to_json(), as_json)
+
+
+def _benchmark(workspace: Workspace, device: str, allow_code: bool, as_json: bool) -> None:
+    result = run_benchmark(
+        workspace.base(allow_code=allow_code).module,
+        workspace.preprocess,
+        workspace.frames("train")[:64],
+        len(workspace.dataset.class_names),
+        dtypes=tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16"))),
+        device=device,
+        batch_size=workspace.config.targets.batch_size or None,
+        progress=lambda text: click.echo(text, err=True),
+    )
+    summary("class counting speed", result.lines(), result.to_json(), as_json)
 
 
 @main.command("surrogate")
@@ -143,7 +170,7 @@ def calibrate_command(workspace: Path, allow_code: bool, as_json: bool) -> None:
 @main.command("certify")
 @_stage
 def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
-    """Cohen's CERTIFY on the test split, by Monte Carlo at every configured budget."""
+    """Cohen's CERTIFY and PREDICT on the test split, by Monte Carlo at every configured budget."""
     result = certify_test_split(Workspace.open(workspace), allow_code=allow_code)
     rows = [
         ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii) + "  abstained")
@@ -155,8 +182,56 @@ def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
         )
         for row in result.budgets
     ]
+    rows.append(
+        (
+            "PREDICT",
+            f"{100 * result.predict_accuracy:.1f}% right, {100 * result.predict_abstained:.1f}% without an answer",
+        )
+    )
     rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations"))
     summary("CERTIFY (Monte Carlo)", rows, result.to_json(), as_json)
+
+
+@main.command("attack")
+@_stage
+@click.option("--rho", type=float, help="L2 budget in [0, 1] pixel units; by default the guard's, else 0.1.")
+@click.option("--steps", default=20, show_default=True, help="Steps of gradient ascent.")
+@click.option(
+    "--samples", default=10000, show_default=True, help="Monte Carlo samples that judge each frame."
+)
+@click.option("--seed", default=0, show_default=True)
+def attack_command(
+    workspace: Path,
+    rho: float | None,
+    steps: int,
+    samples: int,
+    seed: int,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Attack the certificates of the test frames; exit status 1 where a promise is broken."""
+    opened = Workspace.open(workspace)
+    budget = rho if rho is not None else opened.config.guard.rho or 0.1
+    result = attack(opened, Search(budget, steps, seed=seed), num_samples=samples, allow_code=allow_code)
+    rows = [
+        ("budget", f"L2 {result.rho:g}, moved by {result.moved:.3g} on average"),
+        ("false certificates", f"before {_rate(result.clean)}"),
+        ("", f"after  {_rate(result.attacked)}"),
+        ("promised", "nothing under attack" if result.promised is None else f"at most {result.promised:g}"),
+    ]
+    summary("attack", rows, result.to_json(), as_json)
+    if result.broken:
+        raise CheckFailed(
+            f"false-certificate rate at least {result.attacked.low:.4f}, promised {result.promised:g}"
+        )
+
+
+def _rate(rate: Rate) -> str:
+    verdict = rate.verdict
+    return (
+        f"{rate.share:.3f} of frames [{rate.low:.3f}, {rate.high:.3f}] ({verdict.wrong} wrong, {verdict.undecided} "
+        f"undecided of {verdict.issued} issued)"
+    )
 
 
 def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[str, str]]:

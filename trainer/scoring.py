@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +61,27 @@ def predict(
     Every call of the network has exactly BATCH_SIZE frames (the last is filled up with its first frame), because
     rounding depends on the batch size.
     """
+
+    def batch(rows: slice) -> Tensor:
+        extra = None if noise is None else _filled(noise[rows])
+        return preprocess(_filled(frames[rows]), extra)
+
+    return _run(network, len(frames), batch)
+
+
+def predict_inputs(network: nn.Module, inputs: np.ndarray) -> Predicted:
+    """Run the surrogate on preprocessed frames float32 [n, C, h, w], guard noise included."""
+    return _run(network, len(inputs), lambda rows: _filled(inputs[rows]))
+
+
+def _run(network: nn.Module, count: int, batch: Callable[[slice], Tensor]) -> Predicted:
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(frames), BATCH_SIZE):
-            stop = min(start + BATCH_SIZE, len(frames))
-            extra = None if noise is None else _filled(noise[start:stop])
-            outputs = network(preprocess(_filled(frames[start:stop]), extra))
+        for start in range(0, count, BATCH_SIZE):
+            rows = slice(start, min(start + BATCH_SIZE, count))
+            outputs = network(batch(rows))
             heads = outputs if isinstance(outputs, tuple) else (outputs,)
-            parts.append([head.float().numpy()[: stop - start] for head in heads])
+            parts.append([head.float().numpy()[: rows.stop - start] for head in heads])
     logits, *rest = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     prediction = probit_from_logits(logits)
     return Predicted(prediction.label, prediction.probit, rest[0] if rest else None)

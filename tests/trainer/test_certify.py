@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from calibration.certify import CertifyCounts
+from calibration.errors import CalibrationError
 from tests.trainer.helpers import copied, edit
-from trainer.certify import certify_test_split, check_budgets
-from trainer.errors import TrainerError
+from trainer.certify import certify_test_split
 from trainer.workspace import Workspace
 
 
@@ -30,15 +30,22 @@ def test_accuracy_against_a_computation_of_its_own(workspace: Path) -> None:
         assert result.budgets[number].abstained == pytest.approx(np.mean(lower <= 0.5))
 
 
-def test_samples_that_can_never_certify_are_refused() -> None:
-    # 0.001^(1/N) > 1/2 from N = 10 on
-    check_budgets((10, 100), 0.001)
-    with pytest.raises(TrainerError, match="at least 10 samples"):
-        check_budgets((9, 100), 0.001)
-    # alpha = 1/2: one sample bounds p by exactly 1/2, which does not certify
-    check_budgets((2,), 0.5)
-    with pytest.raises(TrainerError, match="at least 2 samples"):
-        check_budgets((1,), 0.5)
+def test_samples_that_can_never_certify_are_refused(workspace: Path, tmp_path: Path) -> None:
+    # 1e-40^(1/N) > 1/2 from N = 133 on
+    copy = edit(copied(workspace, tmp_path), 'certify_alpha = "0.001"', 'certify_alpha = "1e-40"')
+    with pytest.raises(CalibrationError, match="133 samples"):
+        certify_test_split(copy)
+
+
+def test_predict_against_a_computation_of_its_own(workspace: Path) -> None:
+    """Cohen et al. 2019, section 3.2.1: a two-sided binomial test of the two highest counts."""
+    made = Workspace.open(workspace)
+    result, table = certify_test_split(made), CertifyCounts.load(made.certify_path)
+    ordered = np.sort(table.selection, axis=1)
+    tests = [binomtest(int(row[-1]), int(row[-1] + row[-2]), 0.5).pvalue <= 0.001 for row in ordered]
+    right = np.array(tests) & (table.selection.argmax(axis=1) == table.target)
+    assert result.predict_accuracy == pytest.approx(right.mean())
+    assert result.predict_abstained == pytest.approx(1 - np.mean(tests))
 
 
 def test_new_budget_draws_only_what_is_missing(workspace: Path, tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+
+from calibration.evaluation import AuditVerdict
+from calibration.head import CertificateHead
+from tests.trainer.helpers import copied, edit
+from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, on_grid
+from trainer.calibrate import calibrate
+from trainer.errors import TrainerError
+from trainer.networks import Network
+from trainer.search import Search, project, search
+from trainer.surrogate import train_surrogate
+from trainer.workspace import Workspace
+
+
+class Linear(nn.Module):
+    """Two classes by the sign of w x - 1/2 in the first pixel, scaled."""
+
+    def __init__(self, scale: float, pixel: int = 0) -> None:
+        super().__init__()
+        self.scale, self.pixel = scale, pixel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value = self.scale * (x.flatten(1)[:, self.pixel] - 0.5)
+        return torch.stack([-value, value], dim=1)
+
+
+def network(module: nn.Module) -> Network:
+    return Network(module, {"kind": "test"}, {}, "0" * 64)
+
+
+def test_finds_the_direction_in_which_the_surrogate_overshoots() -> None:
+    """The surrogate trusts pixel 0, which the classifier never looks at: the worst move is straight along it."""
+    base, surrogate = Linear(20.0, pixel=1), network(Linear(6.0, pixel=0))
+    clean = torch.full((4, 1, 2, 2), 0.5)
+    clean[:, 0, 0, 0] = 0.55
+    head = CertificateHead(0.25, offset=(0.0,))
+    moved = search(base, surrogate, head, clean, Search(0.2, steps=10))
+    way = (moved - clean).flatten(1)
+    assert (way.norm(dim=1) <= 0.2 + 1e-6).all()
+    assert (way[:, 0].abs() > 0.15).all() and (way[:, 2:].abs() < 0.05).all()
+
+
+def test_stays_within_the_budget_and_the_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand((50, 1, 4, 4), generator=generator)
+    moved = clean + torch.randn(clean.shape, generator=generator)
+    near = project(moved, clean, 0.3)
+    assert ((near - clean).flatten(1).norm(dim=1) <= 0.3 + 1e-6).all()
+    assert near.min() >= 0 and near.max() <= 1
+    gridded = on_grid(moved, clean, 0.3)
+    assert ((gridded - clean).flatten(1).norm(dim=1) <= 0.3 + 1e-6).all()
+    steps = gridded.double() * 255 * 1024
+    assert (steps - steps.round()).abs().max() < 0.05  # the grid, up to the float32 rounding of the division
+
+
+def test_tensors_are_sampled_through_their_bits(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    x = made.inputs("test")[:6] * 0.7 + 0.1
+    frames = np.ascontiguousarray(x.numpy()).view(np.uint8)
+    assert torch.equal(FromBits()(torch.from_numpy(frames)), x)
+    counts = count_at(made, made.base(), frames, 300)
+    generator = torch.Generator().manual_seed(3)
+    hits, module = np.zeros((6, 10)), made.base().module
+    with torch.inference_mode():
+        for _ in range(300):
+            hits[np.arange(6), module(x + 0.25 * torch.randn(x.shape, generator=generator)).argmax(1)] += 1
+    share = (hits + counts) / 600
+    deviation = np.sqrt(np.maximum(share * (1 - share) * 2 * 300, 1.0))
+    assert np.abs((hits - counts) / deviation).max() < 5  # 60 comparisons: false alarm below 60 * 6e-7
+
+
+def test_plain_tier_promises_nothing_under_attack(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    result = attack(copy, Search(0.3, steps=5), num_samples=200)
+    assert result.promised is None and not result.broken
+    assert 0 < result.moved <= 0.3 + 1e-6
+    assert result.attacked.verdict.frames == result.clean.verdict.frames == 40
+    assert result.attacked.low <= result.attacked.share <= result.attacked.high
+    assert (copy.path / "attack.json").exists()
+
+
+def test_larger_budgets_open_larger_gaps(workspace: Path) -> None:
+    """The attacker's own objective, judged by exact probabilities of a known classifier."""
+    base, surrogate = Linear(20.0, pixel=1), network(Linear(6.0, pixel=0))
+    clean = torch.full((1, 1, 2, 2), 0.55)
+    head, gaps = CertificateHead(0.25, offset=(0.0,)), []
+    for rho in (0.0, 0.1, 0.3):
+        moved = search(base, surrogate, head, clean, Search(rho, steps=10)).flatten(1)
+        margin = abs(float(moved[0, 0]) - 0.5)
+        claimed = 0.25 * norm.ppf(1 / (1 + np.exp(-2 * 6 * margin)))
+        sign = 1 if moved[0, 0] > 0.5 else -1
+        gaps.append(claimed - sign * (float(moved[0, 1]) - 0.5))
+    assert gaps[0] < gaps[1] < gaps[2]
+
+
+def test_needs_a_calibration(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    shutil.rmtree(copy.path / "scores")
+    with pytest.raises(TrainerError, match="rrise-train calibrate"):
+        attack(copy, Search(0.1))
+
+
+@pytest.mark.parametrize("bad", [{"rho": -0.1}, {"rho": float("nan")}, {"rho": 0.1, "steps": 0}])
+def test_bad_budgets(bad: dict[str, float]) -> None:
+    with pytest.raises(TrainerError, match="expected a positive number"):
+        Search(**bad)  # type: ignore[arg-type]
+
+
+def test_a_broken_promise_is_one_beyond_its_interval() -> None:
+    verdict = AuditVerdict(100, 100, 20, 80, 0)
+    rate = Rate(verdict, 0.2, 0.127, 0.292)
+    result = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
+    assert result.broken
+    assert not replace(result, promised=0.15).broken and not replace(result, promised=None).broken
+
+
+@pytest.fixture(scope="module")
+def guarded(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The shared workspace in the guarded tier: its surrogate takes noise, chosen of two."""
+    copy = copied(workspace, tmp_path_factory.mktemp("guarded"))
+    copy = edit(copy, "rho = 0.0\nnoise = []", "rho = 0.02\nnoise = [0.1, 0.3]")
+    copy = edit(copy, 'error = "0.05"', 'error = "0.1"')
+    train_surrogate(copy, again=True)
+    calibrate(copy)
+    return copy
+
+
+def test_guarded_surrogate_chooses_its_noise(guarded: Workspace) -> None:
+    result = train_surrogate(guarded)
+    assert result.kept and {item.guard_noise for item in result.candidates} == {0.1, 0.3}
+    assert result.chosen.worth == max(item.worth for item in result.candidates)
+    assert guarded.surrogate().guard_noise == result.chosen.guard_noise
+
+
+def test_guarded_record_is_tightened(guarded: Workspace) -> None:
+    record = calibrate(guarded).record
+    guard = record.guarantee.guard
+    assert guard is not None and guard.rho == 0.02
+    expected = norm.cdf(norm.ppf(0.1) - 0.02 / guard.noise) * 0.9
+    assert float(record.guarantee.alpha) == pytest.approx(expected, rel=1e-5)
+    assert record.guarantee.alpha <= expected
+    assert dict(record.execution.options)["guard_noise"] == repr(guard.noise)
+    assert record.attempt == calibrate(guarded).record.attempt, "the same noise again is no new attempt"
+
+
+def test_guarded_promise_covers_its_budget_only(guarded: Workspace) -> None:
+    inside = attack(guarded, Search(0.02, steps=3), num_samples=200)
+    assert inside.promised == 0.1 and not inside.broken
+    assert attack(guarded, Search(0.2, steps=1), num_samples=100).promised is None

@@ -1,0 +1,194 @@
+"""An attack on issued certificates: moves frames within an L2 budget until the radius issued exceeds the true one.
+
+The plain tier promises nothing against it (a frame that an attacker has moved is not exchangeable with calibration
+frames); the guarded tier does. Fresh Monte Carlo of the base classifier at the moved frame is the judge.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
+from calibration.cli_tools import Progress
+from calibration.digests import frame_digests
+from calibration.evaluation import AuditVerdict, audit
+from calibration.files import write_json
+from calibration.guarded import GRID, PIXEL_SCALE, NoiseSource
+from calibration.record import Calibration
+from calibration.scores import Scores
+from trainer.calibrate import record_path
+from trainer.errors import TrainerError
+from trainer.montecarlo import CountStore, sample_counts
+from trainer.networks import Network
+from trainer.scoring import Predicted, predict_inputs, pytorch_execution
+from trainer.search import Search, search
+from trainer.workspace import Workspace
+
+INTERVAL = 0.05
+"""Two-sided level of the Clopper-Pearson interval of the rate."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """False certificates among `frames` frames: the verdict, the share wrong, and its 95 % Clopper-Pearson interval."""
+
+    verdict: AuditVerdict
+    share: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self.verdict), "share": self.share, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """False-certificate rate without and with the attack.
+
+    rho: L2 budget of the attack, [0, 1] pixel units. promised: error level that the record promises under this
+    attack, or None where it promises nothing (plain tier, or a budget above the guard's).
+    moved: mean L2 distance by which frames were moved.
+    """
+
+    rho: float
+    clean: Rate
+    attacked: Rate
+    promised: float | None
+    moved: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the measured rate contradicts the promise beyond its interval."""
+        return self.promised is not None and self.attacked.low > self.promised
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rho": self.rho,
+            "clean": self.clean.to_json(),
+            "attacked": self.attacked.to_json(),
+            "promised": self.promised,
+            "moved": self.moved,
+        }
+
+
+def attack(
+    workspace: Workspace, settings: Search, *, num_samples: int = 10000, allow_code: bool = False
+) -> AttackResult:
+    """Attack the PyTorch execution of the surrogate on the test frames, and write attack.json.
+
+    The attacker knows all weights and the calibration record, but not the guard noise of the pass.
+
+    Args:
+        settings: budget and effort of the search.
+        num_samples: fresh Monte Carlo samples at each moved frame, which judge its certificate.
+
+    Raises:
+        TrainerError: the surrogate is not calibrated yet.
+    """
+    base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
+    path = record_path(workspace, surrogate)
+    if not path.exists():
+        raise TrainerError(f"{path}: no such file; run `rrise-train calibrate {workspace.path}` first")
+    record = Calibration.load(path)
+    clean = workspace.inputs("test")
+    moved = on_grid(search(base.module, surrogate, record.head, clean, settings), clean, settings.rho)
+    noise_seed = settings.seed + 1
+    table = _judged(workspace, base, surrogate, moved, num_samples, noise_seed)
+    before = Scores.load(path.with_name("test.npz"))
+    guard = record.guarantee.guard
+    covered = guard is not None and settings.rho <= guard.rho
+    result = AttackResult(
+        rho=settings.rho,
+        clean=rate(before, record),
+        attacked=rate(table, record),
+        promised=float(record.guarantee.error) if covered or settings.rho == 0 else None,
+        moved=float((moved - clean).flatten(1).norm(dim=1).mean()),
+    )
+    write_json(workspace.path / "attack.json", result.to_json())
+    return result
+
+
+def on_grid(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
+    """`moved` with pixel values on the exact grid of the guarded tier, shrunk so that it stays within rho of `clean`."""
+    steps = PIXEL_SCALE / GRID
+    slack = 0.5 / steps * clean[0].numel() ** 0.5
+    length = (moved - clean).flatten(1).norm(dim=1).clamp_min(1e-12)
+    factor = (max(rho - slack, 0.0) / length).clamp_max(1.0)
+    inside = clean + (moved - clean) * factor[:, None, None, None]
+    return torch.round(inside * steps) / steps
+
+
+def rate(scores: Scores, record: Calibration) -> Rate:
+    """False certificates of a record on judged scores."""
+    radius = record.head.radius(scores.probit, scores.label, scores.difficulty)
+    verdict = audit(scores, radius)
+    wrong, frames = np.array([verdict.wrong]), np.array([verdict.frames])
+    low = clopper_pearson_lower(wrong, frames, INTERVAL / 2)
+    high = clopper_pearson_upper(wrong, frames, INTERVAL / 2)
+    return Rate(verdict, verdict.wrong / verdict.frames, float(low[0]), float(high[0]))
+
+
+def _judged(
+    workspace: Workspace, base: Network, surrogate: Network, moved: Tensor, num_samples: int, seed: int
+) -> Scores:
+    """One pass on every moved frame, with one draw of guard noise, beside fresh Monte Carlo counts at that frame."""
+    delivered = moved.numpy()
+    predicted = _one_pass(surrogate, delivered, seed)
+    frames = np.ascontiguousarray(delivered).view(np.uint8)
+    index = workspace.splits.indices("test")
+    return Scores(
+        digest=frame_digests(frames),
+        clip=workspace.splits.clips[index],
+        target=workspace.labels("test"),
+        label=predicted.label,
+        probit=predicted.probit,
+        difficulty=predicted.difficulty,
+        counts=count_at(workspace, base, frames, num_samples),
+        num_samples=np.full(len(frames), num_samples, np.uint32),
+        split="test",
+        sigma=workspace.config.smoothing.sigma,
+        class_names=workspace.dataset.class_names,
+        base_digest=base.digest,
+        execution=pytorch_execution(surrogate.digest, surrogate.guard_noise),
+    )
+
+
+def _one_pass(surrogate: Network, delivered: np.ndarray, seed: int) -> Predicted:
+    if not surrogate.guard_noise:
+        return predict_inputs(surrogate.module, delivered)
+    noise = NoiseSource(surrogate.guard_noise, seed=seed).draw(delivered.shape)
+    return predict_inputs(surrogate.module, delivered + noise / np.float32(PIXEL_SCALE))
+
+
+class FromBits(nn.Module):
+    """uint8 [B, C, h, 4 w] -> float32 [B, C, h, w] with the same bits: lets the engine sample any tensor."""
+
+    def forward(self, frame: Tensor) -> Tensor:
+        return frame.contiguous().view(torch.float32)
+
+
+def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_samples: int) -> np.ndarray:
+    """Class counts uint32 [n, K] of the base classifier around tensors whose bits are `frames` uint8 [n, C, h, 4 w].
+
+    Their noise is independent of every other stream of the workspace.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        store = CountStore.open(
+            f"{folder}/attack.zarr",
+            stream="attack",
+            digests=frame_digests(frames),
+            num_classes=len(workspace.dataset.class_names),
+            sigma=workspace.config.smoothing.sigma,
+            seed=workspace.config.smoothing.seed,
+            base_digest=base.digest,
+            dtype=workspace.config.targets.dtype,
+        )
+        with Progress(len(frames) * num_samples, "evaluations", "judging") as progress:
+            sample_counts(base.module, FromBits(), frames, store, num_samples, progress=progress.advance)
+        return store.counts()

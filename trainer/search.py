@@ -1,0 +1,150 @@
+"""The search of the attack: projected gradient ascent on the overshoot of the surrogate over the smoothed classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calibration.cli_tools import Progress
+from calibration.head import CertificateHead
+from trainer.errors import TrainerError
+from trainer.networks import Network
+from trainer.scoring import predict_inputs
+from trainer.training import seeded
+
+BATCH = 64
+CLASSES = 2
+"""Labels aimed at: the surrogate's most likely ones, in turn."""
+VOTES = 100
+"""Noisy evaluations by which the attacker compares his results; the judge draws others."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Budget and effort of the attack.
+
+    rho: L2 budget in [0, 1] pixel units. steps: of gradient ascent. draws: noise draws per step, of the smoothing
+    noise and of the guard noise. seed: of all of them.
+    """
+
+    rho: float
+    steps: int = 20
+    draws: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("rho", self.rho), ("steps", self.steps), ("draws", self.draws)):
+            if not (math.isfinite(value) and (value > 0 or (name == "rho" and value == 0))):
+                raise TrainerError(f"attack: got {name} {value}, expected a positive number")
+
+
+def search(
+    base: nn.Module, surrogate: Network, head: CertificateHead, clean: Tensor, settings: Search
+) -> Tensor:
+    """Move each of `clean`, float32 [n, C, h, w] in [0, 1], by at most rho so that its issued radius overshoots.
+
+    For each aimed-at label the objective is the surrogate's log-odds of it (over the guard noise) minus the smoothed
+    classifier's (over the smoothing noise, with softmax in place of votes). Of all results the attacker keeps, frame by
+    frame, the one whose issued radius most exceeds his own estimate of the true one.
+    """
+    generator = seeded(settings.seed)
+    parts = []
+    with Progress(len(clean) * CLASSES * settings.steps, "steps", "attack") as progress:
+        for part in clean.split(BATCH):
+            with torch.inference_mode():
+                ranked = _logits(surrogate, part).topk(CLASSES, dim=1).indices
+            found = [part]
+            for label in ranked.clone().unbind(1):
+                found.append(_ascend(base, surrogate, part, label, head.sigma, settings, generator))
+                progress.advance(len(part) * settings.steps)
+            parts.append(_keep_best(base, surrogate, head, found, generator))
+    return torch.cat(parts)
+
+
+def _ascend(
+    base: nn.Module,
+    surrogate: Network,
+    clean: Tensor,
+    label: Tensor,
+    sigma: float,
+    settings: Search,
+    generator: torch.Generator,
+) -> Tensor:
+    moved = clean.clone()
+    for _ in range(settings.steps):
+        moved = moved.detach().requires_grad_(True)
+        claimed = _log_odds(
+            _soft(lambda x: _logits(surrogate, x), moved, surrogate.guard_noise, settings, generator), label
+        )
+        true = _log_odds(_soft(base, moved, sigma, settings, generator), label)
+        (gradient,) = torch.autograd.grad((claimed - true).sum(), moved)
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+        moved = moved.detach() + 2.5 * settings.rho / settings.steps * gradient / length
+        moved = project(moved, clean, settings.rho)
+    return moved
+
+
+def project(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
+    """The nearest frame within rho of `clean`, and within [0, 1] (pulling a pixel back into range shortens the way)."""
+    way = moved - clean
+    length = way.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return (clean + way * (rho / length).clamp_max(1.0)[:, None, None, None]).clamp(0.0, 1.0)
+
+
+def _logits(surrogate: Network, x: Tensor) -> Tensor:
+    outputs = surrogate.module(x)
+    logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits
+
+
+def _soft(
+    network: Callable[[Tensor], Tensor], x: Tensor, noise: float, settings: Search, generator: torch.Generator
+) -> Tensor:
+    """Mean softmax over noise draws, float32 [B, K]; one plain pass where there is no noise."""
+    draws = settings.draws if noise else 1
+    many = x.repeat(draws, 1, 1, 1)
+    if noise:
+        many = many + noise * torch.randn(many.shape, generator=generator)
+    shares: Tensor = network(many).softmax(1).view(draws, len(x), -1).mean(0)
+    return shares
+
+
+def _log_odds(shares: Tensor, label: Tensor) -> Tensor:
+    chosen = shares.gather(1, label[:, None])[:, 0].clamp(1e-6, 1 - 1e-6)
+    return torch.logit(chosen)
+
+
+def _keep_best(
+    base: nn.Module,
+    surrogate: Network,
+    head: CertificateHead,
+    found: list[Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Of several results per frame, the one with the largest estimated overshoot."""
+    overshoots = torch.stack([_overshoot(base, surrogate, head, x, generator) for x in found])
+    best = overshoots.argmax(0)
+    return torch.stack(found)[best, torch.arange(len(best))]
+
+
+def _overshoot(
+    base: nn.Module, surrogate: Network, head: CertificateHead, x: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Issued radius less an estimate of the true one, float [B]; a frame without certificate counts as minus infinity."""
+    noise = surrogate.guard_noise
+    seen = x + noise * torch.randn(x.shape, generator=generator) if noise else x
+    predicted = predict_inputs(surrogate.module, seen.numpy())
+    radius = head.radius(predicted.probit, predicted.label, predicted.difficulty)
+    hits = np.zeros(len(x))
+    with torch.inference_mode():
+        for _ in range(VOTES):
+            votes = base(x + head.sigma * torch.randn(x.shape, generator=generator)).argmax(1).numpy()
+            hits += votes == predicted.label
+    share = torch.from_numpy((hits + 0.5) / (VOTES + 1))
+    estimate = head.sigma * torch.special.ndtri(share)
+    return torch.where(torch.from_numpy(radius) > 0, torch.from_numpy(radius) - estimate, -torch.inf)
