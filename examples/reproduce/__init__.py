@@ -1,0 +1,1 @@
+"""Reproduces RRISE's headline results beside the methods it replaces: `python -m examples.reproduce --help`."""

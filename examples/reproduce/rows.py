@@ -1,0 +1,341 @@
+"""Rows of the table: what a method's certificates are worth on the test frames, and what its promise is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
+from calibration.certify import CertifyCounts
+from calibration.cost import break_even
+from calibration.evaluation import AuditVerdict, audit, certified_accuracy, label_agreement, probit_rmse
+from calibration.fit import calibrate
+from calibration.guarantee import Guarantee
+from calibration.maps import IDENTITY, RadiusMap
+from calibration.plan import choose_plan
+from calibration.record import Calibration
+from calibration.scores import Scores
+
+CERTIFY_ALPHA = 0.001
+TABLE_BETA = Fraction(1, 10)
+
+
+@dataclass(frozen=True)
+class Share:
+    """hits of frames, with a 95 % Clopper-Pearson interval."""
+
+    hits: int
+    frames: int
+    value: float
+    lower: float
+    upper: float
+
+    @classmethod
+    def of(cls, hits: int, frames: int) -> Share:
+        if not frames:
+            return cls(0, 0, 0.0, 0.0, 1.0)
+        lower = float(clopper_pearson_lower(hits, frames, 0.025))
+        return cls(hits, frames, hits / frames, lower, float(clopper_pearson_upper(hits, frames, 0.025)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one promise.
+
+    accuracy: certified accuracy at each of `radii`. wrong: by the audit, of all test frames; wrong_issued: of those
+    with a certificate; worst_class: the predicted class with the largest share wrong among its certificates. undecided:
+    certificates that the audit could neither confirm nor refute. agreement, rmse: of the surrogate; None without one.
+    offline_passes: base evaluations spent before the first query, less base training, audit and CERTIFY.
+    break_even: queries after which CERTIFY at `against` draws would have cost more.
+    choice: map, beta and whatever else was chosen on the tuning split.
+    """
+
+    method: str
+    guarantee: str
+    radii: tuple[float, ...]
+    accuracy: tuple[Share, ...]
+    average_radius: float
+    issued: Share
+    wrong: Share | None
+    wrong_issued: Share | None
+    undecided: int | None
+    worst_class: str | None
+    worst_share: Share | None
+    agreement: float | None
+    rmse: float | None
+    passes: float
+    milliseconds: float | None
+    offline_passes: int
+    against: int
+    break_even: int | None
+    choice: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """passes, milliseconds: of one query; offline: base passes; against: draws of the CERTIFY it is compared with."""
+
+    passes: float
+    offline: int
+    against: int
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Scores of one surrogate on the three splits; the test split's counts are the audit's own draws."""
+
+    tuning: Scores
+    calibration: Scores
+    test: Scores
+
+
+def evaluate(
+    method: str,
+    guarantee: str,
+    label: np.ndarray,
+    radius: np.ndarray,
+    test: Scores,
+    radii: Sequence[float],
+    cost: Cost,
+    *,
+    choice: str = "",
+    surrogate: bool = True,
+    audited: bool = True,
+    rho: float = 0.0,
+) -> Row:
+    """Judge certificates (label int64 [n], radius float32 [n], 0 = none) on the test frames.
+
+    test: whose counts are draws that neither the method nor its references have seen; audited False where there are
+    none. rho: guarded tier: a certificate promises radius + rho around the clean frame, so that is audited.
+    """
+    judged = replace(test, label=label)
+    right = [
+        round(float(share) * len(test)) for share in certified_accuracy(label, radius, test.target, radii)
+    ]
+    claimed = np.where(radius > 0, radius + np.float32(rho), np.float32(0))
+    verdict = audit(judged, claimed) if audited else None
+    worst, share = _worst_class(judged, claimed) if audited else (None, None)
+    saved = cost.against - cost.passes
+    return Row(
+        method=method,
+        guarantee=guarantee,
+        radii=tuple(radii),
+        accuracy=tuple(Share.of(hits, len(test)) for hits in right),
+        average_radius=float(np.mean(np.where(label == test.target, radius, 0.0))),
+        issued=Share.of(int((radius > 0).sum()), len(test)),
+        wrong=Share.of(verdict.wrong, verdict.frames) if verdict else None,
+        wrong_issued=Share.of(verdict.wrong, verdict.issued) if verdict else None,
+        undecided=verdict.undecided if verdict else None,
+        worst_class=worst,
+        worst_share=share,
+        agreement=label_agreement(judged) if surrogate else None,
+        rmse=probit_rmse(judged) if surrogate else None,
+        passes=cost.passes,
+        milliseconds=cost.milliseconds,
+        offline_passes=cost.offline,
+        against=cost.against,
+        break_even=break_even(cost.offline, round(saved + 1)) if cost.offline and saved > 0 else None,
+        choice=choice,
+    )
+
+
+def _worst_class(test: Scores, radius: np.ndarray) -> tuple[str | None, Share | None]:
+    found: tuple[str | None, Share | None] = (None, None)
+    for number, name in enumerate(test.class_names):
+        rows = np.flatnonzero((test.label == number) & (radius > 0))
+        if not len(rows):
+            continue
+        verdict: AuditVerdict = audit(test.take(rows), radius[rows])
+        share = Share.of(verdict.wrong, verdict.issued)
+        if found[1] is None or share.value > found[1].value:
+            found = (name, share)
+    return found
+
+
+@cache
+def calibrated(
+    tables: Tables, guarantee: Guarantee, radius_map: RadiusMap | None, betas: tuple[str, ...] = ()
+) -> tuple[Calibration, str]:
+    """The record of one method under one guarantee, and what was chosen for it.
+
+    radius_map None: map and beta are chosen on the tuning split; the calibration split is used once in either case.
+    """
+    difficulty = False
+    if radius_map is None:
+        plan = choose_plan(
+            tables.tuning,
+            guarantee,
+            num_calibration=len(tables.calibration),
+            betas=tuple(Fraction(beta) for beta in betas),
+        )
+        guarantee, radius_map, difficulty = plan.guarantee, plan.map, plan.difficulty
+    record = calibrate(
+        tables.calibration,
+        guarantee,
+        radius_map,
+        training_digests=tables.tuning.digest.tolist(),
+        difficulty=difficulty,
+    )
+    offset = "no certificate" if record.head.issues_nothing else f"offset {record.head.offset[0]:.3f}"
+    return record, f"map {radius_map.name}, beta {float(guarantee.beta):g}, {offset}"
+
+
+def promise(guarantee: Guarantee) -> str:
+    """The guarantee in a table's cell."""
+    if guarantee.kind == "marginal":
+        text = f"marginal over inputs, eps {float(guarantee.error):g}"
+    else:
+        text = f"PAC over inputs, eps {float(guarantee.error):g}, delta {float(guarantee.delta):g}"
+    if guarantee.guard is not None:
+        text += f", attacker up to {guarantee.guard.rho:g}"
+    return text
+
+
+def calibrated_row(
+    method: str,
+    tables: Tables,
+    guarantee: Guarantee,
+    radius_map: RadiusMap | None,
+    betas: tuple[str, ...],
+    radii: Sequence[float],
+    cost: Cost,
+) -> Row:
+    """Calibrate a surrogate's scores and judge what it then issues on the test frames."""
+    record, choice = calibrated(tables, guarantee, radius_map, betas)
+    test = tables.test
+    radius = record.head.radius(test.probit, test.label, test.difficulty)
+    rho = guarantee.guard.rho if guarantee.guard is not None else 0.0
+    return evaluate(method, promise(guarantee), test.label, radius, test, radii, cost, choice=choice, rho=rho)
+
+
+def certify_rows(
+    table: CertifyCounts,
+    test: Scores,
+    radii: Sequence[float],
+    milliseconds: float | None,
+    audited: bool = True,
+) -> list[Row]:
+    """Cohen's CERTIFY at every budget of the table."""
+    rows = []
+    draws = int(table.selection.sum(axis=1, dtype=np.int64).max())
+    for budget in table.budgets:
+        found = table.at(budget, CERTIFY_ALPHA)
+        passes = draws + budget
+        cost = Cost(passes, 0, passes, None if milliseconds is None else milliseconds * passes)
+        rows.append(
+            evaluate(
+                f"CERTIFY, N = {budget:,}",
+                f"per input, alpha {CERTIFY_ALPHA:g}",
+                found.label,
+                found.radius,
+                test,
+                radii,
+                cost,
+                choice=f"N0 = {draws:,}",
+                surrogate=False,
+                audited=audited,
+            )
+        )
+    return rows
+
+
+def published_prior(test: Scores, num_samples: int) -> np.ndarray:
+    """Accelerated Smoothing's radius: the Clopper-Pearson bound on floor(N softmax), taken as if those were samples.
+
+    **Guarantee**: none; nothing was sampled. Source: arXiv 2402.07498.
+    """
+    from scipy.special import ndtr
+
+    from calibration.bounds import lower_radius, round_down
+
+    counts = np.floor(num_samples * ndtr(test.probit.astype(np.float64))).astype(np.int64)
+    radius = lower_radius(counts, num_samples, test.sigma, CERTIFY_ALPHA)
+    return round_down(np.where(radius > 0, radius, 0.0))
+
+
+def gap_curve(
+    tables: Mapping[str, tuple[Tables, RadiusMap | None]],
+    monte_carlo: float,
+    radius: float,
+    errors: Sequence[str],
+    betas: tuple[str, ...],
+) -> dict[str, list[float]]:
+    """Monte Carlo's certified accuracy at `radius` less each method's, for each error level of a PAC guarantee.
+
+    Every point is a promise of its own at its own level; they do not hold together at one delta.
+    """
+    found: dict[str, list[float]] = {}
+    for name, (table, radius_map) in tables.items():
+        gaps = []
+        for error in errors:
+            record, _ = calibrated(table, Guarantee.of("pac", error), radius_map, betas)
+            got = record.head.radius(table.test.probit, table.test.label, table.test.difficulty)
+            accuracy = certified_accuracy(table.test.label, got, table.test.target, [radius])
+            gaps.append(monte_carlo - float(accuracy[0]))
+        found[name] = gaps
+    return found
+
+
+def calibration_ablations(
+    tables: Tables, error: str, betas: tuple[str, ...], radii: Sequence[float], cost: Cost, seed: int
+) -> list[Row]:
+    """One surrogate's scores under other maps, betas, numbers of calibration frames and of reference draws.
+
+    Rows to learn from, not to choose from: a choice belongs on the tuning split.
+    """
+    from calibration.maps import clopper_pearson_map
+
+    def row(name: str, changed: Tables, guarantee: Guarantee, radius_map: RadiusMap | None) -> Row:
+        return calibrated_row(name, changed, guarantee, radius_map, betas, radii, cost)
+
+    asked = Guarantee.of("pac", error)
+    draws = int(np.median(tables.calibration.num_samples))
+    curve = clopper_pearson_map(tables.test.sigma, draws, float(TABLE_BETA))
+    rows = [
+        row("map: identity", tables, asked, IDENTITY),
+        row("map: Clopper-Pearson curve", tables, asked, curve),
+        row("marginal instead of PAC", tables, Guarantee.of("marginal", error), None),
+    ]
+    for beta in betas:
+        changed = Guarantee.of("pac", error, beta=beta)
+        rows.append(
+            row(f"beta {beta}", tables, changed, clopper_pearson_map(tables.test.sigma, draws, float(beta)))
+        )
+    count = len(tables.calibration)
+    for frames in (count // 8, count // 4, count // 2):
+        fewer = replace(tables, calibration=tables.calibration.take(np.arange(frames)))
+        rows.append(row(f"{frames:,} calibration frames", fewer, asked, None))
+    for fewer_draws in (draws // 16, draws // 4):
+        thin = replace(
+            tables,
+            tuning=thinned(tables.tuning, fewer_draws, seed),
+            calibration=thinned(tables.calibration, fewer_draws, seed + 1),
+        )
+        rows.append(row(f"{fewer_draws:,} draws per reference", thin, asked, None))
+    return rows
+
+
+def thinned(scores: Scores, num_samples: int, seed: int) -> Scores:
+    """The table with `num_samples` of each frame's draws, chosen at random without replacement.
+
+    Such a subset has the law of fewer draws made in the first place.
+    """
+    random = np.random.default_rng(seed)
+    counts = random.multivariate_hypergeometric
+    kept = np.stack([counts(row, num_samples) for row in scores.counts.astype(np.int64)])
+    return replace(
+        scores,
+        counts=kept.astype(np.uint32),
+        num_samples=np.full(len(scores), num_samples, np.uint32),
+        reference=None,
+        beta=None,
+    )

@@ -1,0 +1,114 @@
+"""Running a surrogate on a reference pack: the scores tables that everything after is computed from."""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from calibration.execution import Execution
+from calibration.guarded import NoiseSource
+from calibration.probit import Prediction, probit_from_logits
+from calibration.references import References
+from calibration.scores import Scores
+from trainer.preprocess import Preprocess
+
+BATCH_SIZE = 64
+TIMED_PASSES = 30
+
+
+def execution(artefact: str, device: torch.device) -> Execution:
+    """What `predict` is: PyTorch in float32 on this device, in fixed batches."""
+    cuda = device.type == "cuda"
+    return Execution(
+        artefact=artefact,
+        runtime="pytorch",
+        version=torch.__version__,
+        provider=device.type,
+        architecture=torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        options=(("dtype", "float32"), ("tf32", str(cuda and torch.backends.cudnn.allow_tf32))),
+        batch_size=BATCH_SIZE,
+    )
+
+
+def predict(
+    network: nn.Module,
+    preprocess: Preprocess,
+    frames: np.ndarray,
+    device: torch.device,
+    noise: NoiseSource | None = None,
+) -> Prediction:
+    """Label and probit for frames uint8 [n, H, W, C]; every call has exactly BATCH_SIZE frames.
+
+    noise: guarded tier: one fresh draw for each frame, added in pixel levels, where the sum is exact.
+    """
+    parts = []
+    network, preprocess = network.to(device).eval(), preprocess.to(device)
+    with torch.inference_mode():
+        for start in range(0, len(frames), BATCH_SIZE):
+            part = frames[start : start + BATCH_SIZE]
+            padding = np.repeat(part[:1], BATCH_SIZE - len(part), axis=0)
+            levels = preprocess.levels(torch.from_numpy(np.concatenate([part, padding])).to(device))
+            if noise is not None:
+                levels = levels + torch.from_numpy(noise.draw(levels.shape)).to(device)
+            logits = network(levels * (1.0 / 255.0)).float().cpu().numpy()
+            parts.append(logits[: len(part)])
+    return probit_from_logits(np.concatenate(parts))
+
+
+def score(prediction: Prediction, references: References, ran: Execution) -> Scores:
+    """The scores table of a prediction on the frames of a reference pack."""
+    return Scores(
+        digest=references.digest,
+        clip=references.clip,
+        target=references.target,
+        label=prediction.label,
+        probit=prediction.probit,
+        counts=references.counts,
+        num_samples=references.num_samples,
+        split=references.split,
+        sigma=references.sigma,
+        class_names=references.class_names,
+        base_digest=references.base_digest,
+        execution=ran,
+    )
+
+
+def pack(
+    frames: np.ndarray,
+    labels: np.ndarray,
+    counts: np.ndarray,
+    split: str,
+    *,
+    sigma: float,
+    class_names: tuple[str, ...],
+    base_digest: str,
+    beta: float,
+) -> References:
+    """A reference pack of single frames (each its own clip)."""
+    return References.from_counts(
+        frames,
+        np.arange(len(frames), dtype=np.int64),
+        labels,
+        counts.astype(np.uint32),
+        counts.sum(axis=1, dtype=np.int64).astype(np.uint32),
+        split=split,
+        sigma=sigma,
+        class_names=class_names,
+        base_digest=base_digest,
+        beta=beta,
+    )
+
+
+def milliseconds_per_frame(network: nn.Module, x: torch.Tensor) -> float:
+    """Median time of one pass over x, divided by its frames, in milliseconds."""
+    times = []
+    with torch.inference_mode():
+        for _ in range(TIMED_PASSES):
+            start = time.perf_counter()
+            network(x).cpu()
+            times.append(time.perf_counter() - start)
+    return 1000.0 * float(np.median(times)) / len(x)

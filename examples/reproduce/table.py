@@ -1,0 +1,186 @@
+"""From a finished run to its table: every method on the same frames, base classifier and references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from calibration.certify import CertifyCounts
+from calibration.evaluation import certified_accuracy
+from calibration.guarantee import Guarantee
+from calibration.guarded import Guard
+from calibration.maps import IDENTITY, RadiusMap
+from calibration.scores import Scores
+from examples.reproduce.report import write
+from examples.reproduce.rows import (
+    CERTIFY_ALPHA,
+    Cost,
+    Row,
+    Tables,
+    calibrated,
+    calibrated_row,
+    calibration_ablations,
+    certify_rows,
+    evaluate,
+    gap_curve,
+    published_prior,
+)
+from examples.reproduce.run import Run
+
+GAP_ERRORS = ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
+PRIOR_SAMPLES = 100_000
+"""N of Accelerated Smoothing's published evaluation."""
+
+TITLES = {
+    "ours": "RRISE, ours",
+    "paper": "RRISE, as in the paper",
+    "prior": "Accelerated Smoothing, calibrated by us",
+    "guarded": "RRISE, guarded tier",
+    "clean": "clean softmax of the base classifier",
+}
+
+
+def make_table(run: Run) -> Mapping[str, list[Row]]:
+    """Do whatever stage is missing, then write results.json, table.md and the figures into the run's folder."""
+    asked = run.settings
+    certify = run.certify()
+    scores = {"clean": run.tables("clean", run.base)}
+    for recipe in run.settings.recipes():
+        scores[recipe.name] = run.tables(recipe.name, run.surrogate(recipe), recipe.guard)
+    timing, against = run.timing(run.base), asked.selection + max(asked.certify)
+    costs = {name: Cost(1, _offline(run, name), against, timing["single"]) for name in scores}
+    rows = certify_rows(certify, scores["clean"].test, asked.radii, timing["batch"])
+    for error in asked.errors:
+        rows += _calibrated_rows(scores, costs, error, run)
+    rows.append(_published_row(scores["prior"], costs["prior"], asked.radii))
+    rows.append(_verified_row(run, scores["ours"], costs["ours"]))
+    tables = {"Methods": rows}
+    error = asked.errors[-1]
+    if asked.ablations:
+        others = [recipe.name for recipe in run.settings.recipes() if recipe.name not in TITLES]
+        promise = Guarantee.of("pac", error)
+        tables["Surrogates, one change at a time"] = [
+            calibrated_row(name, scores[name], promise, None, asked.betas, asked.radii, costs[name])
+            for name in ("ours", "paper", *others)
+        ]
+    tables["Calibration of our surrogate, one change at a time"] = calibration_ablations(
+        scores["ours"], error, asked.betas, asked.radii, costs["ours"], asked.seed
+    )
+    _write(run, tables, scores, certify)
+    return tables
+
+
+def _offline(run: Run, name: str) -> int:
+    """Base passes spent before the first query: references, and what the surrogate was trained from and with."""
+    spent, asked = run.cost(), run.settings
+    total = spent["counts-tuning"] + spent["counts-calibration"] + spent.get(f"surrogate-{name}", 0)
+    stored = [recipe.name for recipe in asked.recipes() if recipe.targets == "stored"]
+    return total + (spent["counts-train"] if name in stored else 0)
+
+
+def _calibrated_rows(
+    scores: Mapping[str, Tables], costs: Mapping[str, Cost], error: str, run: Run
+) -> list[Row]:
+    asked, rows = run.settings, []
+    for name in ("ours", "paper", "prior", "clean", "guarded"):
+        if name not in scores:
+            continue
+        guard = Guard(*asked.guard) if name == "guarded" else None
+        promise = Guarantee.of("pac", error, guard=guard)
+        radius_map = IDENTITY if name == "paper" else None
+        rows.append(
+            calibrated_row(
+                TITLES[name], scores[name], promise, radius_map, asked.betas, asked.radii, costs[name]
+            )
+        )
+    return rows
+
+
+def _published_row(tables: Tables, cost: Cost, radii: tuple[float, ...]) -> Row:
+    radius = published_prior(tables.test, PRIOR_SAMPLES)
+    return evaluate(
+        "Accelerated Smoothing, as published",
+        "none (no sample was drawn)",
+        tables.test.label,
+        radius,
+        tables.test,
+        radii,
+        cost,
+        choice=f"Clopper-Pearson {CERTIFY_ALPHA:g} on floor({PRIOR_SAMPLES:,} softmax)",
+    )
+
+
+def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
+    """Our surrogate proposes its calibrated radius at the largest error level, a sequential test confirms it."""
+    asked = run.settings
+    record, _ = calibrated(tables, Guarantee.of("pac", asked.errors[0]), None, asked.betas)
+    proposal = record.head.radius(tables.test.probit, tables.test.label, tables.test.difficulty)
+    radius, samples = run.verified("ours", tables.test.label, proposal)
+    first = tables.test.take(np.arange(len(radius)))
+    passes = 1 + float(samples.mean())
+    spent = Cost(passes, cost.offline, cost.against, run.timing(run.base)["batch"] * passes)
+    return evaluate(
+        f"RRISE, verified tier (first {len(radius)} test frames)",
+        f"per input, alpha {CERTIFY_ALPHA:g}",
+        first.label,
+        radius,
+        first,
+        asked.radii,
+        spent,
+        choice=f"proposals of ours at eps {asked.errors[0]}; median {np.median(samples):,.0f} draws",
+    )
+
+
+def _write(
+    run: Run, tables: Mapping[str, list[Row]], scores: Mapping[str, Tables], certify: CertifyCounts
+) -> None:
+    asked = run.settings
+    gap_radius = asked.radii[1]
+    best = certify.at(max(certify.budgets), CERTIFY_ALPHA)
+    monte_carlo = float(certified_accuracy(best.label, best.radius, certify.target, [gap_radius])[0])
+    compared: dict[str, tuple[Tables, RadiusMap | None]] = {
+        TITLES[name]: (scores[name], IDENTITY if name == "paper" else None)
+        for name in ("ours", "paper", "prior", "clean")
+    }
+    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS, asked.betas)
+    grid = np.linspace(0, 4 * asked.sigma, 200)
+    curves = {
+        f"{name}, eps {asked.errors[-1]}": (
+            grid,
+            curve(table, radius_map, asked.errors[-1], asked.betas, grid),
+        )
+        for name, (table, radius_map) in compared.items()
+    }
+    label = f"CERTIFY, N = {max(certify.budgets):,}"
+    curves[label] = (grid, certified_accuracy(best.label, best.radius, certify.target, grid.tolist()))
+    write(
+        run.folder, f"{asked.dataset}, sigma {asked.sigma:g}, {asked.preset}", about(run, scores["clean"].test),
+        tables, curves, gaps, GAP_ERRORS, gap_radius,
+    )  # fmt: skip
+
+
+def curve(
+    tables: Tables, radius_map: RadiusMap | None, error: str, betas: tuple[str, ...], grid: np.ndarray
+) -> np.ndarray:
+    """Certified accuracy of a calibrated surrogate at every radius of `grid`."""
+    record, _ = calibrated(tables, Guarantee.of("pac", error), radius_map, betas)
+    test = tables.test
+    radius = record.head.radius(test.probit, test.label, test.difficulty)
+    return certified_accuracy(test.label, radius, test.target, grid.tolist())
+
+
+def about(run: Run, test: Scores) -> dict[str, Any]:
+    """What was run on what, for the head of the page and for results.json."""
+    asked = run.settings
+    return {
+        "data": {name: run.parts[name].describe() for name in run.parts},
+        "settings": asked.to_json(),
+        "base classifier": run.base.digest,
+        "accuracy of the smoothed classifier on test frames": round(
+            float(np.mean(np.argmax(test.counts, axis=1) == test.target)), 4
+        ),
+        "cost in base passes": run.cost(),
+        "machine": run.machine(),
+    }

@@ -1,0 +1,363 @@
+"""The reproduction on scikit-learn's digits: every stage, interrupted and continued, checked against other sources."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
+
+from calibration.errors import CalibrationError
+from calibration.scores import Scores
+from examples.reproduce.__main__ import main, parse_changes
+from examples.reproduce.clock import Clock, OutOfTime
+from examples.reproduce.data import Images, Source, load_source
+from examples.reproduce.learn import Schedule, fit
+from examples.reproduce.rows import Share, published_prior, thinned
+from examples.reproduce.run import Run, split
+from examples.reproduce.settings import preset
+from examples.reproduce.table import make_table
+from examples.reproduce.third_party import Counts, ThirdParty, load_counts, run_third_party
+from examples.reproduce.views import augment, jensen_shannon, probit_of_class
+from trainer.errors import TrainerError
+
+CPU = torch.device("cpu")
+TINY = preset(
+    "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=8, epochs=2, train_samples=100,
+    reference_samples=200, selection=100, certify=(100, 200), audit=400, verified=10, train=400,
+    errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25),
+)  # fmt: skip
+
+
+class Stops(Clock):
+    """Runs out at every `every`-th question, which is how a run of ten minutes looks from inside."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.asked, self.every = 0, every
+
+    def out_of_time(self, needed: float = 0.0) -> bool:
+        self.asked += 1
+        return self.asked % self.every == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that was interrupted again and again until it was finished."""
+    folder, source, clock = tmp_path_factory.mktemp("run") / "digits", load_source("digits", None), Stops(23)
+    for _ in range(200):
+        try:
+            make_table(Run(folder, TINY, source, CPU, clock))
+            break
+        except OutOfTime:
+            continue
+    assert clock.asked > 23
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, object]]:
+    rows = json.loads((folder / "results.json").read_text())["tables"]["Methods"]
+    return {row["method"]: row for row in rows}
+
+
+def test_every_method_is_in_the_table_with_its_guarantee(finished: Path) -> None:
+    rows = rows_of(finished)
+    expected = {
+        "CERTIFY, N = 100": "per input",
+        "CERTIFY, N = 200": "per input",
+        "RRISE, ours": "PAC over inputs, eps 0.1",
+        "RRISE, as in the paper": "PAC over inputs",
+        "Accelerated Smoothing, calibrated by us": "PAC over inputs",
+        "Accelerated Smoothing, as published": "none",
+        "clean softmax of the base classifier": "PAC over inputs",
+        "RRISE, guarded tier": "attacker up to 0.05",
+        "RRISE, verified tier (first 10 test frames)": "per input",
+    }
+    assert set(rows) == set(expected)
+    assert all(promise in str(rows[name]["guarantee"]) for name, promise in expected.items())
+    page = (finished / "table.md").read_text()
+    assert all(f"| {name} |" in page for name in expected)
+    assert (finished / "accuracy.svg").read_text().startswith("<svg") and "0.84" in (
+        finished / "gap.svg"
+    ).read_text()
+
+
+def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
+    source = load_source("digits", None)
+    whole = Run(tmp_path / "whole", TINY, source, CPU, Clock())
+    ours = whole.settings.recipes()[0]
+    table = whole.tables("ours", whole.surrogate(ours))
+    assert whole.base.digest in (finished / "results.json").read_text()
+    before = Scores.load(finished / "scores" / "ours" / "test.npz")
+    assert (before.probit == table.test.probit).all() and (before.counts == table.test.counts).all()
+
+
+def test_our_row_follows_from_the_scores(finished: Path) -> None:
+    row = rows_of(finished)["RRISE, ours"]
+    test = Scores.load(finished / "scores" / "ours" / "test.npz")
+    right = float(np.mean(test.label == test.target))
+    assert row["agreement"] == pytest.approx(np.mean(test.label == test.counts.argmax(1)))
+    assert 0 < row["accuracy"][0]["value"] <= right
+    assert row["accuracy"][0]["value"] <= row["issued"]["value"]
+    hits, frames = row["accuracy"][0]["hits"], row["accuracy"][0]["frames"]
+    expected = proportion_confint(hits, frames, 0.05, method="beta")
+    assert (row["accuracy"][0]["lower"], row["accuracy"][0]["upper"]) == pytest.approx(expected)
+    # eps 0.1 at 80 frames: more than 20 wrong have a probability below 1e-4 even where PAC holds with equality.
+    assert row["wrong"]["hits"] <= 20
+
+
+def test_offline_passes_are_the_sum_of_what_was_drawn_and_trained(finished: Path) -> None:
+    rows = rows_of(finished)
+    references = 200 * (60 + 200)
+    examples = TINY.epochs * (400 // 64) * 64
+    assert rows["clean softmax of the base classifier"]["offline_passes"] == references
+    assert rows["RRISE, ours"]["offline_passes"] == references + examples * (3 + TINY.samples_per_view)
+    stored = TINY.epochs_of(TINY.recipes()[1]) * (400 // 64) * 64
+    assert rows["RRISE, as in the paper"]["offline_passes"] == references + 400 * 100 + 3 * stored
+    assert rows["RRISE, ours"]["against"] == 300 and rows["RRISE, ours"]["passes"] == 1
+    assert rows["RRISE, verified tier (first 10 test frames)"]["passes"] > 1
+
+
+def test_a_folder_of_other_settings_is_refused(finished: Path) -> None:
+    with pytest.raises(TrainerError, match="begun with other settings"):
+        Run(finished, replace(TINY, sigma=0.5), load_source("digits", None), CPU, Clock())
+
+
+def test_splits_are_disjoint_by_content() -> None:
+    source = load_source("digits", None)
+    repeated = replace(source, held_out=source.held_out.take(np.r_[0:200, 0:200]))
+    leaked = replace(repeated, train=source.held_out.take(np.arange(20)))
+    parts = split(leaked, replace(TINY, tuning=50, calibration=60, test=60, train=0))
+    digests = np.concatenate([part.digests for part in parts.values()])
+    assert len(np.unique(digests)) == len(digests) == 20 + 170
+    with pytest.raises(TrainerError, match="held out"):
+        split(leaked, replace(TINY, tuning=50, calibration=80, test=80))
+
+
+def test_training_refuses_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
+    def loss_of(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return network(torch.randn(len(index), 2, generator=generator)).square().mean()
+
+    network = torch.nn.Linear(2, 1)
+    schedule = Schedule("tiny", 3, 4, 0.1, 0.0, "adam")
+    with pytest.raises(OutOfTime, match="epoch 1 of 3"):
+        fit(network, schedule, 8, loss_of, tmp_path / "c.safetensors", Clock(0.0), CPU)
+    with pytest.raises(TrainerError, match="other settings"):
+        fit(network, replace(schedule, rate=0.2), 8, loss_of, tmp_path / "c.safetensors", Clock(), CPU)
+    assert fit(network, schedule, 8, loss_of, tmp_path / "c.safetensors", Clock(), CPU) == 24
+
+
+def test_losses_agree_with_scipy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(50, 6, generator=generator)
+    shares = torch.rand(50, 6, generator=generator).softmax(1)
+    expected = np.mean(jensenshannon(logits.softmax(1).numpy(), shares.numpy(), axis=1) ** 2)
+    assert float(jensen_shannon(logits, shares)) == pytest.approx(expected, rel=1e-4)
+    label = torch.arange(50) % 6
+    chosen = logits.double().softmax(1).gather(1, label[:, None])[:, 0]
+    assert probit_of_class(logits, label).numpy() == pytest.approx(norm.ppf(chosen.numpy()), abs=1e-4)
+
+
+def test_views_are_shifts_and_mirror_images() -> None:
+    x = torch.arange(2 * 16, dtype=torch.float32).view(2, 1, 4, 4)
+    seen = [augment(x, 1, True, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    assert any(torch.equal(view[0], x[0]) for view in seen)  # one view in eighteen
+    assert len({tuple(view.flatten().tolist()) for view in seen}) > 10
+    assert all(set(view[0].flatten().tolist()) <= set(x[0].flatten().tolist()) for view in seen)
+
+
+def test_the_published_prior_is_clopper_pearson_on_pretended_counts(finished: Path) -> None:
+    test = Scores.load(finished / "scores" / "prior" / "test.npz")
+    radius = published_prior(test, 1000)
+    for row in range(0, 80, 9):
+        count = int(np.floor(1000 * norm.cdf(float(test.probit[row]))))
+        lower = proportion_confint(count, 1000, 0.002, method="beta")[0]
+        assert radius[row] == pytest.approx(max(0.25 * norm.ppf(lower), 0.0), abs=1e-6)
+
+
+def test_thinned_counts_are_a_subset_of_the_draws(finished: Path) -> None:
+    whole = Scores.load(finished / "scores" / "ours" / "calibration.npz")
+    fewer = thinned(whole, 50, 3)
+    assert (fewer.counts <= whole.counts).all() and (fewer.counts.sum(1) == 50).all()
+    # 200 frames: the mean share of a class moves by less than five standard errors (false alarm below 1e-5).
+    top = np.arange(len(whole)), whole.counts.argmax(1)
+    difference = fewer.counts[top] / 50 - whole.counts[top] / 200
+    assert abs(difference.mean()) < 5 * 0.5 / np.sqrt(50 * len(whole))
+
+
+def test_a_share_of_nothing_is_unknown() -> None:
+    assert (Share.of(0, 0).lower, Share.of(0, 0).upper) == (0.0, 1.0)
+
+
+def save_images(path: Path, images: Images) -> None:
+    np.savez(path, images=images.frames, labels=images.labels, class_names=np.array(images.class_names))
+
+
+def colour(count: int, seed: int) -> Images:
+    random = np.random.default_rng(seed)
+    frames = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return Images(frames, random.integers(0, 10, count), tuple("abcdefghij"))
+
+
+def test_images_are_read_from_every_layout(tmp_path: Path) -> None:
+    train, test = colour(5, 0), colour(3, 1)
+    plain, packed, binary = (tmp_path / name for name in ("plain", "packed", "binary"))
+    plain.mkdir()
+    binary.mkdir()
+    save_images(plain / "cifar10_train.npz", train)
+    save_images(plain / "cifar10_test.npz", test)
+    done = CliRunner().invoke(main, ["pack", "--data", str(plain), "--out", str(packed), "--parts", "2"])
+    assert done.exit_code == 0 and len(list(packed.iterdir())) == 3
+    for name, images in (("data_batch_1.bin", train), ("test_batch.bin", test)):
+        records = [
+            bytes([label]) + frame.transpose(2, 0, 1).tobytes()
+            for label, frame in zip(images.labels, images.frames)
+        ]
+        (binary / name).write_bytes(b"".join(records))
+    for folder in (plain, packed, binary):
+        found = load_source("cifar10", folder)
+        assert (found.train.frames == train.frames).all() and (found.train.labels == train.labels).all()
+        assert (
+            found.held_out.describe()["digest"] == Images(test.frames, test.labels, ()).describe()["digest"]
+        )
+
+
+def test_a_mosaic_pack_is_read_losslessly(tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    images = colour(5, 2)
+    grid = np.zeros((6, 32, 32, 3), np.uint8)
+    grid[:5] = images.frames
+    picture = grid.reshape(2, 3, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(64, 96, 3)
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    blob = np.frombuffer(stream.getvalue(), np.uint8)
+    for split_name in ("train", "test"):
+        np.savez(
+            tmp_path / f"{split_name}.npz", kind="mosaic", blob=blob, off=np.array([0, len(blob)]), per=6, cols=3,
+            step=1, shape=np.array([5, 32, 32, 3]), labels=images.labels,
+        )  # fmt: skip
+    found = load_source("cifar10", tmp_path)
+    assert (found.train.frames == images.frames).all() and found.held_out.class_names[3] == "3"
+
+
+def test_tiny_imagenet_is_read_in_its_own_layout(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "val" / "images").mkdir(parents=True)
+    lines = []
+    for number, name in enumerate(("n01", "n02")):
+        folder = tmp_path / "train" / name / "images"
+        folder.mkdir(parents=True)
+        picture = Image.fromarray(np.full((64, 64, 3), 100 * number, np.uint8))
+        picture.save(folder / f"{name}_0.JPEG")
+        picture.save(tmp_path / "val" / "images" / f"val_{number}.JPEG")
+        lines.append(f"val_{number}.JPEG\t{name}\t0\t0\t62\t62")
+    (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines[::-1]))
+    found = load_source("tiny-imagenet", tmp_path)
+    assert found.train.labels.tolist() == [0, 1] and found.held_out.labels.tolist() == [1, 0]
+    assert found.train.frames.shape == (2, 64, 64, 3) and found.held_out.frames[0].mean() == pytest.approx(
+        100, abs=2
+    )
+
+
+def test_pickled_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match="--data"):
+        load_source("cifar10", None)
+    with pytest.raises(TrainerError, match="no train images"):
+        load_source("cifar10", tmp_path)
+    np.savez(tmp_path / "test.npz", images=np.zeros((2, 32, 32, 3), np.uint8), labels=np.zeros(2, int))
+    np.savez(tmp_path / "train.npz", images=np.array([{"a": 1}], object), labels=np.zeros(1, int))
+    with pytest.raises(TrainerError, match="pickle"):
+        load_source("cifar10", tmp_path)
+
+
+def third_party_counts(source: Source) -> Counts:
+    """Draws of a classifier that is right with a probability that depends on the frame."""
+    random = np.random.default_rng(5)
+
+    def draw(images: Images, num_samples: int, sure: np.ndarray) -> np.ndarray:
+        shares = np.full((len(images.labels), 10), 1.0) * ((1 - sure) / 9)[:, None]
+        shares[np.arange(len(sure)), images.labels] = sure
+        return np.stack([random.multinomial(num_samples, row) for row in shares]).astype(np.uint32)
+
+    train = 0.55 + 0.4 * (source.train.frames.mean((1, 2, 3)) / 255)
+    test = 0.55 + 0.4 * (source.held_out.frames.mean((1, 2, 3)) / 255)
+    drawn = [draw(source.held_out, size, test) for size in (5000, 10_000, 80_000)]
+    return Counts(draw(source.train, 100_000, train), *drawn, digest="ab" * 32)
+
+
+def test_the_third_party_path_makes_the_same_table(tmp_path: Path) -> None:
+    source = load_source("digits", None)
+    asked = ThirdParty(
+        widths=(8, 16), blocks=(0, 1), epochs=4, batch_size=64, loss="both", mix=0.25, shift=1, flip=False, members=2,
+        tuning=60, calibration=300, test=200, errors=("0.1",),
+    )  # fmt: skip
+    rows = run_third_party(tmp_path, asked, source, third_party_counts(source), CPU, Clock())
+    found = {row.method: row for row in rows}
+    assert found["surrogate (both), our calibration"].passes == 2
+    assert found["surrogate (both), our calibration"].agreement > 0.6
+    assert found["CERTIFY, N = 10,000"].wrong.hits == 0 and found["CERTIFY, N = 80,000"].wrong is None
+    assert found["CERTIFY, N = 10,000"].accuracy[0].value > 0.95
+    assert (tmp_path / "table.md").exists() and not list(tmp_path.glob("checkpoints/*"))
+    other = replace(asked, loss="ce")
+    with pytest.raises(TrainerError, match="begun with other"):
+        run_third_party(tmp_path, other, source, third_party_counts(source), CPU, Clock())
+
+
+def test_published_counts_are_taken_apart_or_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    sizes = (5000, 10_000, 25_000, 50_000, 5000)
+    parts = [random.multinomial(size, np.full(10, 0.1), 4) for size in sizes]
+    total = sum(parts) + parts[0]
+    arrays = {
+        f"test_sigma0.25_N{n}": counts
+        for n, counts in zip((5000, 10_000, 25_000, 50_000, 100_000), [*parts[:4], total])
+    }
+    np.savez(tmp_path / "good.npz", train_sigma0_25=0, **{"train_sigma0.25_N100000": total}, **arrays)
+    counts = load_counts(tmp_path / "good.npz", 0.25)
+    assert (counts.audit == parts[2] + parts[3] + parts[4]).all() and (counts.audit.sum(1) == 80_000).all()
+    assert (counts.references == parts[1]).all() and (counts.selection == parts[0]).all()
+    arrays["test_sigma0.25_N100000"] = sum(parts[1:4]) * 100 // 85
+    np.savez(tmp_path / "bad.npz", **{"train_sigma0.25_N100000": total}, **arrays)
+    with pytest.raises(TrainerError, match="do not add up"):
+        load_counts(tmp_path / "bad.npz", 0.25)
+
+
+def test_the_command_line_stops_and_explains(tmp_path: Path) -> None:
+    command = ["run", "--dataset", "digits", "--out", str(tmp_path / "run"), "--minutes", "0"]
+    done = CliRunner().invoke(main, [*command, "--set", "base_epochs=2"])
+    assert done.exit_code == 0 and "To be continued" in done.output and "epoch 1 of 2" in done.output
+    wrong = CliRunner().invoke(main, [*command, "--set", "epocks=2"])
+    assert wrong.exit_code == 2 and "epochs" in wrong.output
+    assert parse_changes(TINY, ["certify=10,20", "flip=true"]) == {"certify": (10, 20), "flip": True}
+
+
+def test_the_guarded_row_needs_frames_that_are_not_there(finished: Path) -> None:
+    """eps 0.1 tightened for an attacker leaves about 5 %: 200 frames allow it, 30 do not."""
+    from calibration.guarantee import Guarantee
+    from calibration.guarded import Guard
+    from calibration.maps import IDENTITY
+    from examples.reproduce.rows import Tables, calibrated
+
+    parts = {
+        name: Scores.load(finished / "scores" / "guarded" / f"{name}.npz")
+        for name in ("tuning", "calibration", "test")
+    }
+    promise = Guarantee.of("pac", "0.1", guard=Guard(0.05, 0.12))
+    record, _ = calibrated(Tables(**parts), promise, IDENTITY)
+    assert not record.head.issues_nothing and 0.03 < float(promise.alpha) < 0.06
+    parts["calibration"] = parts["calibration"].take(np.arange(30))
+    record, choice = calibrated(Tables(**parts), promise, IDENTITY)
+    assert record.head.issues_nothing and "no certificate" in choice
+    with pytest.raises(CalibrationError):
+        calibrated(Tables(parts["tuning"], parts["tuning"], parts["test"]), promise, IDENTITY)
