@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from calibration.cli_tools import SuggestingGroup, run_command, summary
 from calibration.errors import CheckFailed, RriseError
 from calibration.files import read_json
+from export.summaries import Rows, comparison_rows, result_json, result_rows
 
-if TYPE_CHECKING:
-    from export.gate_report import GateReport
-    from export.pipeline import ExportResult
-    from export.quality import Quality
-
-Rows = List[Tuple[str, str]]
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -95,8 +90,8 @@ def onnx(
                 tolerances=allowed,
             )
             latency = read_json(workspace / "report" / "export.json", "export report")["latency"]
-            rows += _result_rows(result, latency)
-            results.append({**_result_json(result), "latency": latency})
+            rows += result_rows(result, latency)
+            results.append({**result_json(result), "latency": latency})
         except RriseError as error:
             problems.append(error)
             rows.append((str(workspace), "no bundle"))
@@ -128,73 +123,6 @@ def _raise(problems: Sequence[RriseError]) -> None:
         raise CheckFailed(text) if could_run else RriseError(text)
 
 
-def _result_rows(result: "ExportResult", latency: Dict[str, Dict[str, float]]) -> Rows:
-    rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
-    for product, quality, report in zip(result.products, result.qualities, result.reports):
-        rows.append((product.name, product.record.message()))
-        rows.append(("  gate", f"{len(report.checks)} checks passed"))
-        rows += _comparison_rows(report)
-        rows += _quality_rows(quality, result.qualities[0])
-        times = latency[product.name]
-        rows.append(
-            (
-                "  latency here",
-                f"p50 {times['p50_us']:.0f} us ({times['p50_ratio']:.3f}x), p99 {times['p99_us']:.0f} us",
-            )
-        )
-    rows += [("guarantee", result.products[0].record.guarantee.sentence())]
-    rows += [("note", sentence) for sentence in _flags(result.qualities)]
-    return rows
-
-
-def _comparison_rows(report: "GateReport") -> Rows:
-    found, needed = report.comparison, report.needed
-    if found is None or needed is None:
-        return []
-    return [
-        (
-            "  against PyTorch",
-            f"{found.label_flips} label and {found.abstain_flips} abstain flips in {found.frames} frames; radius at most "
-            f"+{max(found.radius_increase, 0):.2g} (99.9 %: +{max(found.radius_increase_999, 0):.2g}), "
-            f"-{max(found.radius_decrease, 0):.2g} (-{max(found.radius_decrease_999, 0):.2g})",
-        ),
-        (
-            "  least tolerance",
-            f"label flips {needed.label_flips:.2g}, abstain flips {needed.abstain_flips:.2g}, probit {needed.probit:.2g}, "
-            f"radius {needed.radius_increase:.2g} sigma",
-        ),
-    ]
-
-
-def _quality_rows(quality: "Quality", reference: "Quality") -> Rows:
-    from export.quality import ratio
-
-    cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
-    radii = " / ".join(f"{radius:g}" for radius in quality.radii)
-    size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
-    return [
-        ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),
-        (f"  certified accuracy at {radii}", cells),
-    ]
-
-
-def _flags(qualities: "Sequence[Quality]") -> List[str]:
-    from export.quality import flags
-
-    return flags(qualities)
-
-
-def _result_json(result: "ExportResult") -> Dict[str, Any]:
-    return {
-        "bundle": str(result.path),
-        "release": result.manifest.digest,
-        "artefacts": {product.name: product.record.to_json() for product in result.products},
-        "quality": {quality.artefact: quality.to_json() for quality in result.qualities},
-        "flags": _flags(result.qualities),
-        "gate": [report.to_json() for report in result.reports],
-    }
-
-
 @main.command()
 @click.argument("bundle", type=_FOLDER)
 @click.argument("workspace", type=_FOLDER)
@@ -211,7 +139,7 @@ def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> N
     rows: Rows = []
     for report in reports:
         rows.append((report.artefact, f"{len(report.checks)} checks passed"))
-        rows += _comparison_rows(report)
+        rows += comparison_rows(report)
     summary("checked", rows, {"gate": [report.to_json() for report in reports]}, json_flag)
 
 
