@@ -41,7 +41,7 @@ class Location:
         return bool(fsspec.core.url_to_fs(f"{self.address}/{inner}")[0].exists(f"{self.address}/{inner}"))
 
     def lock(self, stream: str) -> WriterLock:
-        """The writer lock of a stream.
+        """The writer lock of a stream, or of anything else that has a name.
 
         An object store has no locks: there, two runs at once waste work, but they agree on every count.
         """
@@ -49,7 +49,7 @@ class Location:
             return WriterLock(None)
         folder = Path(self.address)
         # Beside the store, not inside it: other Zarr tools complain about files that they do not know.
-        return WriterLock(folder.parent / f".{folder.name}.{stream}.lock")
+        return WriterLock(folder.parent / f".{folder.name}.locks" / stream)
 
     def sweep(self, stream: str) -> None:
         """Remove what a killed writer left half written."""

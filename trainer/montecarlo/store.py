@@ -235,7 +235,7 @@ def _check(identity: Identity) -> None:
 def _begin(place: Location, identity: Identity, digests: np.ndarray) -> None:
     """Make the group of a stream, by whichever process comes first."""
     # Not the writer lock: processes of one run wait here for each other, while one of them may be writing already.
-    lock = place.lock(f"{identity.stream}.begin")
+    lock = place.lock(".begin")
     lock.acquire(wait=True)
     try:
         if not place.exists(f"{identity.stream}/zarr.json"):

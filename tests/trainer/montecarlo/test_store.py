@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import zarr
 
 from calibration.digests import frame_digests
 from trainer.errors import TrainerError
-from trainer.montecarlo.store import CountStore
 
 
 def some_counts(rows: int = 64) -> np.ndarray:
@@ -121,27 +118,32 @@ def test_a_foreign_group_is_refused(make_store, tmp_path):
 
 
 def test_a_second_writer_is_refused_and_the_first_goes_on(make_store):
-    store = make_store()
-    code = f"""
-import sys
-from trainer.errors import TrainerError
-from trainer.montecarlo.location import Location
-lock = Location({store.path!r}).lock("train")
-try:
-    lock.acquire()
-    print("locked")
-except TrainerError as error:
-    print(error)
-"""
+    store, other = make_store(), make_store()
     with store.writer():
-        second = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
+        with (
+            pytest.raises(TrainerError, match="is writing this store; expected one writer at a time"),
+            other.writer(),
+        ):
+            pass
         store.write(0, some_counts())
-    assert "is writing this store; expected one writer at a time" in second
-    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert third.strip() == "locked"
-    assert isinstance(store, CountStore) and store.samples().sum() == 64 * 20
+    with other.writer():
+        other.write(64, some_counts(6))
+    assert store.samples().sum() == 70 * 20
+
+
+def test_writers_of_one_run_share_the_lock_and_keep_others_out(make_store):
+    first, second, stranger = (make_store().lock() for _ in range(3))
+    first.acquire()
+    with pytest.raises(TrainerError, match="is writing"):
+        second.acquire(shared=True)
+    first.share()
+    second.acquire(shared=True)
+    first.release()
+    with pytest.raises(TrainerError, match="is writing"):
+        stranger.acquire()
+    second.release()
+    stranger.acquire()
+    stranger.release()
 
 
 def test_leftovers_of_a_killed_writer_are_swept(make_store):

@@ -258,9 +258,8 @@ def test_a_second_run_is_refused_while_the_first_goes_on(script, survivor, expec
     assert first.stdout.readline().startswith("stored")
     os.kill(first.pid, signal.SIGSTOP)  # so that it is surely still running
     try:
-        second = start(script, path)
-        _, message = second.communicate()
-        assert second.returncode == 2 and f"process id {first.pid}) is writing this store" in message
+        with pytest.raises(TrainerError, match=rf"process id {first.pid}\) is writing this store"):
+            survivor.run(path, N)
     finally:
         os.kill(first.pid, signal.SIGCONT)
     first.communicate()
