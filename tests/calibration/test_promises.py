@@ -24,12 +24,12 @@ def test_marginal_holds_and_the_monte_carlo_factor_is_attained() -> None:
     guarantee = Guarantee.of("marginal", "0.1", beta="0.2")
     rng = np.random.default_rng(0)
     world = World.make(0.096, 400, 0.2)
-    wrong = world.wrong_share(ranked(world.draw(rng, 200, 40_000), guarantee))
+    wrong = world.wrong_share(ranked(world.draw(rng, 100, 40_000), guarantee))
     assert wrong.mean() <= 0.1
     assert wrong.mean() > 0.09 > float(guarantee.alpha)
     # A larger share of bad frames would break the promise, and the offset therefore rises above D.
     world = World.make(0.103, 400, 0.2)
-    assert world.wrong_share(ranked(world.draw(rng, 200, 40_000), guarantee)).mean() < 0.02
+    assert world.wrong_share(ranked(world.draw(rng, 100, 40_000), guarantee)).mean() < 0.02
 
 
 @pytest.mark.parametrize(("num_samples", "beta"), [(200, "0.1"), (1000, "0.3")])
@@ -97,23 +97,21 @@ def _selective_trial(
 
 @pytest.fixture(scope="module")
 def selective_runs() -> "dict[str, np.ndarray]":
-    """Violations of P(wrong | issued) <= eps over 300 calibrations, for four rules."""
+    """Violations of P(wrong | issued) <= eps over 150 calibrations, for three rules."""
     rng = np.random.default_rng(5)
     guarantee = Guarantee.of("selective", "0.1", "0.9", "0.1")
     plain = Guarantee.of("pac", "0.1", "0.9", "0.1")
     true, raw, _ = _selective_trial(rng, 40_000)
-    grid = np.linspace(0.3, 0.02, 15)
-    runs: "dict[str, list[float]]" = {"threshold": [], "sequence": [], "anywhere": [], "plain": []}
-    for trial in range(300):
+    grid = np.linspace(0.3, 0.02, 9)
+    runs: "dict[str, list[float]]" = {"threshold": [], "sequence": [], "plain": []}
+    for trial in range(150):
         scores = _as_scores(rng, 400, trial)
         records = {
             "threshold": calibrate(scores, guarantee, threshold=0.28),
             "sequence": calibrate(scores, guarantee, offsets=grid),
             "plain": calibrate(scores, plain),
         }
-        passing = [q for q in grid if calibrate(scores, guarantee, offsets=[q])]
         heads = {name: record.head for name, record in records.items()}
-        heads["anywhere"] = records["sequence"].head.with_offset((min(passing, default=np.inf),))
         for name, head in heads.items():
             radius = head.radius((raw / SIGMA).astype(np.float32), np.zeros(len(raw), np.int64))
             issued = radius > 0
@@ -132,10 +130,22 @@ def _as_scores(rng: np.random.Generator, num_frames: int, trial: int) -> Scores:
 
 @pytest.mark.parametrize("rule", ["threshold", "sequence"])
 def test_selective_rules_hold_among_issued_frames(selective_runs: "dict[str, np.ndarray]", rule: str) -> None:
-    """Violations at most delta = .1 over 300 calibrations, false alarm 1e-6; and the rules do issue certificates."""
+    """Violations at most delta = .1 over 150 calibrations, false alarm 1e-6; and the rules do issue certificates."""
     wrong = selective_runs[rule]
-    assert (wrong > 0.1).mean() <= at_most(0.1, 300)
+    assert (wrong > 0.1).mean() <= at_most(0.1, 150)
     assert (wrong > 0).mean() > 0.9
+
+
+def test_the_threshold_rule_is_attained() -> None:
+    """Half of the frames lie above the threshold, and just above eps of these are bad: violations come up to delta."""
+    guarantee = Guarantee.of("selective", "0.05", "0.95", "0.1")
+    rng = np.random.default_rng(8)
+    world = World.make(0.0501, 400, 0.1)
+    scores = world.draw(rng, 4000, 1000)
+    violations = []
+    for row, issued in zip(scores, rng.binomial(1000, 0.5, 4000)):
+        violations.append(world.wrong_share(ranked(row[None, :issued], guarantee))[0] > 0.05)
+    assert 0.025 < np.mean(violations) <= at_most(0.05, 4000)
 
 
 def test_the_plain_rule_does_not_hold_among_issued_frames(selective_runs: "dict[str, np.ndarray]") -> None:
