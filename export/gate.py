@@ -84,7 +84,7 @@ def gate(
         checks.append(_check_coverage(record, answers["verification"], verification, runtime))
         comparison = _compare(record, answers, (calibration, verification), reference)
         checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
-        allowed = tolerance or TOLERANCES[artefact]
+        allowed = tolerance or TOLERANCES.get(artefact, TOLERANCES["fp32"])
         checks += _check_comparison(comparison, allowed, record.head.sigma)
         return GateReport(artefact, tuple(checks), comparison, comparison.needed(record.head.sigma))
 

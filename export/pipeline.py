@@ -114,7 +114,7 @@ def export_onnx(
         policy=policy,
         tolerances=tolerances,
         extra_files=extra_files,
-        cache=Cache(source.path / ".cache" / "export"),
+        cache=NO_CACHE if source.foreign_code else Cache(source.path / ".cache" / "export"),
     )
     write_json(source.path / "report" / "export.json", _export_report(result, source))
     for product in result.products:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Source:
         training_digests: of every frame that the surrogate, the map or a quantiser may have seen.
         attempt: which use of the calibration split this is.
         policy: what a release must reach.
+        foreign_code: whether the network is a factory of the user's, whose code no digest of ours covers.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Source:
     threshold: Optional[float] = None
     attempt: int = 1
     policy: Policy = NO_POLICY
+    foreign_code: bool = False
 
 
 def load_source(path: Path, *, allow_code: bool = False) -> Source:
@@ -100,6 +103,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
         base_digest=base.digest,
         surrogate_digest=surrogate.digest,
         frame_rate=workspace.config.guarantee.frame_rate,
+        foreign_code="factory" in json.dumps(surrogate.spec),
         policy=Policy(**vars(workspace.config.acceptance)),
         attempt=log_attempt(workspace, surrogate, plan),
         **packs,

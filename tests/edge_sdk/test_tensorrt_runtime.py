@@ -180,3 +180,21 @@ def test_metadata_is_read_without_the_onnx_package(opened: Bundle) -> None:
     for damaged in (model[:-3], b"\xff" * 40, b"\x0b"):
         with pytest.raises(BundleError, match="not an ONNX file"):
             read_metadata(damaged)
+
+
+def test_copies_survive_a_real_device() -> None:
+    """Where there is a GPU: the driver's own memory, stream and copies, without stand-ins."""
+    try:
+        driver = Driver.open()
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    sent = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
+    back = np.zeros_like(sent)
+    stream, address = driver.stream(), driver.allocate(sent.nbytes)
+    driver.to_device(address, sent, stream)
+    driver.to_host(back, address, stream)
+    driver.synchronize(stream)
+    driver.free(address)
+    driver.close_stream(stream)
+    np.testing.assert_array_equal(back, sent)
+    assert driver.device.capability >= (5, 0) and driver.device.name
