@@ -131,10 +131,9 @@ def _read_npz(path: Path) -> Images:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise TrainerError(f"{path}: not a readable .npz without pickled objects ({error})") from error
+    frames: np.ndarray | None = arrays.get("images", arrays.get("frames"))
     if "kind" in arrays and str(arrays["kind"]) == "mosaic":
         frames = _from_mosaics(arrays)
-    else:
-        frames = arrays.get("images", arrays.get("frames"))
     if frames is None or "labels" not in arrays:
         raise TrainerError(f"{path}: got arrays {sorted(arrays)}, expected 'images' and 'labels'")
     names = tuple(str(name) for name in arrays.get("class_names", ()))

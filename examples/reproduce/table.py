@@ -54,7 +54,7 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     rows = certify_rows(certify, scores["clean"].test, asked.radii, timing["batch"])
     for error in asked.errors:
         rows += _calibrated_rows(scores, costs, error, run)
-    rows.append(_published_row(scores["prior"], costs["prior"], asked.radii))
+    rows.append(published_row(scores["prior"].test, costs["prior"], asked.radii))
     rows.append(_verified_row(run, scores["ours"], costs["ours"]))
     tables = {"Methods": rows}
     error = asked.errors[-1]
@@ -98,14 +98,14 @@ def _calibrated_rows(
     return rows
 
 
-def _published_row(tables: Tables, cost: Cost, radii: tuple[float, ...]) -> Row:
-    radius = published_prior(tables.test, PRIOR_SAMPLES)
+def published_row(test: Scores, cost: Cost, radii: tuple[float, ...]) -> Row:
+    """Accelerated Smoothing as published, which promises nothing: no sample was drawn."""
     return evaluate(
         "Accelerated Smoothing, as published",
         "none (no sample was drawn)",
-        tables.test.label,
-        radius,
-        tables.test,
+        test.label,
+        published_prior(test, PRIOR_SAMPLES),
+        test,
         radii,
         cost,
         choice=f"Clopper-Pearson {CERTIFY_ALPHA:g} on floor({PRIOR_SAMPLES:,} softmax)",
@@ -144,7 +144,7 @@ def _write(
         TITLES[name]: (scores[name], IDENTITY if name == "paper" else None)
         for name in ("ours", "paper", "prior", "clean")
     }
-    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS, asked.betas)
+    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS)
     grid = np.linspace(0, 4 * asked.sigma, 200)
     curves = {
         f"{name}, eps {asked.errors[-1]}": (

@@ -37,12 +37,10 @@ from examples.reproduce.rows import (
     calibrated_row,
     calibration_ablations,
     certify_rows,
-    evaluate,
     gap_curve,
-    published_prior,
 )
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
-from examples.reproduce.table import GAP_ERRORS, PRIOR_SAMPLES, curve
+from examples.reproduce.table import GAP_ERRORS, curve, published_row
 from examples.reproduce.views import augment, jensen_shannon, mixing_weights, probit_regression
 from trainer.errors import TrainerError
 from trainer.networks import build_network, load_network, save_network
@@ -133,8 +131,9 @@ def load_counts(path: Path, sigma: float) -> Counts:
         raise TrainerError(
             f"{path}: the counts do not add up as the published ones do, so no part of them is a known independent audit"
         )
-    parts = (train, selection, references, fourth + third + rest)
-    return Counts(*(part.astype(np.uint32) for part in parts), digest=file_digest(path))
+    audit = fourth + third + rest
+    parts = [part.astype(np.uint32) for part in (train, selection, references, audit)]
+    return Counts(parts[0], parts[1], parts[2], parts[3], file_digest(path))
 
 
 class Ensemble(nn.Module):
@@ -333,25 +332,57 @@ def _certify(work: _Work, selection: np.ndarray, counts: np.ndarray) -> CertifyC
 def _report(
     folder: Path, asked: ThirdParty, scores: dict[str, Tables], work: _Work, made_from: dict[str, Any]
 ) -> list[Row]:
-    counts, test = work.counts, scores["ours"].test
+    titles = {"ours": f"surrogate ({asked.loss})", "prior": "Accelerated Smoothing's recipe"}
+    counts, error, radius = work.counts, asked.errors[-1], asked.radii[1]
     early = _certify(work, counts.selection, counts.references)
     late = _certify(work, counts.references, counts.audit)
-    rows = certify_rows(early, test, asked.radii, None)
+    costs = _costs(asked, work, scores)
+    rows = certify_rows(early, scores["ours"].test, asked.radii, None)
     # These draws are the audit itself, so they cannot judge this row.
-    rows += certify_rows(late, test, asked.radii, None, audited=False)
-    references = REFERENCE_DRAWS * (asked.tuning + asked.calibration)
-    drawn = int(counts.train[work.rows["train"]].sum(dtype=np.int64)) + references
-    trained = 3 * asked.epochs * len(work.rows["train"])
-    costs = {
-        name: Cost(
-            asked.members if name == "ours" else 1,
-            drawn + trained * (asked.members if name == "ours" else 1),
-            REFERENCE_DRAWS,
-            work.milliseconds[name],
-        )
-        for name in scores
+    rows += certify_rows(late, scores["ours"].test, asked.radii, None, audited=False)
+    rows += _surrogate_rows(asked, scores, costs, titles)
+    best = early.at(REFERENCE_DRAWS, CERTIFY_ALPHA)
+    monte_carlo = float(certified_accuracy(best.label, best.radius, early.target, [radius])[0])
+    compared = {titles[name]: (table, None) for name, table in scores.items()}
+    grid = np.linspace(0, 4 * asked.sigma, 200)
+    curves = {
+        f"{titles[name]}, eps {error}": (grid, curve(table, None, error, BETAS, grid))
+        for name, table in scores.items()
     }
-    titles = {"ours": f"surrogate ({asked.loss})", "prior": "Accelerated Smoothing's recipe"}
+    curves[f"CERTIFY, N = {REFERENCE_DRAWS:,}"] = (
+        grid,
+        certified_accuracy(best.label, best.radius, early.target, grid.tolist()),
+    )
+    changes = calibration_ablations(scores["ours"], error, BETAS, asked.radii, costs["ours"], asked.seed)
+    write(
+        folder,
+        f"third-party counts, sigma {asked.sigma:g}",
+        {**made_from, "torch": torch.__version__, "device": str(work.device)},
+        {"Methods": rows, "Calibration, one change at a time": changes},
+        curves,
+        gap_curve(compared, monte_carlo, radius, GAP_ERRORS),
+        GAP_ERRORS,
+        radius,
+    )
+    return rows
+
+
+def _costs(asked: ThirdParty, work: _Work, scores: dict[str, Tables]) -> dict[str, Cost]:
+    """Offline passes count what others drew; a pass of the surrogate counts as one of the base classifier."""
+    train = work.counts.train[work.rows["train"]]
+    drawn = int(train.sum(dtype=np.int64)) + REFERENCE_DRAWS * (asked.tuning + asked.calibration)
+    costs = {}
+    for name in scores:
+        members = asked.members if name == "ours" else 1
+        offline = drawn + members * 3 * asked.epochs * len(train)
+        costs[name] = Cost(members, offline, REFERENCE_DRAWS, work.milliseconds[name])
+    return costs
+
+
+def _surrogate_rows(
+    asked: ThirdParty, scores: dict[str, Tables], costs: dict[str, Cost], titles: dict[str, str]
+) -> list[Row]:
+    rows = []
     for error in asked.errors:
         promise = Guarantee.of("pac", error)
         for name, table in scores.items():
@@ -361,42 +392,5 @@ def _report(
                     calibrated_row(title, table, promise, radius_map, BETAS, asked.radii, costs[name])
                 )
     if "prior" in scores:
-        prior = scores["prior"].test
-        radius = published_prior(prior, PRIOR_SAMPLES)
-        rows.append(
-            evaluate(
-                "Accelerated Smoothing, as published",
-                "none (no sample was drawn)",
-                prior.label,
-                radius,
-                prior,
-                asked.radii,
-                costs["prior"],
-                choice=f"Clopper-Pearson {CERTIFY_ALPHA:g} on floor({PRIOR_SAMPLES:,} softmax)",
-            )
-        )
-    best = early.at(REFERENCE_DRAWS, CERTIFY_ALPHA)
-    radius = asked.radii[1]
-    monte_carlo = float(certified_accuracy(best.label, best.radius, early.target, [radius])[0])
-    compared = {titles[name]: (table, None) for name, table in scores.items()}
-    gaps = gap_curve(compared, monte_carlo, radius, GAP_ERRORS, BETAS)
-    grid = np.linspace(0, 4 * asked.sigma, 200)
-    error = asked.errors[-1]
-    curves = {
-        f"{titles[name]}, eps {error}": (grid, curve(table, None, error, BETAS, grid))
-        for name, table in scores.items()
-    }
-    curves[f"CERTIFY, N = {REFERENCE_DRAWS:,}"] = (
-        grid, certified_accuracy(best.label, best.radius, early.target, grid.tolist())
-    )  # fmt: skip
-    tables = {
-        "Methods": rows,
-        "Calibration, one change at a time": calibration_ablations(
-            scores["ours"], error, BETAS, asked.radii, costs["ours"], asked.seed
-        ),
-    }
-    about = {**made_from, "torch": torch.__version__, "device": str(work.device)}
-    write(
-        folder, f"third-party counts, sigma {asked.sigma:g}", about, tables, curves, gaps, GAP_ERRORS, radius
-    )
+        rows.append(published_row(scores["prior"].test, costs["prior"], asked.radii))
     return rows
