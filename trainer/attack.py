@@ -22,6 +22,7 @@ from calibration.files import write_json
 from calibration.guarded import GRID, PIXEL_SCALE, NoiseSource
 from calibration.record import Calibration
 from calibration.scores import Scores
+from trainer.blackbox import classifier_of
 from trainer.calibrate import record_path
 from trainer.errors import TrainerError
 from trainer.montecarlo import CountStore, sample_counts
@@ -96,11 +97,14 @@ def attack(
     if not path.exists():
         raise TrainerError(f"{path}: no such file; run `rrise-train calibrate {workspace.path}` first")
     record = Calibration.load(path)
-    clean = workspace.inputs("test")
-    moved = on_grid(search(base.module, surrogate, record.head, clean, settings), clean, settings.rho)
+    clean, before = workspace.inputs("test"), Scores.load(path.with_name("test.npz"))
+    moved = on_grid(
+        search(base.module, surrogate, record.head, clean, len(before.class_names), settings),
+        clean,
+        settings.rho,
+    )
     noise_seed = settings.seed + 1
     table = _judged(workspace, base, surrogate, moved, num_samples, noise_seed)
-    before = Scores.load(path.with_name("test.npz"))
     guard = record.guarantee.guard
     covered = guard is not None and settings.rho <= guard.rho
     result = AttackResult(
@@ -190,5 +194,7 @@ def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_sample
             dtype=workspace.config.targets.dtype,
         )
         with Progress(len(frames) * num_samples, "evaluations", "judging") as progress:
-            sample_counts(base.module, FromBits(), frames, store, num_samples, progress=progress.advance)
+            sample_counts(
+                classifier_of(base.module), FromBits(), frames, store, num_samples, progress=progress.advance
+            )
         return store.counts()

@@ -1,4 +1,4 @@
-"""The base classifier: trained here under Gaussian noise, or the user's own, checked and copied in."""
+"""The base classifier: trained here under Gaussian noise, or the user's own (module, ONNX file or any callable)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.augment import augment
+from trainer.blackbox import labels_of, onnx_spec, open_black_box
 from trainer.errors import TrainerError
 from trainer.networks import (
     build_network,
@@ -45,7 +46,8 @@ class BaseResult:
 
 def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = False) -> BaseResult:
     """Make base.safetensors: train the configured network under noise of standard deviation sigma, or take the
-    user's own network and weights ([base] factory and weights).
+    user's own: a PyTorch network ([base] factory and weights), an ONNX file ([base] onnx) or any callable ([base]
+    black_box).
 
     again: make it anew although there is one. Targets and surrogate of the old one then no longer fit.
     allow_code: let a configured factory execute its code.
@@ -58,6 +60,8 @@ def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = 
     kept = path.exists() and not again
     if kept:
         _check_settings(path, settings, allow_code)
+    elif workspace.config.base.onnx or workspace.config.base.black_box:
+        _take_black_box(workspace, settings, allow_code)
     elif workspace.config.base.factory:
         _take_own(workspace, settings, allow_code)
     else:
@@ -134,14 +138,27 @@ def _take_own(workspace: Workspace, settings: dict[str, Any], allow_code: bool) 
     workspace.record_cost("base")
 
 
+def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
+    asked = workspace.config.base
+    if asked.onnx:
+        spec = onnx_spec(workspace.path / asked.onnx, workspace.path)
+    else:
+        spec = {"kind": "black-box", "function": asked.black_box, "version": asked.version}
+    network = open_black_box(spec, workspace.path, allow_code=allow_code)
+    labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+    save_network(workspace.base_path, network, spec, settings)
+    workspace.record_cost("base")
+
+
 def noisy_accuracy(workspace: Workspace, network: nn.Module) -> float:
     """Share of right single noisy evaluations on the tuning split: what smoothing starts from."""
     inputs, labels = workspace.inputs("tuning"), torch.from_numpy(workspace.labels("tuning"))
+    answer = labels_of(network, len(workspace.dataset.class_names), workspace.config.targets.dtype)
     generator, right = seeded(0), 0
     with torch.inference_mode():
         for _ in range(NOISY_DRAWS):
             noise = workspace.config.smoothing.sigma * torch.randn(inputs.shape, generator=generator)
-            right += int((network(inputs + noise).argmax(1) == labels).sum())
+            right += int((answer(inputs + noise) == labels).sum())
     return right / (NOISY_DRAWS * len(inputs))
 
 

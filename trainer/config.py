@@ -70,10 +70,17 @@ class BaseConfig:
     first stage may have no block: the stem alone then works at full size, which is the costly one.
     shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
     factory: "package.module:function" that returns a torch module; weights: its safetensors file.
+    onnx: an ONNX file, float32 [B, C, H, W] in [0, 1] -> logits.
+    black_box: "package.module:function", a callable from float32 arrays [B, C, H, W] to logits [B, K] or classes [B];
+    version: text that names what it is, since rrise cannot see inside and counts belong to one classifier.
+    widths and blocks then describe the surrogate of an ONNX file or black box.
     """
 
     factory: str = ""
     weights: str = ""
+    onnx: str = ""
+    black_box: str = ""
+    version: str = ""
     widths: tuple[int, ...] = (8, 16, 32)
     blocks: tuple[int, ...] = (0, 1, 1)
     stem_stride: int = 1
@@ -308,6 +315,15 @@ def _check_networks(base: BaseConfig) -> None:
         raise TrainerError(
             f"[base] widths {list(base.widths)} and blocks {list(base.blocks)}: expected the same number of "
             "positive entries, one per stage (only the first stage may have 0 blocks)"
+        )
+    if sum(map(bool, (base.factory, base.onnx, base.black_box))) > 1:
+        raise TrainerError(
+            "[base] factory, onnx and black_box exclude each other: expected at most one of them"
+        )
+    if bool(base.black_box) != bool(base.version):
+        raise TrainerError(
+            "[base] black_box and version go together: the version names what the callable is, so that counts of another "
+            "one are refused"
         )
     if bool(base.factory) != bool(base.weights):
         raise TrainerError(

@@ -20,7 +20,7 @@ from calibration.probit import probit_from_logits
 from trainer.augment import augment, blend
 from trainer.networks import Network, ResNet, WithDifficulty
 from trainer.training import seeded
-from trainer.views import fresh_shares
+from trainer.views import base_labels, fresh_shares
 from trainer.workspace import Workspace
 
 HIDDEN = 16
@@ -90,7 +90,8 @@ def _residuals(
 ) -> Tensor:
     """R_raw - R_low of each view, float32 [n], with the map that belongs to this number of samples."""
     sigma, beta = workspace.config.smoothing.sigma, 0.1
-    shares_of = fresh_shares(base.module, sigma, CHUNK, generator)
+    labels, classes = base_labels(workspace, base.module), len(workspace.dataset.class_names)
+    shares_of = fresh_shares(labels, classes, sigma, CHUNK, generator)
     parts = [
         sum((shares_of(part) for _ in range(SAMPLES // CHUNK)), torch.zeros(())) * CHUNK
         for part in views.split(256)

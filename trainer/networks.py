@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from calibration.digests import file_digest
 from calibration.files import atomic_file
+from trainer.blackbox import KINDS, open_black_box
 from trainer.errors import TrainerError
 
 METADATA_KEY = "rrise"
@@ -225,9 +226,12 @@ def load_network(path: Path, *, allow_code: bool = False) -> Network:
             f"{path}: a safetensors file, but not written by rrise-train (no {METADATA_KEY!r} metadata)"
         )
     content = json.loads(header[METADATA_KEY])
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn and thrown away
-        module = build_network(content["spec"], allow_code=allow_code)
-    load_weights(module, tensors, str(path))
+    if content["spec"]["kind"] in KINDS:
+        module: nn.Module = open_black_box(content["spec"], path.parent, allow_code=allow_code)
+    else:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn and thrown away
+            module = build_network(content["spec"], allow_code=allow_code)
+        load_weights(module, tensors, str(path))
     return Network(module.eval(), content["spec"], content["metadata"], file_digest(path))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from calibration.cli_tools import Progress
 from calibration.head import CertificateHead
+from trainer.blackbox import BlackBoxModule, labels_of
 from trainer.errors import TrainerError
 from trainer.networks import Network
 from trainer.scoring import predict_inputs
@@ -44,7 +45,12 @@ class Search:
 
 
 def search(
-    base: nn.Module, surrogate: Network, head: CertificateHead, clean: Tensor, settings: Search
+    base: nn.Module,
+    surrogate: Network,
+    head: CertificateHead,
+    clean: Tensor,
+    num_classes: int,
+    settings: Search,
 ) -> Tensor:
     """Move each of `clean`, float32 [n, C, h, w] in [0, 1], by at most rho so that its issued radius overshoots.
 
@@ -53,6 +59,7 @@ def search(
     frame, the one whose issued radius most exceeds his own estimate of the true one.
     """
     generator = seeded(settings.seed)
+    labels = labels_of(base, num_classes, "float32")
     parts = []
     with Progress(len(clean) * CLASSES * settings.steps, "steps", "attack") as progress:
         for part in clean.split(BATCH):
@@ -62,7 +69,7 @@ def search(
             for label in ranked.clone().unbind(1):
                 found.append(_ascend(base, surrogate, part, label, head.sigma, settings, generator))
                 progress.advance(len(part) * settings.steps)
-            parts.append(_keep_best(base, surrogate, head, found, generator))
+            parts.append(_keep_best(labels, surrogate, head, found, generator))
     return torch.cat(parts)
 
 
@@ -81,8 +88,12 @@ def _ascend(
         claimed = _log_odds(
             _soft(lambda x: _logits(surrogate, x), moved, surrogate.guard_noise, settings, generator), label
         )
-        true = _log_odds(_soft(base, moved, sigma, settings, generator), label)
-        (gradient,) = torch.autograd.grad((claimed - true).sum(), moved)
+        objective = claimed.sum()
+        if not isinstance(
+            base, BlackBoxModule
+        ):  # which has no gradient: then the surrogate alone is attacked
+            objective = objective - _log_odds(_soft(base, moved, sigma, settings, generator), label).sum()
+        (gradient,) = torch.autograd.grad(objective, moved)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
         moved = moved.detach() + 2.5 * settings.rho / settings.steps * gradient / length
         moved = project(moved, clean, settings.rho)
@@ -120,20 +131,24 @@ def _log_odds(shares: Tensor, label: Tensor) -> Tensor:
 
 
 def _keep_best(
-    base: nn.Module,
+    labels: Callable[[Tensor], Tensor],
     surrogate: Network,
     head: CertificateHead,
     found: list[Tensor],
     generator: torch.Generator,
 ) -> Tensor:
     """Of several results per frame, the one with the largest estimated overshoot."""
-    overshoots = torch.stack([_overshoot(base, surrogate, head, x, generator) for x in found])
+    overshoots = torch.stack([_overshoot(labels, surrogate, head, x, generator) for x in found])
     best = overshoots.argmax(0)
     return torch.stack(found)[best, torch.arange(len(best))]
 
 
 def _overshoot(
-    base: nn.Module, surrogate: Network, head: CertificateHead, x: Tensor, generator: torch.Generator
+    labels: Callable[[Tensor], Tensor],
+    surrogate: Network,
+    head: CertificateHead,
+    x: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """Issued radius less an estimate of the true one, float [B]; a frame without certificate counts as minus infinity."""
     noise = surrogate.guard_noise
@@ -143,7 +158,7 @@ def _overshoot(
     hits = np.zeros(len(x))
     with torch.inference_mode():
         for _ in range(VOTES):
-            votes = base(x + head.sigma * torch.randn(x.shape, generator=generator)).argmax(1).numpy()
+            votes = labels(x + head.sigma * torch.randn(x.shape, generator=generator)).numpy()
             hits += votes == predicted.label
     share = torch.from_numpy((hits + 0.5) / (VOTES + 1))
     estimate = head.sigma * torch.special.ndtri(share)

@@ -1,7 +1,8 @@
 """The surrogate: one network that predicts the smoothed classifier's class probabilities in a single pass.
 
 Soft-label cross-entropy on class shares n_c / N is, at fixed weights, an unbiased estimate of the cross-entropy to
-the true class probabilities, for any N. All methods start at the base classifier's own weights, which hold its mistakes.
+the true class probabilities, for any N. All methods start at the base classifier's own weights, which hold its mistakes
+(unless it is a black box).
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from torch import Tensor, nn
 
 from calibration.evaluation import label_agreement, probit_rmse
 from trainer.augment import augment, blend
+from trainer.base import resnet_spec
+from trainer.blackbox import KINDS as BLACK_BOXES
 from trainer.choice import worth
 from trainer.difficulty import learn_difficulty
 from trainer.errors import TrainerError
 from trainer.montecarlo.distributed import Team, team
-from trainer.networks import Network, load_network, save_network
+from trainer.networks import Network, build_network, load_network, save_network
 from trainer.scoring import score
 from trainer.targets import stored_counts
 from trainer.training import Recipe, Trained, seeded, train
-from trainer.views import fresh_shares
+from trainer.views import base_labels, fresh_shares
 from trainer.workspace import Workspace
 
 UNSAVED = "0" * 64
@@ -107,7 +110,7 @@ def _save(
     candidates: list[Candidate],
     settings: dict[str, Any],
 ) -> str:
-    spec = dict(base.spec)
+    spec = surrogate_spec(workspace, base)
     if workspace.config.surrogate.difficulty:
         learned = learn_difficulty(workspace, base, network, spec, best.guard_noise)
         network, spec = learned.module, learned.spec
@@ -147,8 +150,8 @@ def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> S
 
 
 def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -> tuple[nn.Module, Candidate]:
-    network = copy.deepcopy(base.module).requires_grad_(True)
     inputs = workspace.inputs("train")
+    network = _initial(workspace, base, inputs)
     if method == "stored":
         trained, passes = _train_on_stored(workspace, base, network, inputs, noise), 0
     else:
@@ -165,6 +168,22 @@ def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -
         passes=passes,
         trained=trained.examples,
     )
+
+
+def surrogate_spec(workspace: Workspace, base: Network) -> dict[str, Any]:
+    """Spec of the surrogate: the base classifier's own, or the configured residual network for a black box."""
+    if base.spec["kind"] in BLACK_BOXES:
+        return resnet_spec(workspace, workspace.inputs("train"))
+    return dict(base.spec)
+
+
+def _initial(workspace: Workspace, base: Network, inputs: Tensor) -> nn.Module:
+    """The base classifier's weights to start from; fresh ones where it is a black box."""
+    if base.spec["kind"] not in BLACK_BOXES:
+        return copy.deepcopy(base.module).requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(workspace.config.surrogate.seed)
+        return build_network(resnet_spec(workspace, inputs))
 
 
 def _train_on_stored(
@@ -193,7 +212,8 @@ def _train_on_fresh(
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
     crew = team()
     forward, own = crew.data_parallel(network), _own_generator(crew, generator, asked.seed)
-    shares_of = fresh_shares(base.module, workspace.config.smoothing.sigma, asked.samples_per_view, own)
+    labels, classes = base_labels(workspace, base.module), len(workspace.dataset.class_names)
+    shares_of = fresh_shares(labels, classes, workspace.config.smoothing.sigma, asked.samples_per_view, own)
 
     def loss_of(index: Tensor) -> Tensor:
         views = augment(inputs[crew.share(index)], asked.shift, asked.flip, own)

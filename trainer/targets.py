@@ -12,6 +12,7 @@ import numpy as np
 from calibration.cli_tools import Progress
 from calibration.levels import parse_level
 from calibration.references import References
+from trainer.blackbox import classifier_of
 from trainer.errors import TrainerError
 from trainer.montecarlo import CountStore, sample_counts
 from trainer.networks import Network
@@ -127,7 +128,7 @@ def _sample(
     workspace: Workspace, base: Network, store: CountStore, stream: Stream, device: str, progress: Progress
 ) -> None:
     sample_counts(
-        base.module,
+        classifier_of(base.module),
         workspace.preprocess,
         workspace.frames(stream.split),
         store,

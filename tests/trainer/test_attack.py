@@ -44,7 +44,7 @@ def test_finds_the_direction_in_which_the_surrogate_overshoots() -> None:
     clean = torch.full((4, 1, 2, 2), 0.5)
     clean[:, 0, 0, 0] = 0.55
     head = CertificateHead(0.25, offset=(0.0,))
-    moved = search(base, surrogate, head, clean, Search(0.2, steps=10))
+    moved = search(base, surrogate, head, clean, 2, Search(0.2, steps=10))
     way = (moved - clean).flatten(1)
     assert (way.norm(dim=1) <= 0.2 + 1e-6).all()
     assert (way[:, 0].abs() > 0.15).all() and (way[:, 2:].abs() < 0.05).all()
@@ -95,7 +95,7 @@ def test_larger_budgets_open_larger_gaps(workspace: Path) -> None:
     clean = torch.full((1, 1, 2, 2), 0.55)
     head, gaps = CertificateHead(0.25, offset=(0.0,)), []
     for rho in (0.0, 0.1, 0.3):
-        moved = search(base, surrogate, head, clean, Search(rho, steps=10)).flatten(1)
+        moved = search(base, surrogate, head, clean, 2, Search(rho, steps=10)).flatten(1)
         margin = abs(float(moved[0, 0]) - 0.5)
         claimed = 0.25 * norm.ppf(1 / (1 + np.exp(-2 * 6 * margin)))
         sign = 1 if moved[0, 0] > 0.5 else -1

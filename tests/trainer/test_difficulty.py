@@ -15,6 +15,11 @@ from trainer.surrogate import train_surrogate
 from trainer.workspace import Workspace
 
 
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.difficulty.SAMPLES", 40)
+
+
 def test_learns_which_frames_are_hard() -> None:
     """Residuals whose spread grows with one feature: the difficulty follows their high quantile."""
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +49,7 @@ def test_head_leaves_the_logits_alone_and_stays_positive(workspace: Path) -> Non
         assert torch.equal(logits, surrogate.module(x))
     assert difficulty.shape == (40,) and (difficulty > 0).all()
     assert (difficulty >= DIFFICULTY_FLOOR * learned.module.scale).all()
-    assert learned.passes == 2 * 360 * 200
+    assert learned.passes == 2 * 360 * 40
 
 
 def test_any_network_can_have_the_head(workspace: Path) -> None:
@@ -69,4 +74,4 @@ def test_through_file_scores_and_calibration(workspace: Path, tmp_path: Path) ->
     raw = record.head.raw_radius(predicted.probit)
     expected = np.maximum(raw - np.float32(record.head.offset[0]) * predicted.difficulty, 0)
     np.testing.assert_allclose(radius, expected, atol=1e-7)
-    assert copy.cost().to_json()["surrogate-difficulty"]["passes"] == 2 * 360 * 200
+    assert copy.cost().to_json()["surrogate-difficulty"]["passes"] == 2 * 360 * 40

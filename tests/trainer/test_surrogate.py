@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from calibration.scores import Scores
 from tests.trainer.helpers import copied, edit
@@ -18,19 +17,16 @@ from trainer.views import fresh_shares
 from trainer.workspace import Workspace
 
 
-class Threshold(nn.Module):
+def threshold(x: torch.Tensor) -> torch.Tensor:
     """Class 1 where the single pixel exceeds 1/2: its smoothed probabilities are known exactly."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pixel = x.flatten(1)[:, 0]
-        return torch.stack([0.5 - pixel, pixel - 0.5], dim=1)
+    return (x.flatten(1)[:, 0] > 0.5).long()
 
 
 def test_fresh_shares_are_unbiased() -> None:
     from scipy.stats import norm
 
     views = torch.tensor([0.2, 0.5, 0.6]).view(3, 1, 1, 1)
-    shares_of = fresh_shares(Threshold(), 0.25, 2, seeded(0))
+    shares_of = fresh_shares(threshold, 2, 0.25, 2, seeded(0))
     draws = torch.stack([shares_of(views) for _ in range(4000)])
     assert set(draws.unique().tolist()) == {0.0, 0.5, 1.0}
     expected = norm.cdf((views.flatten().numpy() - 0.5) / 0.25)
