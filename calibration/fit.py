@@ -238,10 +238,21 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
         scores: of the calibration split, from the final artefact.
         radius: float32 [n], the radii that this artefact issued for the same rows.
         calibration: its record.
+
+    Raises:
+        CalibrationError: other frames, another artefact or another base classifier than the record's.
     """
     if scores.frames_digest != calibration.calibration_digest:
         raise CalibrationError(
             "check_rank: got other frames than the record was calibrated on; score the calibration split"
+        )
+    if (
+        scores.base_digest != calibration.base_digest
+        or scores.execution.artefact != calibration.execution.artefact
+    ):
+        raise CalibrationError(
+            f"check_rank: got scores of artefact {scores.execution.artefact[:12]} (base {scores.base_digest[:12]}), expected "
+            f"{calibration.execution.artefact[:12]} (base {calibration.base_digest[:12]}) as in the record; score that one"
         )
     above = np.asarray(radius) > reference_for(scores, calibration.guarantee)
     allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank

@@ -229,6 +229,17 @@ def test_rank_check_wants_the_same_frames() -> None:
         check_rank(draw_scores(0, start=1), np.zeros(200, np.float32), record)
 
 
+@pytest.mark.parametrize("change", ["artefact", "base"])
+def test_rank_check_wants_the_same_artefact(change: str) -> None:
+    scores = draw_scores(0)
+    record = calibrate(scores, Guarantee.of())
+    other = replace(scores, base_digest="c" * 64)
+    if change == "artefact":
+        other = replace(scores, execution=replace(scores.execution, artefact="c" * 64))
+    with pytest.raises(CalibrationError, match="cccccccccccc.*expected"):
+        check_rank(other, _radius(scores, record), record)
+
+
 def test_a_map_with_few_knots_is_carried_into_the_record() -> None:
     curve = RadiusMap("line", (0.0, 1.0), (0.0, 0.5))
     assert calibrate(draw_scores(0), Guarantee.of(), curve).head.map == curve
