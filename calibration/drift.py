@@ -257,7 +257,8 @@ class WrongRateTest:
             tuple(math.log((1 - rate) / (1 - error)) for rate in rates),
             tuple(math.log(rate / error) for rate in rates),
         )
-        self.martingale = SleepingMartingale(len(rates))
+        self.bets = len(rates)
+        self.martingale = SleepingMartingale(self.bets)
 
     def update(self, wrong: bool) -> None:
         """One audited certificate. Undecided audits count as right: that only makes the test slower."""

@@ -9,9 +9,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from edge_sdk.audit import AuditLog
 from edge_sdk.bundle import Bundle
 from edge_sdk.certificate import Certificate, FrameId, Status, withheld
-from edge_sdk.drift import DriftMonitor
+from edge_sdk.drift import DriftMonitor, forget
 from edge_sdk.errors import EdgeError, FrameError
 from edge_sdk.inputs import Prepared, Roi, prepare
 from edge_sdk.loading import ExecutionState, State
@@ -53,6 +54,7 @@ class Answering:
         self._allow_unverified = allow_unverified
         self._hold = _Hold(self._reason_to_withhold())
         self._monitor = monitor
+        self._audits: Optional[AuditLog] = None
         self._why = why
         self._load_options: Dict[str, Any] = {}
         self._previous: Optional[Dict[str, Any]] = None
@@ -228,6 +230,8 @@ class Answering:
     def reset(self) -> None:
         """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
         lift(self.bundle)
+        forget(self.bundle.device_folder(self.runtime.execution))
+        self._audits = None
         if self._monitor is not None:
             self._monitor.reset()
         self._hold.why = self._reason_to_withhold()

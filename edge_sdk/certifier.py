@@ -8,6 +8,7 @@ from calibration.digests import PathLike
 from calibration.execution import Execution
 from calibration.guarantee import Guarantee
 from edge_sdk.answering import Answering
+from edge_sdk.audit import AuditLog
 from edge_sdk.bundle import Bundle
 from edge_sdk.drift import DriftMonitor
 from edge_sdk.errors import EdgeError
@@ -144,6 +145,29 @@ class Certifier(Answering):
         finally:
             self._swapping = False
         return kept
+
+    def record_audit(self, wrong: bool) -> None:
+        """Take note of an audit of one frame; certificates are suspended once they are wrong too often.
+
+        Choose the frames without looking at their certificates, and count every one of them: a frame without a
+        certificate is not wrong (for the selective kind, count frames with a certificate only). Undecided is not wrong.
+
+        Raises:
+            EdgeError: the bundle's guarantee does not speak of frames, or the artefact has none.
+
+        **Guarantee**: while each audited frame is wrong with probability at most the bundle's error level, there is
+        ever an alarm with probability at most `audit.ALPHA`.
+        """
+        if self.guarantee is None:
+            raise EdgeError("record_audit: this artefact was never calibrated, so it promises nothing")
+        if self._audits is None:
+            self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
+        try:
+            alarm = self._audits.add(wrong)
+        except OSError as error:
+            alarm = f"audits: the log cannot be kept ({error})"
+        if alarm:
+            self.suspend(alarm)
 
     @property
     def why(self) -> str:

@@ -12,6 +12,7 @@ from calibration.drift import POWERS, DriftReference, DriftTest, SleepingMarting
 from calibration.errors import CalibrationError
 from calibration.execution import Execution
 from calibration.references import References
+from edge_sdk.audit import STATE_FILE as AUDIT_STATE_FILE
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows
@@ -177,5 +178,6 @@ def fit_reference(
 
 
 def forget(folder: Any) -> None:
-    """Remove a monitor's memory."""
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    """Remove the memory of a monitor and of audits."""
+    for name in (STATE_FILE, AUDIT_STATE_FILE):
+        (folder / name).unlink(missing_ok=True)
