@@ -11,6 +11,7 @@ import copy
 import time
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,7 @@ def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -
     stage = f"surrogate-{method}" + (f"-{noise:g}" if noise else "")
     workspace.record_cost(stage, passes=passes, trained=trained.examples)
     table = score(network, workspace.preprocess, workspace.references("tuning"), UNSAVED, noise)
+    table.save(candidate_path(workspace, method, noise))
     return network, Candidate(
         method=method,
         guard_noise=noise,
@@ -168,6 +170,12 @@ def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -
         passes=passes,
         trained=trained.examples,
     )
+
+
+def candidate_path(workspace: Workspace, method: str, noise: float) -> Path:
+    """Tuning scores of a candidate, kept so that `rrise-calibrate guard` can show what each guard noise costs."""
+    name = method + (f"-noise-{noise:g}" if noise else "")
+    return workspace.scores_path("candidates", name)
 
 
 def surrogate_spec(workspace: Workspace, base: Network) -> dict[str, Any]:

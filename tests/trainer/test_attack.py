@@ -12,13 +12,14 @@ from torch import nn
 
 from calibration.evaluation import AuditVerdict
 from calibration.head import CertificateHead
+from calibration.scores import Scores
 from tests.trainer.helpers import copied, edit
 from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, on_grid
 from trainer.calibrate import calibrate
 from trainer.errors import TrainerError
 from trainer.networks import Network
 from trainer.search import Search, project, search
-from trainer.surrogate import train_surrogate
+from trainer.surrogate import candidate_path, train_surrogate
 from trainer.workspace import Workspace
 
 
@@ -140,6 +141,16 @@ def test_guarded_surrogate_chooses_its_noise(guarded: Workspace) -> None:
     assert result.kept and {item.guard_noise for item in result.candidates} == {0.1, 0.3}
     assert result.chosen.worth == max(item.worth for item in result.candidates)
     assert guarded.surrogate().guard_noise == result.chosen.guard_noise
+
+
+def test_candidates_leave_scores_for_the_guard_study(guarded: Workspace) -> None:
+    from calibration.guarantee import Guarantee
+    from calibration.guard_study import study_guard
+
+    tables = {noise: Scores.load(candidate_path(guarded, "stored", noise)) for noise in (0.1, 0.3)}
+    assert all(table.split == "tuning" and len(table) == 40 for table in tables.values())
+    made = study_guard(tables, Guarantee.of(error="0.2"), (0.02, 0.05), num_calibration=100)
+    assert {(row.rho, row.noise) for row in made.rows} == {(0.02, 0.1), (0.02, 0.3), (0.05, 0.1), (0.05, 0.3)}
 
 
 def test_guarded_record_is_tightened(guarded: Workspace) -> None:

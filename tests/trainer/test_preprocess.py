@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from calibration.guarded import NoiseSource
 from trainer.errors import TrainerError
 from trainer.preprocess import Preprocess, resize_matrix
 
@@ -93,3 +94,26 @@ def test_exports_with_the_cast_first_and_equal_numbers(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "p.onnx", providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {session.get_inputs()[0].name: frames})
     np.testing.assert_allclose(got, preprocess(torch.from_numpy(frames)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [None, (5, 6)])
+def test_guard_noise_is_added_exactly(size: tuple[int, int] | None) -> None:
+    """What comes after the sum is a function of x' + e, as the guarded tier's proof needs: nothing is rounded."""
+    preprocess = Preprocess((12, 10, 3), "rgb8", size=size, grid=True)
+    frames = torch.from_numpy(random_frames(2, 12, 10, 3))
+    noise = NoiseSource(0.3, seed=0).draw((2, *preprocess.output_shape))
+    levels = preprocess.levels(frames)
+    assert torch.equal(levels * 1024, (levels * 1024).round()), "pixel values lie on the grid of the noise"
+    exact = levels.double() + torch.from_numpy(noise).double()
+    assert torch.equal((levels + torch.from_numpy(noise)).double(), exact)
+    assert torch.equal(preprocess(frames, torch.from_numpy(noise)), exact.float() * (1.0 / 255.0))
+    assert preprocess.to_json().get("grid", False) == (size is not None)
+    again = Preprocess.from_json(preprocess.to_json())
+    assert torch.equal(again(frames), preprocess(frames))
+
+
+def test_the_grid_moves_pixels_by_half_a_step_at_most() -> None:
+    frames = torch.from_numpy(random_frames(2, 12, 10, 3))
+    plain = Preprocess((12, 10, 3), "rgb8", size=(5, 6)).levels(frames)
+    gridded = Preprocess((12, 10, 3), "rgb8", size=(5, 6), grid=True).levels(frames)
+    assert 0 < (plain - gridded).abs().max() <= 0.5 / 1024 + 1e-4
