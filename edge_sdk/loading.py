@@ -127,7 +127,11 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
         return ExecutionState(State.UNVERIFIED, f"artefact {artefact} was never calibrated", 0.0, False)
     execution = runtime.execution
     here = load_device_calibration(bundle, execution)
-    if here is not None and here.probe == bundle.probe.fingerprint(runtime):
+    if here is not None:
+        # Also for the bundle's own execution: what a device found to be needed is never forgotten.
+        if here.probe != bundle.probe.fingerprint(runtime):
+            reason = "calibrated on another processor than this; run `rrise-edge recalibrate` here"
+            return ExecutionState(State.UNVERIFIED, reason, 0.0, True)
         reason = f"calibrated on this device with {here.frames} frames, margin {here.margin:.3g}"
         return ExecutionState(State.CALIBRATED, reason, here.margin, True)
     if execution.same_as(record.execution):

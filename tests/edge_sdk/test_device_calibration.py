@@ -117,6 +117,18 @@ def test_an_impossible_record_is_refused(opened, harder, copied, change):
         Certifier.load(copied, threads=2)
 
 
+def test_a_margin_found_here_is_never_forgotten(copied, harder):
+    """Also for the bundle's own execution, and also when the record turns out to be of another processor."""
+    bundle = Bundle.open(copied)
+    own = OnnxRuntime.load(bundle.model("fp32"))
+    margin = recalibrate(bundle, "fp32", own, harder).margin
+    with Certifier.load(copied) as certifier:
+        assert certifier.state.state is State.CALIBRATED and certifier.state.margin == margin > 0
+    helpers.rewrite_sealed(bundle.device_folder(own.execution) / CALIBRATION_FILE, probe="0" * 64)
+    with Certifier.load(copied) as certifier:
+        assert certifier.state.state is State.UNVERIFIED and "recalibrate" in certifier.state.reason
+
+
 def test_recalibration_needs_no_scipy(copied, harder, tmp_path):
     harder.save(tmp_path / "pack.npz")
     code = (
