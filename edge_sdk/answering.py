@@ -30,6 +30,10 @@ class _Hold:
         self.why = why
 
 
+class _Closed(EdgeError):
+    """A closed certifier was asked: the one error that is misuse and not a failing runtime's."""
+
+
 class Answering:
     """The answering half of `Certifier`, which adds loading and everything that is not done for each frame."""
 
@@ -129,7 +133,7 @@ class Answering:
             return self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
         except FrameError as error:
             return _invalid(error, start, when, frame_id)
-        except EdgeError:
+        except _Closed:
             raise
         except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
             return self._fail(error, start, when, frame_id)
@@ -197,7 +201,7 @@ class Answering:
                 )
                 for result, (_, _, frame_id) in zip(results, part)
             ]
-        except EdgeError:
+        except _Closed:
             raise
         except Exception as error:
             return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
@@ -281,7 +285,7 @@ class Answering:
 
     def _refuse(self, when: float, start: float, frame_id: FrameId) -> Certificate:
         if self._closed:
-            raise EdgeError("certify: this certifier is closed; load a new one with `Certifier.load`")
+            raise _Closed("certify: this certifier is closed; load a new one with `Certifier.load`")
         reason = f"the runtime failed and stays out of use, load the bundle again: {self._fault}"
         return withheld(
             Status.FAULT, reason, capture_time=when, latency=perf_counter() - start, frame_id=frame_id

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from calibration.probit import probit_from_logits
-from edge_sdk import BundleError, Certificate, Certifier, EdgeError, RuntimeUnavailable, Status
+from edge_sdk import BundleError, Certificate, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, Status
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import NAMES, Spec
 
@@ -178,7 +178,16 @@ class _Broken:
 
 @pytest.mark.parametrize(
     "answer",
-    [RuntimeError("CUDA error 700"), (0, np.nan), (0, np.inf), (0, -0.5), (3, 0.5), (-1, 0.5), (7, 0.0)],
+    [
+        RuntimeFault("cuStreamSynchronize returned error 700"),
+        RuntimeError("CUDA error 700"),
+        (0, np.nan),
+        (0, np.inf),
+        (0, -0.5),
+        (3, 0.5),
+        (-1, 0.5),
+        (7, 0.0),
+    ],
 )
 def test_a_failing_runtime_gives_fault_for_good(hand_bundle, answer):
     frame = helpers.random_frames(Spec(), 1)[0]
@@ -237,3 +246,27 @@ def test_no_frame_radius_without_a_known_norm():
     assert _frame_scale(2.0) <= 0.5 and _frame_scale(2.0) == pytest.approx(0.5)
     for unknown in (None, 0.0, -1.0, float("nan"), float("inf"), "1"):
         assert _frame_scale(unknown) == 0.0
+
+
+def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bundle, hand_bundle):
+    class Failing(_Broken):
+        def run(self, frames):
+            raise RuntimeFault("the runtime failed")
+
+    frames = list(helpers.random_frames(Spec((6, 5, 3), batch=4, seed=1), 6))
+    with Certifier.load(batch_bundle) as certifier:
+        certifier.runtime = Failing(certifier.runtime, RuntimeFault("the runtime failed"))
+        certificates = certifier.certify_batch(frames, frame_ids=range(6))
+        assert {certificate.status for certificate in certificates} == {Status.FAULT}
+        assert [certificate.frame_id for certificate in certificates] == list(range(6))
+
+    class Monitor:
+        def due(self, now):
+            return True
+
+        def save(self):
+            pass
+
+    with Certifier.load(hand_bundle) as certifier:
+        certifier.runtime, certifier._monitor = Failing(certifier.runtime, (0, 0.5)), Monitor()
+        assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.FAULT
