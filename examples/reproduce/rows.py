@@ -186,7 +186,8 @@ def calibrated(
         difficulty=difficulty,
     )
     offset = "no certificate" if record.head.issues_nothing else f"offset {record.head.offset[0]:.3f}"
-    return record, f"map {radius_map.name}, beta {float(guarantee.beta):g}, {offset}"
+    scaled = " times difficulty" if difficulty else ""
+    return record, f"map {radius_map.name}, beta {float(guarantee.beta):g}, {offset}{scaled}"
 
 
 def promise(guarantee: Guarantee) -> str:

@@ -25,6 +25,7 @@ from calibration.sequential import SequentialTest
 from calibration.verification import Verification
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
+from examples.reproduce.difficulty import DRAWS, learn_difficulty
 from examples.reproduce.learn import Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
@@ -268,6 +269,47 @@ class Run:
             return F.cross_entropy(network(seen), shares)
 
         return loss_of
+
+    def with_difficulty(self, recipe: Recipe) -> Network:
+        """The surrogate of a recipe with a difficulty head, or as it is where the settings want none."""
+        surrogate, asked = self.surrogate(recipe), self.settings
+        if not asked.difficulty or recipe.guard:
+            return surrogate
+        path = self.folder / "surrogates" / f"{_safe(recipe.name)}-difficulty.safetensors"
+        if not path.exists():
+            self.clock.check("difficulty")
+            generator = torch.Generator(self.device).manual_seed(asked.seed + 5)
+            index = torch.randperm(len(self._train_frames), generator=generator, device=self.device)
+            views = augment(self._inputs(index[: asked.difficulty]), asked.shift, asked.flip, generator)
+            views = blend(views, recipe.mix, generator)
+            counts = self._view_counts(views, generator)
+            module = learn_difficulty(surrogate.module, views, counts, asked.sigma, asked.seed)
+            spec = {
+                "kind": "difficulty",
+                "network": dict(surrogate.spec),
+                "num_features": module.first.in_features,
+                "hidden": module.first.out_features,
+            }
+            save_network(path, module, spec, {"surrogate": surrogate.digest})
+            self.record_cost(f"difficulty-{recipe.name}", passes=int(counts.sum()))
+        found = load_network(path)
+        if found.metadata["surrogate"] != surrogate.digest:
+            raise TrainerError(f"{path}: made from another surrogate; remove it")
+        found.module.to(self.device)
+        return found
+
+    def _view_counts(self, views: Tensor, generator: torch.Generator) -> np.ndarray:
+        """Class counts int64 [n, K] of fresh draws at views float32 [n, C, h, w]."""
+        labeller = make_labeller(self.base.module, len(self.class_names), self.settings.dtype, self.device)
+        counts = torch.zeros(len(views), len(self.class_names), dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for _ in range(DRAWS):
+                for start in range(0, len(views), VERIFIED_BATCH):
+                    part = views[start : start + VERIFIED_BATCH]
+                    noise = torch.randn(part.shape, generator=generator, device=self.device)
+                    label = labeller(part + self.settings.sigma * noise)[:, None]
+                    counts[start : start + len(part)].scatter_add_(1, label, torch.ones_like(label))
+        return counts.cpu().numpy()
 
     def tables(self, name: str, network: Network, guard: float = 0.0) -> Tables:
         """Scores of a network on the three splits, read where they are there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,13 +12,22 @@ from torch import nn
 
 from calibration.execution import Execution
 from calibration.guarded import NoiseSource
-from calibration.probit import Prediction, probit_from_logits
+from calibration.probit import probit_from_logits
 from calibration.references import References
 from calibration.scores import Scores
 from trainer.preprocess import Preprocess
 
 BATCH_SIZE = 64
 TIMED_PASSES = 30
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A surrogate on n frames: label int64 [n], probit float32 [n], difficulty float32 [n] or None."""
+
+    label: np.ndarray
+    probit: np.ndarray
+    difficulty: np.ndarray | None
 
 
 def execution(artefact: str, device: torch.device) -> Execution:
@@ -40,7 +50,7 @@ def predict(
     frames: np.ndarray,
     device: torch.device,
     noise: NoiseSource | None = None,
-) -> Prediction:
+) -> Predicted:
     """Label and probit for frames uint8 [n, H, W, C]; every call has exactly BATCH_SIZE frames.
 
     noise: guarded tier: one fresh draw for each frame, added in pixel levels, where the sum is exact.
@@ -54,12 +64,15 @@ def predict(
             levels = preprocess.levels(torch.from_numpy(np.concatenate([part, padding])).to(device))
             if noise is not None:
                 levels = levels + torch.from_numpy(noise.draw(levels.shape)).to(device)
-            logits = network(levels * (1.0 / 255.0)).float().cpu().numpy()
-            parts.append(logits[: len(part)])
-    return probit_from_logits(np.concatenate(parts))
+            outputs = network(levels * (1.0 / 255.0))
+            heads = outputs if isinstance(outputs, tuple) else (outputs,)
+            parts.append([head.float().cpu().numpy()[: len(part)] for head in heads])
+    logits, *rest = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    found = probit_from_logits(logits)
+    return Predicted(found.label, found.probit, rest[0] if rest else None)
 
 
-def score(prediction: Prediction, references: References, ran: Execution) -> Scores:
+def score(prediction: Predicted, references: References, ran: Execution) -> Scores:
     """The scores table of a prediction on the frames of a reference pack."""
     return Scores(
         digest=references.digest,
@@ -74,6 +87,7 @@ def score(prediction: Prediction, references: References, ran: Execution) -> Sco
         class_names=references.class_names,
         base_digest=references.base_digest,
         execution=ran,
+        difficulty=prediction.difficulty,
     )
 
 
@@ -109,6 +123,7 @@ def milliseconds_per_frame(network: nn.Module, x: torch.Tensor) -> float:
     with torch.inference_mode():
         for _ in range(TIMED_PASSES):
             start = time.perf_counter()
-            network(x).cpu()
+            outputs = network(x)
+            (outputs[0] if isinstance(outputs, tuple) else outputs).cpu()  # waits for a GPU
             times.append(time.perf_counter() - start)
     return 1000.0 * float(np.median(times)) / len(x)

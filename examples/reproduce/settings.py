@@ -65,6 +65,7 @@ class Settings:
     certify: tuple[int, ...] = (100, 1000, 10000)
     audit: int = 20000
     verified: int = 500
+    difficulty: int = 5000
     guard: tuple[float, ...] = (0.05, 0.12)
     errors: tuple[str, ...] = ("0.1", "0.05")
     betas: tuple[str, ...] = ("0.05", "0.1", "0.2")
@@ -115,7 +116,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "train": 5000, "tuning": 300, "calibration": 700, "test": 400, "base_epochs": 12, "epochs": 8,
         "batch_size": 128, "samples_per_view": 2, "train_samples": 100, "reference_samples": 300,
-        "certify": (100, 1000), "audit": 1000, "verified": 50,
+        "certify": (100, 1000), "audit": 1000, "verified": 50, "difficulty": 1000,
     },
     "medium": {
         "base_epochs": 30, "epochs": 20, "test": 2000, "train_samples": 200, "reference_samples": 1000, "audit": 5000,
@@ -131,6 +132,7 @@ _DIGITS: dict[str, Any] = {
     "widths": (8, 16, 32), "blocks": (0, 1, 1), "tuning": 150, "calibration": 450, "test": 250, "base_epochs": 20,
     "epochs": 10, "batch_size": 64, "learning_rate": 0.1, "shift": 1, "flip": False, "samples_per_view": 2,
     "train_samples": 100, "reference_samples": 500, "certify": (100, 1000), "audit": 2000, "verified": 50,
+    "difficulty": 400,
 }  # fmt: skip
 
 

@@ -48,7 +48,8 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     certify = run.certify()
     scores = {"clean": run.tables("clean", run.base)}
     for recipe in run.settings.recipes():
-        scores[recipe.name] = run.tables(recipe.name, run.surrogate(recipe), recipe.guard)
+        network = run.with_difficulty(recipe) if recipe.name == "ours" else run.surrogate(recipe)
+        scores[recipe.name] = run.tables(recipe.name, network, recipe.guard)
     timing, against = run.timing(run.base), asked.selection + max(asked.certify)
     costs = {name: Cost(1, _offline(run, name), against, timing["single"]) for name in scores}
     rows = certify_rows(certify, scores["clean"].test, asked.radii, timing["batch"])
@@ -75,7 +76,11 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
 def _offline(run: Run, name: str) -> int:
     """Base passes spent before the first query: references, and what the surrogate was trained from and with."""
     spent, asked = run.cost(), run.settings
-    total = spent["counts-tuning"] + spent["counts-calibration"] + spent.get(f"surrogate-{name}", 0)
+    total = (
+        spent["counts-tuning"]
+        + spent["counts-calibration"]
+        + sum(spent.get(f"{stage}-{name}", 0) for stage in ("surrogate", "difficulty"))
+    )
     stored = [recipe.name for recipe in asked.recipes() if recipe.targets == "stored"]
     return total + (spent["counts-train"] if name in stored else 0)
 

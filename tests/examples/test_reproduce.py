@@ -30,9 +30,9 @@ from trainer.errors import TrainerError
 
 CPU = torch.device("cpu")
 TINY = preset(
-    "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=8, epochs=2, train_samples=100,
+    "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=6, epochs=2, train_samples=100,
     reference_samples=200, selection=100, certify=(100, 200), audit=400, verified=10, train=400,
-    errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25),
+    difficulty=100, errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25),
 )  # fmt: skip
 
 
@@ -51,14 +51,14 @@ class Stops(Clock):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that was interrupted again and again until it was finished."""
-    folder, source, clock = tmp_path_factory.mktemp("run") / "digits", load_source("digits", None), Stops(23)
+    folder, source, clock = tmp_path_factory.mktemp("run") / "digits", load_source("digits", None), Stops(40)
     for _ in range(200):
         try:
             make_table(Run(folder, TINY, source, CPU, clock))
             break
         except OutOfTime:
             continue
-    assert clock.asked > 23
+    assert clock.asked > 40
     return folder
 
 
@@ -93,10 +93,11 @@ def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(finished: 
     source = load_source("digits", None)
     whole = Run(tmp_path / "whole", TINY, source, CPU, Clock())
     ours = whole.settings.recipes()[0]
-    table = whole.tables("ours", whole.surrogate(ours))
+    table = whole.tables("ours", whole.with_difficulty(ours))
     assert whole.base.digest in (finished / "results.json").read_text()
     before = Scores.load(finished / "scores" / "ours" / "test.npz")
     assert (before.probit == table.test.probit).all() and (before.counts == table.test.counts).all()
+    assert (before.difficulty == table.test.difficulty).all() and before.difficulty.std() > 0.01
 
 
 def test_our_row_follows_from_the_scores(finished: Path) -> None:
@@ -118,7 +119,9 @@ def test_offline_passes_are_the_sum_of_what_was_drawn_and_trained(finished: Path
     references = 200 * (60 + 200)
     examples = TINY.epochs * (400 // 64) * 64
     assert rows["clean softmax of the base classifier"]["offline_passes"] == references
-    assert rows["RRISE, ours"]["offline_passes"] == references + examples * (3 + TINY.samples_per_view)
+    assert rows["RRISE, ours"]["offline_passes"] == references + 100 * 100 + examples * (
+        3 + TINY.samples_per_view
+    )
     stored = TINY.epochs_of(TINY.recipes()[1]) * (400 // 64) * 64
     assert rows["RRISE, as in the paper"]["offline_passes"] == references + 400 * 100 + 3 * stored
     assert rows["RRISE, ours"]["against"] == 300 and rows["RRISE, ours"]["passes"] == 1
