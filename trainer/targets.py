@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.bounds import reference_radius
 from calibration.cli_tools import Progress
 from calibration.levels import parse_level
 from calibration.references import References
@@ -91,7 +93,7 @@ def build_targets(
         counts = store.counts()
         workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
-            _write_references(workspace, stream.split, counts, base.digest)
+            _write_references(workspace, stream.split, counts, len(store.looks()), base.digest)
     total = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
     return TargetsResult(sum(todo), max(total - sum(todo), 0), time.monotonic() - start)
 
@@ -139,9 +141,13 @@ def _sample(
     )
 
 
-def _write_references(workspace: Workspace, split: str, counts: np.ndarray, base_digest: str) -> None:
+def _write_references(
+    workspace: Workspace, split: str, counts: np.ndarray, looks: int, base_digest: str
+) -> None:
+    """looks: how often the counts were finished, at an N that was raised afterwards; beta is split over them."""
     index = workspace.splits.indices(split)
-    References.from_counts(
+    beta = float(parse_level(workspace.config.guarantee.beta, "beta"))
+    pack = References.from_counts(
         workspace.frames(split),
         workspace.splits.clips[index],
         workspace.labels(split),
@@ -151,5 +157,9 @@ def _write_references(workspace: Workspace, split: str, counts: np.ndarray, base
         sigma=workspace.config.smoothing.sigma,
         class_names=workspace.dataset.class_names,
         base_digest=base_digest,
-        beta=float(parse_level(workspace.config.guarantee.beta, "beta")),
-    ).save(workspace.references_path(split))
+        beta=beta,
+    )
+    if looks > 1:
+        radius = reference_radius(counts, pack.num_samples, pack.sigma, beta / looks)
+        pack = dataclasses.replace(pack, radius=radius)
+    pack.save(workspace.references_path(split))

@@ -40,6 +40,10 @@ def test_more_samples_continue(workspace: Path, tmp_path: Path) -> None:
     assert build_targets(more).drawn == 40 * 100
     after = more.references("tuning")
     assert (after.counts >= before).all() and (after.num_samples == 300).all()
+    # The counts could be looked at with 200 samples already: beta 0.1 is split over the two looks.
+    hits = after.counts.max(axis=1).astype(float)
+    expected = np.maximum(0.25 * norm.ppf(beta_law.ppf(0.05, hits, 300 - hits + 1)), 0)
+    np.testing.assert_allclose(after.radius.max(axis=1), expected, atol=1e-6)
 
 
 def test_reference_radius_against_scipy(workspace: Path) -> None:

@@ -67,6 +67,9 @@ def sample_counts(
                 if crew.owns(block):
                     part = frames[start : start + size]
                     _sample_block(store, counter, preprocess, part, start, wanted, progress)
+            # Frames with an N of their own come from stages, which account for their looks themselves.
+            if crew.rank == 0 and np.ndim(num_samples) == 0 and (store.samples() <= num_samples).all():
+                store.record_look(int(num_samples))
     finally:
         counter.close()
 

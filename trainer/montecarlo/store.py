@@ -174,7 +174,7 @@ class CountStore:
 
         Counts repeat exactly on one device type; on another processor, float rounding may turn a near tie.
         """
-        runs: Any = self._group.attrs.get("runs", [])
+        runs: Any = self._open_again().attrs.get("runs", [])
         if circumstances not in runs:
             try:
                 self._group.attrs["runs"] = [*runs, circumstances]
@@ -193,6 +193,29 @@ class CountStore:
             self._samples[start:stop] = counts.sum(axis=1, dtype=np.uint64).astype(np.uint32)
         except OSError as error:
             raise self._cannot_write(f"the counts of frames {start} to {stop - 1}", error) from error
+
+    def looks(self) -> tuple[int, ...]:
+        """The N at which all frames were finished, smallest first: the counts could be looked at there.
+
+        Raising N after looking costs confidence: a bound that shall hold with miss probability beta at the last of
+        them is taken at beta / len(looks), which covers all of them (MATHEMATICS, condition (c)).
+        """
+        found: Any = self._open_again().attrs.get("looks", [])
+        return tuple(int(size) for size in found)
+
+    def record_look(self, num_samples: int) -> None:
+        """Note that every frame has `num_samples` now."""
+        looks = self.looks()
+        if num_samples not in looks:
+            try:
+                self._group.attrs["looks"] = sorted((*looks, num_samples))
+            except OSError as error:
+                raise self._cannot_write("that the samples are complete", error) from error
+
+    def _open_again(self) -> zarr.Group:
+        """The group with its attributes as they are now; another process may have written them."""
+        self._group = _open_group(self._location, self.identity.stream)
+        return self._group
 
     def _cannot_write(self, what: str, error: OSError) -> TrainerError:
         return TrainerError(

@@ -81,6 +81,25 @@ def test_raising_n_repeats_nothing_and_changes_nothing(make_store, network, prep
     np.testing.assert_array_equal(store.counts(), reference)
 
 
+def test_every_finished_n_is_remembered_as_a_look(make_store, network, preprocess, frames):
+    """beta is split over the looks; what was interrupted, or asked for again, is none."""
+    store = make_store()
+
+    def interrupt(evaluations: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_counts(network, preprocess, frames, store, 20, progress=interrupt)
+    assert store.looks() == ()
+    for n in (20, 20, N, 10):
+        sample_counts(network, preprocess, frames, make_store(), n)
+    assert store.looks() == (20, N) and make_store().looks() == (20, N)
+    sample_counts(
+        network, preprocess, frames, make_store(stream="other"), np.where(np.arange(70) < 9, 10, 20)
+    )
+    assert make_store(stream="other").looks() == ()
+
+
 def test_frames_may_have_different_n(make_store, network, preprocess, frames, reference):
     store = make_store()
     wanted = np.where(np.arange(70) % 3 == 0, N, 10)
