@@ -236,7 +236,7 @@ def test_rank_check_wants_the_same_artefact(change: str) -> None:
     other = replace(scores, base_digest="c" * 64)
     if change == "artefact":
         other = replace(scores, execution=replace(scores.execution, artefact="c" * 64))
-    with pytest.raises(CalibrationError, match="cccccccccccc.*expected"):
+    with pytest.raises(CalibrationError, match=r"cccccccccccc.*expected"):
         check_rank(other, _radius(scores, record), record)
 
 

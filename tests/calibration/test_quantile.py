@@ -36,6 +36,22 @@ def test_two_knots_are_linear_quantile_regression() -> None:
     )
 
 
+def test_no_other_monotone_map_on_these_knots_has_less_loss() -> None:
+    """The dual solution against the primal program, and against 200 random neighbours."""
+    plugin, reference = _frames(5, 400)
+    level = 0.05
+    curve = quantile_map(plugin, reference, level)
+
+    def loss(values: np.ndarray) -> float:
+        rest = reference - np.interp(plugin, curve.x, values)
+        return float(np.where(rest > 0, level * rest, (level - 1) * rest).sum())
+
+    best, rng = loss(np.array(curve.y)), np.random.default_rng(0)
+    for scale in np.repeat([1e-4, 1e-3, 1e-2, 1e-1], 50):
+        other = np.maximum.accumulate(np.array(curve.y) + scale * rng.normal(size=len(curve.y)))
+        assert loss(other) >= best - 1e-5
+
+
 def test_a_falling_cloud_gives_a_flat_map() -> None:
     plugin, _ = _frames(3, 200)
     curve = quantile_map(plugin, -plugin.astype(np.float64), 0.1)

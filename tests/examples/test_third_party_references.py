@@ -68,7 +68,7 @@ def test_the_published_budgets_are_not_prefixes_of_one_another() -> None:
 @needs_counts
 def test_one_map_for_all_radii_is_within_half_a_point_of_monte_carlo(example: ModuleType) -> None:
     """Ten splits of a perfect surrogate (the full study has 100), against Monte Carlo at Cohen's level .001."""
-    result = example.study(example.load_parts(COUNTS), 0.0, 10, plans=False)
+    result = example.study(example.load_parts(COUNTS), 0.0, 10)
     direct = result["issued"]["Monte Carlo, alpha 0.001"]
     assert all(ours > theirs - 0.005 for ours, theirs in zip(result["issued"]["quantile"], direct))
     assert result["issued"]["plain offset"][1] < direct[1] - 0.05
@@ -77,7 +77,7 @@ def test_one_map_for_all_radii_is_within_half_a_point_of_monte_carlo(example: Mo
 
 @needs_counts
 def test_a_map_chosen_for_a_radius_wins_back_what_probit_noise_costs(example: ModuleType) -> None:
-    result = example.study(example.load_parts(COUNTS), 0.3, 1)
+    result = example.study(example.load_parts(COUNTS), 0.3, 1, plan_splits=1)
     direct = result["issued"]["Monte Carlo, alpha 0.001"]
     for place, radius in enumerate(example.RADII):
         chosen = result["issued"][f"chosen for {radius:g}"][place]
