@@ -61,12 +61,12 @@ TOLERANCES: Dict[str, Tolerance] = {
 
 
 def parse_tolerances(settings: Iterable[str]) -> Dict[str, Tolerance]:
-    """Defaults with single values replaced, from texts such as "int8.abstain_flips=0.2".
+    """The precisions that texts such as "int8.abstain_flips=0.2" name: their defaults with these values replaced.
 
     Raises:
         ExportError: an unknown precision or field, or no number >= 0.
     """
-    changed = dict(TOLERANCES)
+    changed: Dict[str, Tolerance] = {}
     for setting in settings:
         target, _, text = setting.partition("=")
         precision, _, name = target.partition(".")
@@ -84,7 +84,7 @@ def parse_tolerances(settings: Iterable[str]) -> Dict[str, Tolerance]:
             raise ExportError(
                 f"tolerance {target}: got {text!r}, expected a number from 0, as in {target}=0.1"
             )
-        changed[precision] = replace(changed[precision], **{name: value})
+        changed[precision] = replace(changed.get(precision, TOLERANCES[precision]), **{name: value})
     return changed
 
 

@@ -34,7 +34,7 @@ from export.lower import check_model, lower
 from export.policy import Policy, check_policy
 from export.precision import PRECISIONS, convert
 from export.quality import RADII, Quality, flags, latency_ratios, measure
-from export.source import Source, load_source, torch_reference
+from export.source import Source, float32_tolerance, load_source, torch_reference
 
 if TYPE_CHECKING:
     import onnx
@@ -264,6 +264,7 @@ def gate_products(
 ) -> Tuple[GateReport, ...]:
     """Run the gate on every artefact of the bundle in `folder`."""
     reference = torch_reference(source.module)
+    allowed = {"fp32": float32_tolerance(source.module, source.verification.frames), **tolerances}
     return tuple(
         gate(
             folder,
@@ -272,7 +273,7 @@ def gate_products(
             source.verification,
             reference,
             scored=product.scored,
-            tolerance=tolerances.get(product.name),
+            tolerance=allowed.get(product.name),
         )
         for product in products
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, FrozenSet, Optional, Tuple
 
@@ -14,6 +14,7 @@ from calibration.guarantee import Guarantee
 from calibration.maps import RadiusMap
 from calibration.probit import probit_from_logits
 from calibration.references import References
+from export.compare import TOLERANCES, Tolerance
 from export.errors import ExportError
 from export.gate import Reference
 from export.policy import NO_POLICY, Policy
@@ -127,3 +128,49 @@ def torch_reference(module: "torch.nn.Module") -> Reference:
         return prediction.label, prediction.probit, rest[0] if rest else None
 
     return answer
+
+
+ROUNDING_FACTOR = 16.0
+LEAST_TOLERANCE = 5e-6
+
+
+def float32_tolerance(module: "torch.nn.Module", frames: np.ndarray) -> Tolerance:
+    """How far a float32 graph may be from PyTorch, from how far PyTorch's own float32 is from its float64.
+
+    The same rounding in another order of summation is a few times that; a weight that is off by 1 % is usually a
+    hundred times that. Never wider than the default tolerance, which is also taken where the network cannot compute in
+    float64.
+    """
+    default = TOLERANCES["fp32"]
+    try:
+        double = _in_float64(module, frames)
+    except (RuntimeError, TypeError, AttributeError):  # a user's network may insist on float32
+        return default
+    rounding = float(np.max(np.abs(double - torch_reference(module)(frames)[1].astype(np.float64))))
+    limit = ROUNDING_FACTOR * rounding
+    if not np.isfinite(limit):
+        return default
+    return replace(
+        default,
+        probit=min(max(limit, LEAST_TOLERANCE), default.probit),
+        # The map between probit and radius may be steeper than one.
+        radius_increase=min(max(2 * limit, LEAST_TOLERANCE), default.radius_increase),
+    )
+
+
+def _in_float64(module: "torch.nn.Module", frames: np.ndarray) -> np.ndarray:
+    """Probits of the surrogate in float64, behind the float32 preprocessing that defines its input."""
+    import copy
+
+    import torch
+
+    preprocess, network = (
+        module.get_submodule(PREPROCESS_LAYER),
+        copy.deepcopy(module.get_submodule("network")).double(),
+    )
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(frames), REFERENCE_BATCH):
+            outputs = network(preprocess(torch.from_numpy(frames[start : start + REFERENCE_BATCH])).double())
+            parts.append((outputs[0] if isinstance(outputs, tuple) else outputs).numpy())
+    return probit_from_logits(np.concatenate(parts)).probit.astype(np.float64)

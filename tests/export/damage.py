@@ -64,6 +64,27 @@ def scale_largest_weight(factor: float) -> Callable[[onnx.ModelProto], None]:
     return lambda model: set_values(model, "network.head.weight", change)
 
 
+def scale_random_weight(factor: float, random: np.random.Generator) -> Callable[[onnx.ModelProto], None]:
+    """One weight of all convolutions and the last layer, drawn uniformly, times `factor`."""
+
+    def change(model: onnx.ModelProto) -> None:
+        weights = [
+            tensor
+            for tensor in model.graph.initializer
+            if tensor.name.startswith("network.") and tensor.name.endswith("weight") and len(tensor.dims) > 1
+        ]
+        sizes = np.array([np.prod(tensor.dims) for tensor in weights], float)
+        chosen = weights[random.choice(len(weights), p=sizes / sizes.sum())]
+
+        def scale(values: np.ndarray) -> np.ndarray:
+            values.reshape(-1)[random.integers(values.size)] *= factor
+            return values
+
+        set_values(model, chosen.name, scale)
+
+    return change
+
+
 def swap_channels(model: onnx.ModelProto) -> None:
     """The first convolution reads blue where red is."""
     set_values(model, "network.stem.weight", lambda values: values[:, ::-1].copy())
