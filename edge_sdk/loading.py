@@ -69,7 +69,7 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
     for candidate in options:
         try:
             runtime = candidate.load()
-        except RuntimeUnavailable as error:
+        except (RuntimeUnavailable, RuntimeFault) as error:
             passed.append(f"not {candidate.name}: {error}")
             continue
         try:

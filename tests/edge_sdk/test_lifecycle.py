@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_sdk import BundleError, Certifier, EdgeError, RuntimeUnavailable, State, Status
+from edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
 from edge_sdk.bundle import Bundle
 from edge_sdk.loading import choose
 from edge_sdk.manifest import Manifest
@@ -66,9 +66,21 @@ def test_the_first_certified_candidate_wins(copied, pack):
     def absent():
         raise RuntimeUnavailable("no such thing")
 
-    chosen = choose(bundle, "fp32", [Candidate("absent", absent), candidate(3), candidate(1), candidate(2)])
+    def broken():
+        raise RuntimeFault("CUDA error 999")
+
+    options = [
+        Candidate("absent", absent),
+        Candidate("gpu", broken),
+        candidate(3),
+        candidate(1),
+        candidate(2),
+    ]
+    chosen = choose(bundle, "fp32", options)
     assert chosen.state.state is State.CALIBRATED and closed == [3]
-    assert chosen.why == "1 threads; not absent: no such thing; 3 threads is unverified"
+    assert (
+        chosen.why == "1 threads; not absent: no such thing; not gpu: CUDA error 999; 3 threads is unverified"
+    )
     only = choose(bundle, "fp32", [candidate(3), candidate(2)])
     assert (
         only.state.state is State.UNVERIFIED

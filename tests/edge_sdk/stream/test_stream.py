@@ -167,11 +167,10 @@ def test_silence_of_a_camera_is_told(certifier):
 
 def test_leaving_the_loop_releases_the_camera(certifier, frames):
     camera = _Camera(frames)
-    for _ in range(10):
+    for _ in range(11):
         camera.allowed.release()
     with certifier.stream(camera) as stream:
         next(iter(stream))
-        camera.allowed.release()
     assert camera.closed.wait(20)
 
 
