@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Union
 
 import numpy as np
@@ -77,6 +78,36 @@ def lower_radius(counts: Counts, num_samples: Counts, sigma: float, beta: float)
     some = hits > 0
     miss = np.where(some, betainccinv(trials - hits + 1.0, np.where(some, hits, 1.0), beta), 1.0)
     return np.asarray(-sigma * ndtri(miss))
+
+
+def unproved(
+    counts: np.ndarray, num_samples: np.ndarray, radius: np.ndarray, sigma: float, beta: float
+) -> np.ndarray:
+    """Which radii are larger than the counts prove, bool [n]; numpy alone, to check stored ones where scipy is absent.
+
+    A radius r > 0 is proved when so many hits have probability at most beta under p = Phi(r / sigma), which is how the
+    Clopper-Pearson bound is defined. The tail is summed term by term.
+
+    Args:
+        counts, num_samples: int [n].
+        radius: float32 [n], reference radii, >= 0.
+        beta: at most 1/2.
+    """
+    hits, trials = _checked(counts, num_samples, beta)
+    share = np.array([0.5 * math.erfc(-float(value) / sigma / math.sqrt(2)) for value in radius])
+    miss = np.array([0.5 * math.erfc(float(value) / sigma / math.sqrt(2)) for value in radius])
+    first = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k, n in zip(hits, trials)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.where(trials > hits, (trials - hits) * np.log(miss), 0.0)
+        term = np.exp(np.array(first) + hits * np.log(share) + lost)
+        total, place = term.copy(), hits.copy()
+        while (term > 1e-12 * total).any():
+            term = term * np.maximum(trials - place, 0.0) / (place + 1.0) * (share / miss)
+            term = np.where(place < trials, term, 0.0)
+            total, place = total + term, place + 1.0
+    # With no more hits than expected the tail is at least one half, and the sum above may have begun at an underflow.
+    expected = hits <= trials * share
+    return np.asarray((np.asarray(radius) > 0) & (expected | ~(total <= beta * (1 + 1e-6))))
 
 
 def round_down(values: np.ndarray) -> np.ndarray:

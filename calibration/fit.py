@@ -8,6 +8,7 @@ from typing import Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from calibration.bounds import unproved
 from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD, CertificateHead
@@ -52,6 +53,7 @@ def calibrate(
     **Guarantee**: `guarantee.sentence()`. Source: RRISE (arXiv 2606.02876); proofs in docs/guarantee.md.
     """
     _refuse_seen(scores, training_digests)
+    _refuse_unproved(scores)
     use_difficulty = scores.difficulty is not None if difficulty is None else difficulty
     _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets)
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
@@ -92,6 +94,18 @@ def _refuse_seen(scores: Scores, training_digests: Iterable[Union[str, bytes]]) 
         raise CalibrationError(
             f"calibrate: {len(seen)} calibration frames were used in training or tuning, first {sorted(seen)[0].decode()[:12]}; "
             "make the splits again so that they are disjoint"
+        )
+
+
+def _refuse_unproved(scores: Scores) -> None:
+    """Stored reference radii must not exceed what the counts beside them prove."""
+    if scores.reference is None or scores.beta is None:
+        return
+    wrong = unproved(scores.label_counts(), scores.num_samples, scores.reference, scores.sigma, scores.beta)
+    if wrong.any():
+        raise CalibrationError(
+            f"calibrate: {int(wrong.sum())} stored reference radii are larger than their counts prove at beta {scores.beta}, "
+            f"first frame {int(np.flatnonzero(wrong)[0])}; the reference pack is broken, make it again"
         )
 
 

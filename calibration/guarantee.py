@@ -70,6 +70,10 @@ class Guarantee:
                 f"guard: got it with kind {self.kind!r}, expected 'pac' or 'marginal': an attacker can move all his errors "
                 "into one class, clip or group of issued frames"
             )
+        if self.beta > Fraction(1, 2):
+            raise CalibrationError(
+                f"beta: got {level_text(self.beta)}, expected at most 0.5; it is the share of Monte Carlo bounds that may miss"
+            )
         if self.error > Fraction(1, 2):
             raise CalibrationError(
                 f"error: got {level_text(self.error)}, expected at most 0.5; it is the share of wrong certificates, so "

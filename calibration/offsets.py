@@ -7,6 +7,7 @@ from typing import Optional
 import numpy as np
 
 from calibration.bounds import reference_radius
+from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
 from calibration.guarded import guarded_reference
 from calibration.head import CertificateHead
@@ -17,9 +18,24 @@ def label_reference(scores: Scores, beta: float) -> np.ndarray:
     """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0.
 
     What the table stores for this beta is taken as it is; else it is computed from the counts, which needs scipy.
+
+    Raises:
+        CalibrationError: another beta is asked for, and the stored radii are smaller than the counts prove at theirs:
+            they were made more careful for a reason that the counts do not show, such as N raised after looking.
     """
-    if scores.reference is not None and scores.beta == beta:
+    if scores.reference is None:
+        return _computed(scores, beta)
+    if scores.beta == beta:
         return scores.reference
+    if (scores.reference < _computed(scores, float(scores.beta or 0.0))).any():
+        raise CalibrationError(
+            f"reference radii: got smaller ones than the counts prove at their beta {scores.beta}, so beta cannot be "
+            f"changed to {beta} (was N raised after looking?); keep beta {scores.beta}, or draw new references"
+        )
+    return _computed(scores, beta)
+
+
+def _computed(scores: Scores, beta: float) -> np.ndarray:
     return reference_radius(scores.label_counts()[:, None], scores.num_samples, scores.sigma, beta)[:, 0]
 
 

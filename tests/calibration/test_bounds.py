@@ -13,6 +13,7 @@ from calibration.bounds import (
     lower_radius,
     reference_radius,
     round_down,
+    unproved,
 )
 
 GRID = [
@@ -106,6 +107,19 @@ def test_bound_misses_with_probability_beta_at_most() -> None:
     miss = [binom.pmf(counts[low > p], 50, p).sum() for p in np.linspace(0.001, 0.999, 999)]
     assert max(miss) <= 0.1 + 1e-12
     assert max(miss) > 0.095
+
+
+@pytest.mark.parametrize("num_samples", [1, 10, 500, 20_000])
+@pytest.mark.parametrize("beta", [0.3, 0.1, 0.001])
+def test_stored_radii_are_proved_and_slightly_larger_ones_are_not(num_samples: int, beta: float) -> None:
+    counts = np.unique(np.linspace(0, num_samples, 60).astype(int))
+    trials = np.full(len(counts), num_samples)
+    radius = reference_radius(counts[:, None], trials, 0.25, beta)[:, 0]
+    assert not unproved(counts, trials, radius, 0.25, beta).any()
+    assert not unproved(counts, trials, np.zeros_like(radius), 0.25, beta).any()
+    larger = radius + np.float32(1e-5)
+    assert unproved(counts, trials, larger, 0.25, beta).all()
+    assert unproved(counts, trials, np.full_like(radius, 3.0), 0.25, beta).all()
 
 
 def test_round_down_is_the_largest_float32_below() -> None:

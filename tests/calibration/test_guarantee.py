@@ -66,6 +66,7 @@ def test_each_kind_says_something_else() -> None:
         ({"error": "1.5"}, "error: got 1.5"),
         ({"confidence": "95"}, "confidence: got 95"),
         ({"beta": "-0.1"}, "beta: got -0.1"),
+        ({"beta": "0.9"}, "beta: got 0.9, expected at most 0.5"),
         ({"confidence": "0.05"}, "perhaps 0.95 is meant"),
         ({"error": "0.95"}, "perhaps 0.05 is meant"),
     ],

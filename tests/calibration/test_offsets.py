@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from calibration import CalibrationError
 from calibration.bounds import reference_radius
 from calibration.offsets import clip_maxima, label_reference, one_frame_per_clip, smallest_offsets
 from tests.calibration.helpers import draw_scores
@@ -54,9 +56,17 @@ def test_label_reference_takes_what_is_stored_for_this_beta_and_else_computes() 
         np.arange(30), scores.label
     ]
     assert (label_reference(scores, 0.1) == computed).all()
-    stored = replace(scores, reference=np.full(30, 0.125, np.float32), beta=0.1)
-    assert (label_reference(stored, 0.1) == 0.125).all()
+    stored = replace(scores, reference=computed, beta=0.1)
+    assert label_reference(stored, 0.1) is stored.reference
     assert (label_reference(stored, 0.05) == label_reference(scores, 0.05)).all()
+
+
+def test_another_beta_is_refused_where_the_stored_radii_were_made_more_careful() -> None:
+    scores = draw_scores(0, 30)
+    careful = replace(scores, reference=label_reference(scores, 0.1 / 3), beta=0.1)  # three looks
+    assert (label_reference(careful, 0.1) == label_reference(scores, 0.1 / 3)).all()
+    with pytest.raises(CalibrationError, match=r"beta cannot be changed to 0\.2"):
+        label_reference(careful, 0.2)
 
 
 def test_one_frame_per_clip_is_uniform_and_does_not_depend_on_row_order() -> None:

@@ -69,6 +69,17 @@ def test_references_that_do_not_fit_are_refused(tmp_path: Path, change: object, 
         recalibrate(change(_stored(draw_scores(1, 300))), current, AttemptLog(tmp_path / "log"))  # type: ignore[operator]
 
 
+def test_stored_radii_that_the_counts_do_not_prove_are_refused(tmp_path: Path) -> None:
+    current = calibrate(draw_scores(0), Guarantee.of(), MAP)
+    site = _stored(draw_scores(1, 300))
+    raised = np.array(site.reference)
+    raised[7] += np.float32(0.01)
+    with pytest.raises(
+        CalibrationError, match=r"1 stored reference radii are larger than their counts prove .* frame 7"
+    ):
+        recalibrate(replace(site, reference=raised), current, AttemptLog(tmp_path / "log"))
+
+
 def test_a_selective_record_keeps_its_threshold(tmp_path: Path) -> None:
     current = calibrate(draw_scores(0, 800), Guarantee.of("selective"), MAP, threshold=0.3)
     record = recalibrate(_stored(draw_scores(1, 900)), current, AttemptLog(tmp_path / "log"))
