@@ -52,14 +52,12 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.device, self.clock = folder, settings, device, clock
         self.parts = split(source, settings)
-        self._claim(
-            {
-                "settings": settings.to_json(),
-                "train": source.train.describe(),
-                "held out": source.held_out.describe(),
-                "splits": {name: part.describe()["digest"] for name, part in self.parts.items()},
-            }
-        )
+        self.data = {
+            "train": source.train.describe(),
+            "held out": source.held_out.describe(),
+            "splits": {name: part.describe()["digest"] for name, part in self.parts.items()},
+        }
+        self._claim({"settings": settings.to_json(), **self.data})
         height, width, channels = source.train.frames.shape[1:]
         self.preprocess = Preprocess((height, width, channels), "rgb8" if channels == 3 else "mono8").to(
             device

@@ -180,7 +180,7 @@ def about(run: Run, test: Scores) -> dict[str, Any]:
     """What was run on what, for the head of the page and for results.json."""
     asked = run.settings
     return {
-        "data": {name: run.parts[name].describe() for name in run.parts},
+        "data": run.data,
         "settings": asked.to_json(),
         "base classifier": run.base.digest,
         "accuracy of the smoothed classifier on test frames": round(
