@@ -50,14 +50,15 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
 
 
 def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
-    """What a surrogate is compared by: the best objective of any plan on the tuning split (mean radius by default)."""
-    asked = workspace.config.guarantee
-    plan = choose_plan(
-        tuning,
-        guarantee_for(workspace, noise),
-        radius=asked.radius or None,
-        num_calibration=calibration_units(workspace),
-    )
+    """What a surrogate is compared by: the best objective of any plan on the tuning split (mean radius by default).
+
+    0 where the calibration split is too small for the level, which a guard with too little noise tightens beyond reach.
+    """
+    guarantee, units = guarantee_for(workspace, noise), calibration_units(workspace)
+    if guarantee.rank(units) is None:
+        return 0.0
+    radius = workspace.config.guarantee.radius or None
+    plan = choose_plan(tuning, guarantee, radius=radius, num_calibration=units)
     return max(candidate.objective for candidate in plan.candidates)
 
 

@@ -97,7 +97,7 @@ def train_surrogate(
     methods = ("stored", "fresh") if asked == "auto" else (asked,)
     ways = product(methods, workspace.config.guard.noise or (0.0,))
     trained = [_train_one(workspace, base, method, noise) for method, noise in ways]
-    network, best = max(trained, key=lambda pair: pair[1].worth)
+    network, best = max(trained, key=lambda pair: (pair[1].worth, -pair[1].probit_rmse))
     digest = _save(workspace, base, network, best, [candidate for _, candidate in trained], settings)
     candidates = tuple(candidate for _, candidate in trained)
     return SurrogateResult(digest, best, candidates, False, time.monotonic() - start)

@@ -16,6 +16,7 @@ from calibration.scores import Scores
 from tests.trainer.helpers import copied, edit
 from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, on_grid
 from trainer.calibrate import calibrate
+from trainer.choice import guarantee_for, worth
 from trainer.errors import TrainerError
 from trainer.networks import Network
 from trainer.search import Search, project, search
@@ -168,3 +169,13 @@ def test_guarded_promise_covers_its_budget_only(guarded: Workspace) -> None:
     inside = attack(guarded, Search(0.02, steps=3), num_samples=200)
     assert inside.promised == 0.1 and not inside.broken
     assert attack(guarded, Search(0.2, steps=1), num_samples=100).promised is None
+
+
+def test_noise_that_needs_more_frames_than_there_are_is_worth_nothing(guarded: Workspace) -> None:
+    """At rho / noise = 4 the level of 0.1 shrinks to 6e-8; the 100 calibration frames cannot reach it."""
+    changed = edit(guarded, "rho = 0.02", "rho = 0.4")
+    table = Scores.load(candidate_path(guarded, "stored", 0.1))
+    assert guarantee_for(changed, 0.1).frames_needed() > 1_000_000
+    assert worth(changed, table, 0.1) == 0
+    edit(changed, "rho = 0.4", "rho = 0.02")
+    assert worth(guarded, table, 0.1) > 0
