@@ -1,19 +1,59 @@
-"""The mathematics of rrise: bounds, ranks, offsets and certificates on arrays. Never runs a model; numpy only."""
+"""The mathematics of rrise: bounds, ranks, offsets and certificates on arrays. Never runs a model; numpy only.
 
-from calibration.certify import CertifyCounts, CertifyResult, certify
-from calibration.cost import CostEntry, CostLedger, break_even
-from calibration.digests import combined_digest, file_digest, frame_digest, frame_digests, json_digest
-from calibration.errors import CalibrationError, CheckFailed, RriseError
-from calibration.execution import Execution
-from calibration.fit import RankCheck, calibrate, check_rank
-from calibration.guarantee import Guarantee
-from calibration.head import CertificateHead
-from calibration.levels import parse_level
-from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
-from calibration.probit import Prediction, probit_from_logits
-from calibration.record import Calibration
-from calibration.references import References
-from calibration.scores import Scores
+Importing this package loads nothing: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:
+    from calibration.certify import CertifyCounts, CertifyResult
+    from calibration.cost import CostEntry, CostLedger, break_even
+    from calibration.digests import combined_digest, file_digest, frame_digest, frame_digests, json_digest
+    from calibration.errors import CalibrationError, CheckFailed, RriseError
+    from calibration.execution import Execution
+    from calibration.fit import RankCheck, calibrate, check_rank
+    from calibration.guarantee import Guarantee
+    from calibration.head import CertificateHead
+    from calibration.levels import parse_level
+    from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
+    from calibration.probit import Prediction, probit_from_logits
+    from calibration.record import Calibration
+    from calibration.references import References
+    from calibration.scores import Scores
+
+_HOMES = {
+    "IDENTITY": "maps",
+    "Calibration": "record",
+    "CalibrationError": "errors",
+    "CertificateHead": "head",
+    "CertifyCounts": "certify",
+    "CertifyResult": "certify",
+    "CheckFailed": "errors",
+    "CostEntry": "cost",
+    "CostLedger": "cost",
+    "Execution": "execution",
+    "Guarantee": "guarantee",
+    "Prediction": "probit",
+    "RadiusMap": "maps",
+    "RankCheck": "fit",
+    "References": "references",
+    "RriseError": "errors",
+    "Scores": "scores",
+    "break_even": "cost",
+    "calibrate": "fit",
+    "check_rank": "fit",
+    "clopper_pearson_map": "maps",
+    "combined_digest": "digests",
+    "file_digest": "digests",
+    "frame_digest": "digests",
+    "frame_digests": "digests",
+    "json_digest": "digests",
+    "parse_level": "levels",
+    "probit_from_logits": "probit",
+}
 
 __all__ = [
     "IDENTITY",
@@ -35,7 +75,6 @@ __all__ = [
     "Scores",
     "break_even",
     "calibrate",
-    "certify",
     "check_rank",
     "clopper_pearson_map",
     "combined_digest",
@@ -46,3 +85,15 @@ __all__ = [
     "parse_level",
     "probit_from_logits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"calibration.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

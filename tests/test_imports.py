@@ -66,3 +66,13 @@ def test_calibration_loads_scipy_and_matplotlib_in_named_modules_only() -> None:
 def test_modules_start_with_their_purpose(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("package", ["calibration", "edge_sdk"])
+def test_every_public_name_is_there_and_loaded_late(package: str) -> None:
+    code = (
+        f"import sys, {package} as p; before = set(sys.modules); "
+        f"assert not any(m.startswith('{package}.') for m in before), before; "
+        "assert all(getattr(p, n) is not None for n in p.__all__) and set(dir(p)) == set(p.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

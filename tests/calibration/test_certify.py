@@ -8,8 +8,8 @@ from scipy import stats
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from calibration import CalibrationError, CertifyCounts, certify
-from calibration.certify import check_budget, predict, smallest_certifying
+from calibration import CalibrationError, CertifyCounts
+from calibration.certify import certify, check_budget, predict, smallest_certifying
 from calibration.files import read_arrays, write_arrays
 
 
