@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import click
 import numpy as np
 
 from calibration.attempts import AttemptLog
 from calibration.certify import CertifyCounts
+from calibration.cli_options import guarantee_from, guarantee_options
+from calibration.cli_study import guard, study
 from calibration.cli_tools import SuggestingGroup, run_command, summary
 from calibration.cost import CostLedger
 from calibration.errors import CalibrationError, CheckFailed
-from calibration.files import write_json
 from calibration.fit import calibrate
-from calibration.guarantee import KINDS, Guarantee
-from calibration.guard_study import study_guard
-from calibration.guarded import Guard
+from calibration.guarantee import Guarantee
 from calibration.latency import Latency
-from calibration.levels import level_text, parse_level
+from calibration.levels import level_text
 from calibration.maps import IDENTITY, clopper_pearson_map
 from calibration.plan import BETAS, Plan, choose_plan, default_radii
 from calibration.record import Calibration
 from calibration.scores import Scores
-from calibration.study import ERRORS, make_study
+from calibration.selective import offset_grid
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -36,49 +36,10 @@ def main() -> None:
     """From scores to offsets, trade-offs and reports."""
 
 
-def _guarantee_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that make up a guarantee, shared by `fit` and `study`."""
-    for option in reversed(
-        (
-            click.option("--kind", type=click.Choice(KINDS), default="pac", show_default=True),
-            click.option("--error", default="0.05", show_default=True, help="Error level eps."),
-            click.option(
-                "--confidence",
-                help="Over the calibration set; not for marginal.  [default: 0.95]",
-                default=None,
-            ),
-            click.option(
-                "--beta", default="0.1", show_default=True, help="Miss probability of each Monte Carlo bound."
-            ),
-            click.option(
-                "--rho", type=float, help="Guarded tier: L2 distance that an attacker may move a frame."
-            ),
-            click.option("--noise", type=float, help="Guarded tier: standard deviation of the fresh noise."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-def _guarantee(
-    kind: str, error: str, confidence: Optional[str], beta: str, rho: Optional[float], noise: Optional[float]
-) -> Guarantee:
-    if kind == "marginal" and confidence is not None:
-        raise CalibrationError(
-            "--confidence: got it with --kind marginal, which has none; leave it out or use pac"
-        )
-    if (rho is None) != (noise is None):
-        raise CalibrationError(
-            "--rho and --noise belong together; give both for the guarded tier, or neither"
-        )
-    guard = None if rho is None or noise is None else Guard(rho, noise)
-    return Guarantee.of(kind, error, confidence or "0.95", beta, guard)
-
-
 @main.command()
 @click.argument("scores", type=_FILE)
 @click.option("--out", type=_NEW, required=True, help="Calibration record to write (JSON).")
-@_guarantee_options
+@guarantee_options
 @click.option("--tuning", type=_FILE, help="Scores of the tuning split: choose map and difficulty on them.")
 @click.option(
     "--radius", type=float, help="With --tuning: issue as many certificates as possible at this radius."
@@ -93,6 +54,11 @@ def _guarantee(
 @click.option(
     "--threshold", type=float, help="Selective kind without --tuning: least raw radius that is issued."
 )
+@click.option(
+    "--sequence",
+    is_flag=True,
+    help="Selective kind with --tuning: test a grid of offsets in turn, instead of a threshold.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws one frame of each clip.")
 @click.option("--log", "log_path", type=_NEW, help="Log of attempts.  [default: attempts.jsonl beside --out]")
 @click.option("--json", "as_json", is_flag=True)
@@ -105,16 +71,28 @@ def fit(
     choose_beta: bool,
     map_name: Optional[str],
     threshold: Optional[float],
+    sequence: bool,
     seed: int,
     log_path: Optional[Path],
     as_json: bool,
     **levels: Any,
 ) -> None:
     """Calibrate the execution of SCORES (split "calibration") and write its record."""
-    table, guarantee = Scores.load(scores), _guarantee(**levels)
+    table, guarantee = Scores.load(scores), guarantee_from(**levels)
     seen = None if tuning is None else Scores.load(tuning)
     plan = _plan(table, guarantee, seen, radius, choose_beta, map_name, threshold)
-    chosen = {**plan.to_json(), "execution": table.execution.to_json(), "seed": seed}
+    offsets: Tuple[float, ...] = ()
+    if sequence:
+        if seen is None or guarantee.kind != "selective":
+            raise CalibrationError("--sequence: expected it with --kind selective and --tuning")
+        plan = replace(plan, threshold=None)
+        offsets = offset_grid(seen, plan.guarantee, plan.map, difficulty=plan.difficulty)
+    chosen = {
+        **plan.to_json(),
+        "offsets": list(offsets),
+        "execution": table.execution.to_json(),
+        "seed": seed,
+    }
     attempt = AttemptLog(log_path or out.parent / "attempts.jsonl").append(table.frames_digest, chosen)
     record = calibrate(
         table,
@@ -125,6 +103,7 @@ def fit(
         seed=seed,
         difficulty=plan.difficulty,
         threshold=plan.threshold,
+        offsets=offsets,
     )
     record.save(out)
     summary("Calibration", _fit_rows(record, out), {**record.to_json(), "plan": plan.to_json()}, as_json)
@@ -177,115 +156,6 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
 
 
 @main.command()
-@click.argument("scores", type=_FILE)
-@click.option("--out", type=_NEW, required=True, help="Folder for study.html and study.json.")
-@_guarantee_options
-@click.option("--errors", help="Error levels to compare, as in 0.01,0.05.  [default: 0.001 to 0.2]")
-@click.option("--radii", help="Radii to report at, as in 0,0.25,0.5.  [default: 0 and 1, 2, 3 sigma]")
-@click.option("--radius", type=float, help="Choose the maps for this radius.  [default: the mean radius]")
-@click.option(
-    "--frames", type=int, default=0, help="Units of the calibration split to come.  [default: as many]"
-)
-@click.option("--frame-rate", type=float, default=30.0, show_default=True, help="Frames a second.")
-@click.option("--json", "as_json", is_flag=True)
-@run_command
-def study(
-    scores: Path,
-    out: Path,
-    errors: Optional[str],
-    radii: Optional[str],
-    radius: Optional[float],
-    frames: int,
-    frame_rate: float,
-    as_json: bool,
-    **levels: Any,
-) -> None:
-    """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
-    from calibration.study_page import level_cells, write_study
-
-    made = make_study(
-        Scores.load(scores),
-        _guarantee(**levels),
-        errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
-        radii=() if radii is None else _numbers(radii, "--radii"),
-        radius=radius,
-        num_calibration=frames,
-        frame_rate=frame_rate,
-    )
-    html, data = write_study(made, out)
-    heads = ["wrong/h", "needs", "enough", "map", *(f"issued {value:g}" for value in made.radii)]
-    heads += [f"right {value:g}" for value in made.radii] if made.known else []
-    rows = [("error", "  ".join(f"{head:>13}" for head in heads))]
-    rows += [(row[0], "  ".join(f"{cell[:13]:>13}" for cell in row[1:])) for row in level_cells(made)]
-    summary("Study", [*rows, ("report", str(html)), ("data", str(data))], made.to_json(), as_json)
-
-
-@main.command()
-@click.argument("tables", nargs=-1, required=True, metavar="NOISE=SCORES...")
-@click.option("--rho", required=True, help="Attack budgets to compare, as in 0.05,0.1,0.25.")
-@click.option("--kind", type=click.Choice(["pac", "marginal"]), default="pac", show_default=True)
-@click.option("--error", default="0.05", show_default=True, help="Error level eps.")
-@click.option(
-    "--confidence", default="0.95", show_default=True, help="Over the calibration set; not for marginal."
-)
-@click.option("--beta", default="0.1", show_default=True, help="Miss probability of each Monte Carlo bound.")
-@click.option(
-    "--radius", type=float, help="Choose noise and maps for this radius.  [default: the mean radius]"
-)
-@click.option(
-    "--frames", type=int, default=0, help="Frames of the calibration split to come.  [default: as many]"
-)
-@click.option("--out", type=_NEW, help="JSON file to write.")
-@click.option("--json", "as_json", is_flag=True)
-@run_command
-def guard(
-    tables: Tuple[str, ...],
-    rho: str,
-    kind: str,
-    error: str,
-    confidence: str,
-    beta: str,
-    radius: Optional[float],
-    frames: int,
-    out: Optional[Path],
-    as_json: bool,
-) -> None:
-    """Guarded tier: what each attack budget costs, from tuning scores made with several NOISE levels."""
-    scores = {}
-    for text in tables:
-        noise, _, path = text.partition("=")
-        level = _numbers(noise, "NOISE=SCORES")[0]
-        scores[level] = Scores.load(path)
-    made = study_guard(
-        scores,
-        Guarantee.of(kind, error, confidence, beta),
-        _numbers(rho, "--rho"),
-        radius=radius,
-        num_calibration=frames,
-    )
-    if out is not None:
-        write_json(out, made.to_json())
-    rows = [("rho, noise", "  level      needs  " + "  ".join(f"right {value:<5g}" for value in made.radii))]
-    for row in made.rows:
-        shares = "  ".join(f"{value:11.3f}" for value in row.accuracy)
-        rows.append(
-            (f"{row.rho:g}, {row.noise:g}", f"{row.level:7.2g} {row.frames_needed:10,}  {shares}  {row.map}")
-        )
-    rows += [
-        (f"rho {value:g}", "noise " + ("none" if best is None else f"{best:g}"))
-        for value, best in made.chosen
-    ]
-    summary("Guarded tier", rows, made.to_json(), as_json)
-
-
-def _numbers(text: str, name: str) -> List[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise CalibrationError(f"{name}: got {text!r}, expected numbers such as 0,0.25,0.5") from None
-
-
-@main.command()
 @click.argument("scores", type=_FOLDER)
 @click.option("--record", type=_FILE, required=True, help="Calibration record of the same execution.")
 @click.option("--certify", type=_FILE, required=True, help="certify.npz of the workspace.")
@@ -326,3 +196,7 @@ def report(
 
 if __name__ == "__main__":
     main()
+
+
+main.add_command(study)
+main.add_command(guard)

@@ -61,6 +61,15 @@ def test_selective_takes_its_threshold_from_the_tuning_split_or_the_user(folder:
     assert refused.exit_code == 2 and "needs a threshold or a list of offsets" in refused.output
 
 
+def test_selective_by_fixed_sequence_testing(folder: Path) -> None:
+    base = ("fit", folder / "calibration.npz", "--out", folder / "r.json", "--error", "0.1", "--sequence")
+    done = _run(*base, "--kind", "selective", "--tuning", folder / "tuning.npz")
+    assert done.exit_code == 0, done.output
+    assert Calibration.load(folder / "r.json").head.threshold is None
+    assert _run(*base, "--kind", "selective", "--threshold", "0.3").exit_code == 2
+    assert _run(*base, "--tuning", folder / "tuning.npz").exit_code == 2
+
+
 def test_a_second_attempt_is_counted_and_said(folder: Path) -> None:
     base = ("fit", folder / "calibration.npz", "--out", folder / "r.json")
     assert "attempt " not in _run(*base).output.replace("attempt is logged", "")
