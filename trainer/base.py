@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.augment import augment
 from trainer.blackbox import labels_of, onnx_spec, open_black_box
 from trainer.errors import TrainerError
+from trainer.inputs import Inputs
 from trainer.networks import (
     build_network,
     check_logits,
@@ -25,7 +26,7 @@ from trainer.networks import (
 from trainer.training import Recipe, Trained, seeded, train
 from trainer.workspace import Workspace
 
-NOISY_DRAWS = 20
+NOISY_DRAWS, PART = 20, 256
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = 
 
 def _train_own(workspace: Workspace, settings: dict[str, Any]) -> None:
     asked = workspace.config.base
-    inputs, labels = workspace.inputs("train"), torch.from_numpy(workspace.labels("train"))
-    spec = resnet_spec(workspace, inputs)
+    inputs, labels = workspace.training_inputs(), torch.from_numpy(workspace.labels("train"))
+    spec = resnet_spec(workspace)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         network = build_network(spec)
@@ -84,7 +85,7 @@ def _train_own(workspace: Workspace, settings: dict[str, Any]) -> None:
     workspace.record_cost("base", trained=trained.examples)
 
 
-def _train_under_noise(workspace: Workspace, network: nn.Module, inputs: Tensor, labels: Tensor) -> Trained:
+def _train_under_noise(workspace: Workspace, network: nn.Module, inputs: Inputs, labels: Tensor) -> Trained:
     """Cohen et al. 2019, section 3.3: cross-entropy at one noisy copy of each augmented view."""
     asked, sigma = workspace.config.base, workspace.config.smoothing.sigma
     generator = seeded(asked.seed)
@@ -100,29 +101,29 @@ def _train_under_noise(workspace: Workspace, network: nn.Module, inputs: Tensor,
     return train(network, recipe, inputs, loss_of, generator)
 
 
-def resnet_spec(workspace: Workspace, inputs: Tensor) -> dict[str, Any]:
-    """Spec of the configured residual network, standardised by the training frames `inputs`."""
-    asked = workspace.config.base
-    _check_depth(workspace, inputs)
-    mean, std = inputs.mean((0, 2, 3)), inputs.std((0, 2, 3)).clamp_min(0.01)
+def resnet_spec(workspace: Workspace) -> dict[str, Any]:
+    """Spec of the configured residual network, standardised by the training frames."""
+    asked, inputs = workspace.config.base, workspace.training_inputs()
+    _check_depth(workspace, inputs.shape)
+    mean, std = inputs.statistics()
     return {
         "kind": "resnet",
-        "in_channels": inputs.shape[1],
+        "in_channels": inputs.shape[0],
         "num_classes": len(workspace.dataset.class_names),
         "widths": list(asked.widths),
         "blocks": list(asked.blocks),
         "stem_stride": asked.stem_stride,
         "mean": [round(float(value), 6) for value in mean],
-        "std": [round(float(value), 6) for value in std],
+        "std": [round(max(float(value), 0.01), 6) for value in std],
     }
 
 
-def _check_depth(workspace: Workspace, inputs: Tensor) -> None:
+def _check_depth(workspace: Workspace, shape: tuple[int, int, int]) -> None:
     smallest = workspace.config.base.stem_stride * 2 ** (len(workspace.config.base.widths) - 1)
-    if min(inputs.shape[2:]) < smallest:
+    if min(shape[1:]) < smallest:
         raise TrainerError(
             f"[base] widths {list(workspace.config.base.widths)}: every stage after the first halves the image, so "
-            f"{inputs.shape[2]}x{inputs.shape[3]} pixels are too few (expected at least {smallest}); use fewer stages"
+            f"{shape[1]}x{shape[2]} pixels are too few (expected at least {smallest}); use fewer stages"
         )
 
 
@@ -156,9 +157,10 @@ def noisy_accuracy(workspace: Workspace, network: nn.Module) -> float:
     answer = labels_of(network, len(workspace.dataset.class_names), workspace.config.targets.dtype)
     generator, right = seeded(0), 0
     with torch.inference_mode():
-        for _ in range(NOISY_DRAWS):
-            noise = workspace.config.smoothing.sigma * torch.randn(inputs.shape, generator=generator)
-            right += int((answer(inputs + noise) == labels).sum())
+        for part, wanted in zip(inputs.split(PART), labels.split(PART), strict=True):
+            for _ in range(NOISY_DRAWS):
+                noise = workspace.config.smoothing.sigma * torch.randn(part.shape, generator=generator)
+                right += int((answer(part + noise) == wanted).sum())
     return right / (NOISY_DRAWS * len(inputs))
 
 

@@ -24,8 +24,8 @@ from trainer.views import base_labels, fresh_shares
 from trainer.workspace import Workspace
 
 HIDDEN = 16
-VIEWS = 2
-"""Views of every training frame."""
+VIEWS, MOST_FRAMES = 2, 4096
+"""Views of every training frame, of at most so many frames: enough for so small a head."""
 SAMPLES, CHUNK = 200, 4
 """Noisy evaluations of each view, and how many of them run at once."""
 LEVEL = 0.97
@@ -71,7 +71,9 @@ def learn_difficulty(
 
 def _views(workspace: Workspace, generator: torch.Generator) -> Tensor:
     asked = workspace.config.surrogate
-    return blend(augment(workspace.inputs("train"), asked.shift, asked.flip, generator), asked.mix, generator)
+    inputs = workspace.training_inputs()
+    chosen = inputs[torch.randperm(len(inputs), generator=generator)[:MOST_FRAMES]]
+    return blend(augment(chosen, asked.shift, asked.flip, generator), asked.mix, generator)
 
 
 def _features(surrogate: nn.Module, views: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from trainer.blackbox import KINDS as BLACK_BOXES
 from trainer.choice import worth
 from trainer.difficulty import learn_difficulty
 from trainer.errors import TrainerError
+from trainer.inputs import Inputs
 from trainer.montecarlo.distributed import Team, team
 from trainer.networks import Network, build_network, load_network, save_network
 from trainer.scoring import score
@@ -151,8 +152,8 @@ def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> S
 
 
 def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -> tuple[nn.Module, Candidate]:
-    inputs = workspace.inputs("train")
-    network = _initial(workspace, base, inputs)
+    inputs = workspace.training_inputs()
+    network = _initial(workspace, base)
     if method == "stored":
         trained, passes = _train_on_stored(workspace, base, network, inputs, noise), 0
     else:
@@ -181,21 +182,21 @@ def candidate_path(workspace: Workspace, method: str, noise: float) -> Path:
 def surrogate_spec(workspace: Workspace, base: Network) -> dict[str, Any]:
     """Spec of the surrogate: the base classifier's own, or the configured residual network for a black box."""
     if base.spec["kind"] in BLACK_BOXES:
-        return resnet_spec(workspace, workspace.inputs("train"))
+        return resnet_spec(workspace)
     return dict(base.spec)
 
 
-def _initial(workspace: Workspace, base: Network, inputs: Tensor) -> nn.Module:
+def _initial(workspace: Workspace, base: Network) -> nn.Module:
     """The base classifier's weights to start from; fresh ones where it is a black box."""
     if base.spec["kind"] not in BLACK_BOXES:
         return copy.deepcopy(base.module).requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(workspace.config.surrogate.seed)
-        return build_network(resnet_spec(workspace, inputs))
+        return build_network(resnet_spec(workspace))
 
 
 def _train_on_stored(
-    workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor, noise: float
+    workspace: Workspace, base: Network, network: nn.Module, inputs: Inputs, noise: float
 ) -> Trained:
     """The paper's way: stored class counts of the training frames themselves."""
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
@@ -214,7 +215,7 @@ def _train_on_stored(
 
 
 def _train_on_fresh(
-    workspace: Workspace, base: Network, network: nn.Module, inputs: Tensor, noise: float
+    workspace: Workspace, base: Network, network: nn.Module, inputs: Inputs, noise: float
 ) -> tuple[Trained, int]:
     """New noise on a new view of every frame at every step; returns the base evaluations as well."""
     asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)

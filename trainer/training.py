@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from calibration.cli_tools import Progress
 from trainer.errors import TrainerError
+from trainer.inputs import Inputs
 
 WARM_UP, FIRST_SHARE = 0.2, 0.04
 
@@ -46,13 +47,13 @@ class Trained:
 def train(
     network: nn.Module,
     recipe: Recipe,
-    inputs: Tensor,
+    inputs: Inputs,
     loss_of: Callable[[Tensor], Tensor],
     generator: torch.Generator,
 ) -> Trained:
     """Train `network` in place.
 
-    inputs: the training frames [n, C, H, W], of which only number and size matter here.
+    inputs: the training frames, of which only number and size matter here.
     loss_of: from frame indices int64 [B] to the mean loss of that batch.
     generator: seeds the order of the frames (and whatever `loss_of` draws from it).
 
@@ -72,7 +73,7 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step / steps))
     loss_sum, examples = 0.0, 0
-    threads = threads_for(size * inputs[0].numel())
+    threads = threads_for(size * math.prod(inputs.shape))
     with threads, Progress(steps * size, "frames", recipe.label) as progress:
         for epoch in range(recipe.epochs):
             losses = [

@@ -17,6 +17,7 @@ from calibration.references import References
 from trainer.config import Config, load_config
 from trainer.data import Dataset, load_dataset
 from trainer.errors import TrainerError
+from trainer.inputs import Inputs
 from trainer.networks import Network, load_network
 from trainer.preprocess import Preprocess
 from trainer.splits import Splits, make_splits
@@ -132,6 +133,10 @@ class Workspace:
     def labels(self, split: str) -> np.ndarray:
         """int64 [n] of a split."""
         return self.dataset.labels[self.splits.indices(split)]
+
+    def training_inputs(self) -> Inputs:
+        """The train split as inputs that are preprocessed when they are asked for."""
+        return Inputs(self.frames("train"), self.preprocess)
 
     def inputs(self, split: str) -> torch.Tensor:
         """Preprocessed frames of a split, float32 [n, C, h, w] in [0, 1]."""
