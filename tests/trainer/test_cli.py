@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from calibration.evaluation import AuditVerdict
 from tests.trainer.helpers import copied, edit
+from trainer.attack import AttackResult, Rate
 from trainer.cli import main
 
 
@@ -64,3 +66,21 @@ def test_missing_stage_names_the_command(workspace: Path, tmp_path: Path) -> Non
     assert result.exit_code == 2 and "rrise-train targets" in result.stderr
     assert run("targets", copy.path).exit_code == 0
     assert run("calibrate", copy.path).exit_code == 0
+
+
+def test_attack_prints_its_rate(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    result = run("attack", copy.path, "--rho", "0.1", "--steps", "2", "--samples", "100", "--json")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((copy.path / "attack.json").read_text())
+    assert printed["promised"] is None and printed["attacked"]["frames"] == 40
+    assert "nothing under attack" in run("attack", copy.path, "--steps", "1", "--samples", "100").stdout
+
+
+def test_a_broken_promise_is_status_1(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = Rate(AuditVerdict(100, 100, 20, 80, 0), 0.2, 0.127, 0.292)
+    broken = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
+    monkeypatch.setattr("trainer.cli.attack", lambda *arguments, **options: broken)
+    result = run("attack", workspace)
+    assert result.exit_code == 1 and "at least 0.1270, promised 0.1" in result.stderr
