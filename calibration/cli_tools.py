@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 import sys
 import time
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TextIO, Tuple, TypeVar
@@ -59,7 +60,12 @@ def _stop(message: str, status: int) -> NoReturn:
 
 
 def summary(title: str, rows: Sequence[Tuple[str, str]], as_json: Dict[str, Any], json_flag: bool) -> None:
-    """Print the one block at the end of a command on stdout, or the same as JSON."""
+    """Print the one block at the end of a command on stdout, or the same as JSON.
+
+    Of several processes that `torchrun` started for one job, the first speaks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     if json_flag:
         click.echo(json.dumps(as_json, indent=2, sort_keys=True))
         return

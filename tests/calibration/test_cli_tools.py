@@ -93,3 +93,9 @@ def test_progress_line_has_throughput_and_time_left() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 3), ("1", 0)])
+def test_of_several_processes_the_first_speaks(rank: str, lines: int) -> None:
+    result = CliRunner(env={"RANK": rank}).invoke(group, ["work"])
+    assert result.exit_code == 0 and len(result.output.splitlines()) == lines
