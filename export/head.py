@@ -203,6 +203,10 @@ def _radius(write: NodeWriter, head: CertificateHead, raw: str, label: str, usab
     radius = write.node("Sub", raw, margin, name="shrunk")
     zero = write.constant("zero", 0.0)
     issued = write.node("And", usable, write.node("Greater", radius, zero, name="positive"), name="issued")
+    if head.difficulty:
+        # A difficulty of 0 or less would switch the offset off or turn it round.
+        sane = write.node("Greater", "difficulty", zero, name="difficulty_positive")
+        issued = write.node("And", issued, sane, name="with_difficulty")
     if head.threshold is not None:
         above = write.node(
             "Greater", raw, write.constant("threshold", head.threshold), name="above_threshold"

@@ -84,6 +84,15 @@ def test_from_the_probit_on_both_renderings_agree_bit_for_bit(name: str, level: 
     assert 0 < issued < 4 * BATCH
 
 
+def test_a_difficulty_that_is_not_positive_abstains_in_both_renderings() -> None:
+    head, logits = CertificateHead(0.25, offset=(-0.1,), difficulty=True), random_logits(30.0)
+    hardness = np.resize(np.array([1.0, 0.0, -1.0, np.nan, 1e-3], np.float32), BATCH)
+    got = run_head(head, logits, hardness)
+    wanted = head.radius(got["probit"], got["label"], hardness)
+    assert got["radius"].tobytes() == wanted.tobytes()
+    assert (got["radius"][~(hardness > 0)] == 0).all() and (got["radius"][hardness == 1] > 0).all()
+
+
 def test_label_and_probit_agree_with_the_numpy_rendering() -> None:
     for scale in (0.3, 3.0, 30.0, 300.0):
         logits = random_logits(scale, seed=2)
