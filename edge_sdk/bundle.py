@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Dict, Iterable, Mapping, Optional
 
+import numpy as np
+
 from calibration.digests import PathLike, file_digest, json_digest
 from calibration.errors import CalibrationError
 from calibration.execution import Execution
 from calibration.record import Calibration
 from calibration.scores import Scores
-from edge_sdk.contract import GraphMetadata, preprocessing_digest, same_float32
+from edge_sdk.contract import GraphMetadata, guard_of, preprocessing_digest, same_float32
 from edge_sdk.errors import BundleError
 from edge_sdk.manifest import MANIFEST_FILE, Manifest
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.probe import Probe
 from edge_sdk.runtime.base import Graph
 from edge_sdk.signing import SIGNATURE_FILE, Signature, Trust
@@ -64,7 +67,9 @@ class Bundle:
         for name, artefact in manifest.artefacts.items():
             if artefact.calibration is not None:
                 calibrations[name] = _load_calibration(folder / artefact.calibration, name, manifest)
-        return cls(folder, manifest, Probe.load(folder / manifest.probe), calibrations, trust, signature)
+        probe = Probe.load(folder / manifest.probe)
+        _check_guard(manifest, probe, calibrations)
+        return cls(folder, manifest, probe, calibrations, trust, signature)
 
     def artefact_name(self, wanted: Optional[str] = None) -> str:
         """`wanted`, or the bundle's first calibrated artefact, "fp32" before others. Raises: BundleError."""
@@ -110,6 +115,23 @@ class Bundle:
         if self.trust is not None:
             self.trust.check_device_record(path)
 
+    def replay_noise(self) -> Optional[ReplayNoise]:
+        """The noise that recorded frames were scored with, checked against the probe's; None for a plain pass.
+
+        Raises:
+            BundleError: this machine draws another noise from the recorded seed, so that nothing can be replayed.
+        """
+        replay = self.manifest.replay_noise()
+        recorded = self.probe.noise
+        if replay is None or recorded is None:  # both or neither, see `_check_guard`
+            return None
+        if not np.array_equal(replay.of(self.probe.frames), recorded):
+            raise BundleError(
+                "replay noise: got other draws from the recorded seed than the probe frames had at export; use numpy"
+                f" {self.manifest.versions.get('numpy', 'as at export')} for replays (live frames do not need it)"
+            )
+        return replay
+
     def check_graph(self, name: str, graph: Graph) -> None:
         """Compare a loaded graph's constants and metadata with manifest and calibration record, bit for bit.
 
@@ -127,6 +149,8 @@ class Bundle:
             ("base classifier", metadata.base_digest, manifest.base_digest),
             ("preprocessing", metadata.preprocessing, preprocessing_digest(manifest.preprocessing)),
             ("calibration", metadata.calibration, "" if record is None else record.binding()),
+            ("guard", guard_of(graph.signature, graph.metadata), manifest.guard),
+            ("noise shape", graph.signature.noise_shape, _noise_shape(manifest)),
         ]
         for what, got, expected in pairs:
             if got != expected:
@@ -149,6 +173,34 @@ class Bundle:
             raise BundleError(
                 f"artefact {name}: got {len(graph.offset)} offsets, expected 1 or {len(manifest.class_names)}; {_RESTORE}"
             )
+
+
+def _noise_shape(manifest: Manifest) -> "Optional[tuple[int, ...]]":
+    replay = manifest.replay_noise()
+    return None if replay is None else (manifest.input.shape[0], *replay.shape)
+
+
+def _check_guard(manifest: Manifest, probe: Probe, calibrations: Mapping[str, Calibration]) -> None:
+    """Manifest, probe and records are all of the same tier, bit for bit; in the guarded one sums are exact."""
+    for name, record in calibrations.items():
+        if record.guarantee.guard != manifest.guard:
+            raise BundleError(
+                f"calibration of {name}: its guard is {record.guarantee.guard}, the manifest's {manifest.guard}; {_RESTORE}"
+            )
+    replay = manifest.replay_noise()
+    wanted = None if replay is None else (len(probe.frames), *replay.shape)
+    got = None if probe.noise is None else probe.noise.shape
+    if got != wanted:
+        raise BundleError(
+            f"probe: got noise of shape {got}, expected {wanted} as the manifest says; {_RESTORE}"
+        )
+    done = manifest.preprocessing
+    resized = list(done.get("size", [])) != list(done.get("crop", []))[2:]
+    if replay is not None and resized and done.get("grid") is not True:
+        raise BundleError(
+            "manifest preprocessing: got resized pixels that are not rounded to the grid of the noise, expected 'grid': true"
+            f" in the guarded tier; {_RESTORE}"
+        )
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

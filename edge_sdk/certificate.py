@@ -41,7 +41,8 @@ class Certificate:
     dataclass costs three times as much there.
 
     **Guarantee**: that of the bundle (`Certifier.guarantee`), over frames like the calibration frames; it says
-    nothing about this frame alone, nor under distribution shift.
+    nothing about this frame alone, nor under distribution shift. In the guarded tier it also holds where the camera
+    delivered a frame that was moved by at most rho: the radius is around the frame that was delivered.
     """
 
     __slots__ = tuple(f"_{name}" for name in FIELDS)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Certifier(Answering):
     """Certifies frames with one bundle on one runtime. Build one with `Certifier.load`, one per thread.
 
+    Bundles of the guarded tier draw fresh noise for every pass: certify each frame once, since several passes of which
+    the best is kept void the guarantee.
+
     `certify` never raises for data: a frame of a wrong type, shape or content gives an uncertified certificate of
     status `invalid_input`, and a failing runtime gives status `fault` from then on, so that a camera loop lives on.
     Misuse raises `EdgeError`: a closed certifier, or two threads in one certifier.
@@ -107,10 +110,17 @@ class Certifier(Answering):
 
         Raises:
             BundleError, RuntimeUnavailable: the new bundle cannot be used; the old one stays in use.
-            EdgeError: it takes other frames or has other classes, which the camera loop is not made for.
+            EdgeError: it takes other frames, has other classes or is of another tier, which the camera loop is not made
+                for.
         """
         new = Certifier.load(path, **self._load_options)
         mine, theirs = self.bundle.manifest, new.bundle.manifest
+        if mine.guard != theirs.guard:
+            new.close()
+            raise EdgeError(
+                f"swap: the new bundle's guard is {theirs.guard}, this one's {mine.guard}: it promises something else; load"
+                " it with `Certifier.load`"
+            )
         if (mine.input, mine.class_names) != (theirs.input, theirs.class_names):
             new.close()
             raise EdgeError(

@@ -1,4 +1,10 @@
-"""ONNX contract, version 1: which tensors and which metadata a certifying graph has."""
+"""ONNX contract, version 1: which tensors and which metadata a certifying graph has.
+
+A graph of the guarded tier has a second input: `noise` float32 [B, C, h, w], in 8-bit pixel levels, of the shape that
+frames have after crop and resize. Whoever runs the graph draws it anew for every frame from N(0, (255 s)^2), rounded to
+multiples of 2^-10, with a generator seeded by the operating system: `edge_sdk.noise.FreshNoise`. rho and s are in the
+metadata; a graph that has the tensor and not the metadata, or the other way round, is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,8 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from calibration.digests import json_digest
+from calibration.errors import CalibrationError
+from calibration.guarded import Guard
 from edge_sdk.errors import BundleError
 
 CONTRACT_VERSION = 1
@@ -16,6 +24,7 @@ OPSET = 18
 MAX_IR_VERSION = 10
 
 FRAME = "frame"
+NOISE = "noise"
 LABEL = "label"
 RADIUS = "radius"
 PROBIT = "probit"
@@ -54,12 +63,14 @@ class GraphSignature:
         frame_shape: of one frame: (H, W, C) for uint8, (C, H, W) for float32.
         dtype: "uint8" or "float32".
         difficulty: whether there is a `difficulty` output.
+        noise_shape: (B, C, h, w) of the `noise` input of the guarded tier; None for a plain pass.
     """
 
     batch_size: int
     frame_shape: Tuple[int, ...]
     dtype: str
     difficulty: bool
+    noise_shape: Optional[Tuple[int, ...]] = None
 
 
 def check_signature(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> GraphSignature:
@@ -68,12 +79,14 @@ def check_signature(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo])
     Raises:
         BundleError: a tensor is missing, unknown, of another type, or its shape is not fixed.
     """
-    if [tensor.name for tensor in inputs] != [FRAME]:
+    given = {tensor.name: tensor for tensor in inputs}
+    if FRAME not in given or len(given) != len(inputs) or not set(given) <= {FRAME, NOISE}:
         raise BundleError(
-            f"graph inputs: got {[tensor.name for tensor in inputs]}, expected ['{FRAME}'] (contract {CONTRACT_VERSION});"
-            f" {_REEXPORT}"
+            f"graph inputs: got {[tensor.name for tensor in inputs]}, expected ['{FRAME}'], or ['{FRAME}', '{NOISE}'] in the"
+            f" guarded tier (contract {CONTRACT_VERSION}); {_REEXPORT}"
         )
-    batch_size, frame_shape, dtype = _frame_tensor(inputs[0])
+    batch_size, frame_shape, dtype = _frame_tensor(given[FRAME])
+    noise_shape = _noise_tensor(given[NOISE], batch_size, frame_shape, dtype) if NOISE in given else None
     found = {tensor.name: tensor for tensor in outputs}
     for name, wanted in _REQUIRED_OUTPUTS.items():
         if name not in found:
@@ -92,7 +105,7 @@ def check_signature(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo])
         raise BundleError(
             f"graph output '{DIFFICULTY}': got {found[DIFFICULTY].dtype}, expected float32; {_REEXPORT}"
         )
-    return GraphSignature(batch_size, frame_shape, dtype, DIFFICULTY in found)
+    return GraphSignature(batch_size, frame_shape, dtype, DIFFICULTY in found, noise_shape)
 
 
 def _frame_tensor(tensor: TensorInfo) -> Tuple[int, Tuple[int, ...], str]:
@@ -104,6 +117,20 @@ def _frame_tensor(tensor: TensorInfo) -> Tuple[int, Tuple[int, ...], str]:
             f" float32 [B, 3 or 1, H, W] with every side fixed; {_REEXPORT}"
         )
     return sides[0], tuple(sides[1:]), tensor.dtype
+
+
+def _noise_tensor(
+    tensor: TensorInfo, batch_size: int, frame_shape: Tuple[int, ...], frame_dtype: str
+) -> Tuple[int, ...]:
+    sides = [side for side in tensor.shape if side is not None and side > 0]
+    # Float frames are on no grid, so that their float32 sum with the noise would not be a function of the sum.
+    fits = tensor.dtype == "float32" and frame_dtype == "uint8" and len(sides) == len(tensor.shape) == 4
+    if not fits or (sides[0], sides[1]) != (batch_size, frame_shape[-1]):
+        raise BundleError(
+            f"graph input '{NOISE}': got {tensor.dtype} {list(tensor.shape)} beside {frame_dtype} frames, expected float32"
+            f" [{batch_size}, {frame_shape[-1]}, h, w] with every side fixed, beside uint8 frames; {_REEXPORT}"
+        )
+    return tuple(sides)
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,7 @@ class GraphMetadata:
         class_names: in the order of the labels.
         encoding: one of `ENCODINGS`.
         preprocessing: `json_digest` of the manifest's preprocessing.
+        guard: of the guarded tier; None for a plain pass.
     """
 
     sigma: float
@@ -127,10 +155,15 @@ class GraphMetadata:
     class_names: Tuple[str, ...]
     encoding: str
     preprocessing: str
+    guard: Optional[Guard] = None
 
     def to_text(self) -> Dict[str, str]:
         """The key-value pairs to store in the graph."""
+        guard = (
+            {} if self.guard is None else {"rrise.guard": json.dumps(self.guard.to_json(), sort_keys=True)}
+        )
         return {
+            **guard,
             "rrise.contract": str(CONTRACT_VERSION),
             "rrise.sigma": repr(float(np.float32(self.sigma))),
             "rrise.offset": json.dumps([float(np.float32(value)) for value in self.offset]),
@@ -163,13 +196,29 @@ class GraphMetadata:
                 class_names=tuple(str(name) for name in json.loads(text["rrise.classes"])),
                 encoding=text["rrise.encoding"],
                 preprocessing=text["rrise.preprocessing"],
+                guard=Guard.from_json(json.loads(text["rrise.guard"])) if "rrise.guard" in text else None,
             )
         except KeyError as error:
             raise BundleError(
                 f"graph metadata: {error} is missing; a tool that rewrote the ONNX file probably dropped it; {_REEXPORT}"
             ) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, CalibrationError) as error:
             raise BundleError(f"graph metadata: unreadable ({error}); {_REEXPORT}") from error
+
+
+def guard_of(signature: GraphSignature, metadata: Mapping[str, str]) -> Optional[Guard]:
+    """What a graph says that its noise is drawn against; None for a plain pass.
+
+    Raises:
+        BundleError: the graph takes noise and its metadata does not say which, or the other way round.
+    """
+    told = "rrise.guard" in metadata
+    if told != (signature.noise_shape is not None):
+        got = "no input 'noise' but a guard" if told else "an input 'noise' but no guard"
+        raise BundleError(
+            f"graph: got {got} in the metadata, expected both (guarded tier) or neither; {_REEXPORT}"
+        )
+    return GraphMetadata.from_text(metadata).guard if told else None
 
 
 def same_float32(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -18,7 +18,7 @@ from calibration.references import References
 from edge_sdk.bundle import Bundle
 from edge_sdk.drift import forget
 from edge_sdk.errors import BundleError, EdgeError
-from edge_sdk.fit import independent_rows, misfit
+from edge_sdk.fit import independent_rows, misfit, to_keep
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.scoring import run_all
 from edge_sdk.sealed import read_sealed, write_sealed
@@ -107,7 +107,8 @@ def recalibrate(
         EdgeError: the references do not fit, or are too few (says how many are needed).
         BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
 
-    **Guarantee**: that of the bundle, for this execution, over frames like these. Each frame is used once.
+    **Guarantee**: that of the bundle, for this execution, over frames like these. Each frame is used once; in the
+    guarded tier with one fresh draw of noise.
     """
     bundle.check_graph(artefact, runtime.graph)
     record = bundle.calibrations.get(artefact)
@@ -136,7 +137,7 @@ def recalibrate(
             "recalibrate: this execution gives radii that are negative or not finite; use another runtime"
         )
     radius = outputs.radius[rows].astype(np.float64)
-    reference = references.radius[rows, outputs.label[rows]].astype(np.float64)
+    reference = to_keep(references.radius[rows, outputs.label[rows]], record.guarantee).astype(np.float64)
     margin = smallest_margin(radius, reference, rank)
     earlier = load_device_calibration(bundle, runtime.execution)
     result = DeviceCalibration(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.guarantee import Guarantee
+from calibration.guarded import guarded_reference
 from calibration.record import Calibration
 from calibration.references import References
 from edge_sdk.bundle import Bundle
@@ -38,6 +40,12 @@ def misfit(bundle: Bundle, record: Calibration, references: References, *, split
     if not len(references) or int(references.num_samples.min()) < record.num_samples[0]:
         return f"they need frames with at least {record.num_samples[0]} Monte Carlo samples each, as in calibration"
     return ""
+
+
+def to_keep(reference: np.ndarray, guarantee: Guarantee) -> np.ndarray:
+    """What a radius may not exceed, float32 [n]: the reference radius, less rho (rounded down) in the guarded tier."""
+    guard = guarantee.guard
+    return np.asarray(reference) if guard is None else guarded_reference(reference, guard.rho)
 
 
 def independent_rows(references: References, seed: int = 0) -> np.ndarray:

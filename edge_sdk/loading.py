@@ -15,7 +15,6 @@ from edge_sdk.device_calibration import load_device_calibration
 from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.select import Candidate
-from edge_sdk.scoring import run_all
 from edge_sdk.verification_record import load_record
 
 PROBIT_TOLERANCE = 0.05
@@ -106,7 +105,7 @@ def matches_probe(bundle: Bundle, artefact: str, runtime: Runtime) -> bool:
     expected = bundle.probe.expected.get(artefact)
     if expected is None:
         raise BundleError(f"probe: no expected answers for artefact {artefact}; export the bundle again")
-    got = run_all(runtime, bundle.probe.frames)
+    got = bundle.probe.answers(runtime)
     certified = expected.radius > 0
     flipped = int((got.label != expected.label)[certified].sum())
     apart = float(np.max(np.abs(got.probit.astype(np.float64) - expected.probit)))

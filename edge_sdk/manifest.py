@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from calibration.digests import PathLike, json_digest
+from calibration.errors import CalibrationError
+from calibration.guarded import Guard
 from edge_sdk.contract import ENCODINGS
 from edge_sdk.errors import BundleError
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.sealed import read_sealed, write_sealed
 
 FORMAT = "rrise-bundle"
@@ -76,6 +79,8 @@ class Manifest:
         frame_rate: frames per second for which expected wrong certificates are stated.
         versions: name -> version of what made the bundle.
         files: path -> SHA-256 of every file of the bundle, this manifest and `device/` excepted.
+        guard: of the guarded tier, whose graphs take `noise`; None for a plain pass.
+        replay: seed of the noise that recorded frames were scored with (`ReplayNoise`); empty for a plain pass.
     """
 
     sigma: float
@@ -91,6 +96,31 @@ class Manifest:
     frame_rate: float
     versions: Mapping[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
+    guard: Optional[Guard] = None
+    replay: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.guard is None) != (self.replay == ""):
+            raise BundleError(
+                f"manifest guard: got {self.guard} with replay seed {self.replay!r}, expected both or neither; export the"
+                " bundle again"
+            )
+
+    def replay_noise(self) -> Optional[ReplayNoise]:
+        """The noise that calibration, verification and probe frames were scored with; None for a plain pass.
+
+        Raises:
+            BundleError: the preprocessing does not say which shape it has.
+        """
+        if self.guard is None:
+            return None
+        size = self.preprocessing.get("size")
+        if not (isinstance(size, (list, tuple)) and len(size) == 2 and self.input.dtype == "uint8"):
+            raise BundleError(
+                f"manifest preprocessing: got size {size!r} and {self.input.dtype} frames in the guarded tier, expected"
+                " [height, width] and uint8; export the bundle again"
+            )
+        return ReplayNoise(self.guard.noise, self.replay, (self.input.shape[3], int(size[0]), int(size[1])))
 
     @property
     def digest(self) -> str:
@@ -106,6 +136,8 @@ class Manifest:
             value[name] = dict(getattr(self, name))
         for name in ("base_digest", "surrogate_digest", "probe", "frame_rate"):
             value[name] = getattr(self, name)
+        if self.guard is not None:
+            value["guard"] = {**self.guard.to_json(), "replay": self.replay}
         return value
 
     @classmethod
@@ -117,7 +149,10 @@ class Manifest:
                 f" {VERSION}; install the rrise version that wrote the bundle"
             )
         try:
+            guard = value.get("guard")
             return cls(
+                guard=None if guard is None else Guard.from_json(guard),
+                replay="" if guard is None else str(guard["replay"]),
                 sigma=float(value["sigma"]),
                 class_names=tuple(str(name) for name in value["class_names"]),
                 input=InputSpec(
@@ -134,7 +169,7 @@ class Manifest:
                 versions=dict(value["versions"]),
                 files=dict(value["files"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, CalibrationError) as error:
             raise BundleError(
                 f"manifest: {type(error).__name__}: {error}; export the bundle again"
             ) from error

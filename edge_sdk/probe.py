@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, Optional
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from calibration.digests import PathLike, combined_digest, frame_digest
 from calibration.errors import CalibrationError
 from calibration.files import read_arrays, write_arrays
 from edge_sdk.errors import BundleError
-from edge_sdk.runtime.base import Runtime
+from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
 
 
@@ -26,20 +26,30 @@ class Expected:
 
 @dataclass(frozen=True)
 class Probe:
-    """Probe frames [n, H, W, C] (or [n, C, H, W] float32), n >= 1, and what each artefact answered at export."""
+    """Probe frames [n, H, W, C] (or [n, C, H, W] float32), n >= 1, and what each artefact answered at export.
+
+    noise: guarded tier: the draws of these frames, float32 [n, C, h, w]; None for a plain pass.
+    """
 
     frames: np.ndarray
     expected: Mapping[str, Expected]
+    noise: Optional[np.ndarray] = None
+
+    def answers(self, runtime: Runtime) -> Outputs:
+        """What `runtime` answers to the probe frames, with the noise of then."""
+        return run_all(runtime, self.frames, noise=self.noise)
 
     def fingerprint(self, runtime: Runtime) -> str:
         """Digest of what `runtime` answers to the probe frames, bit for bit: it tells two processors apart whose
         executions have the same name, so that a record made on one is not taken for the other's."""
-        got = run_all(runtime, self.frames)
+        got = self.answers(runtime)
         return combined_digest(frame_digest(part) for part in (got.label, got.radius, got.probit))
 
     def save(self, path: PathLike) -> None:
-        """Write as `.npz`: `frame`, and `<artefact>.label`, `<artefact>.radius`, `<artefact>.probit`."""
+        """Write as `.npz`: `frame`, `noise` in the guarded tier, and `<artefact>.label`, `.radius` and `.probit`."""
         arrays = {"frame": self.frames}
+        if self.noise is not None:
+            arrays["noise"] = np.asarray(self.noise, np.float32)
         for name, answer in self.expected.items():
             arrays[f"{name}.label"] = np.asarray(answer.label, np.int64)
             arrays[f"{name}.radius"] = np.asarray(answer.radius, np.float32)
@@ -61,7 +71,7 @@ class Probe:
             }
         except (CalibrationError, KeyError, TypeError) as error:
             raise BundleError(f"probe: {error}; export the bundle again") from error
-        frames = arrays["frame"]
+        frames, noise = arrays["frame"], arrays.get("noise")
         lengths = {
             len(part) for answer in expected.values() for part in (answer.label, answer.radius, answer.probit)
         }
@@ -69,4 +79,8 @@ class Probe:
             raise BundleError(
                 f"probe: got frames {frames.shape} with answers of lengths {sorted(lengths)}; export the bundle again"
             )
-        return cls(frames, expected)
+        if noise is not None and (noise.dtype, noise.ndim, len(noise)) != (np.float32, 4, len(frames)):
+            raise BundleError(
+                f"probe: got noise {noise.dtype} {noise.shape} for {len(frames)} frames; export the bundle again"
+            )
+        return cls(frames, expected, noise)

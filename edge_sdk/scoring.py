@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Union
 
 import numpy as np
 
@@ -10,17 +10,26 @@ from calibration.references import References
 from calibration.scores import Scores
 from edge_sdk.contract import same_float32
 from edge_sdk.errors import EdgeError, FrameError, RuntimeFault
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.runtime.base import Outputs, Runtime
+
+Noise = Union[np.ndarray, ReplayNoise, None]
+"""Guarded tier: float32 [n, C, h, w], or the recorded draws; None is one fresh draw for each frame."""
 
 
 def score(
-    runtime: Runtime, references: References, *, advance: Optional[Callable[[int], None]] = None
+    runtime: Runtime,
+    references: References,
+    *,
+    noise: Noise = None,
+    advance: Optional[Callable[[int], None]] = None,
 ) -> Scores:
     """Run every reference frame through a runtime.
 
     Args:
         runtime: the execution to be calibrated or checked.
         references: frames uint8 [n, H, W, C] with their Monte Carlo counts.
+        noise: guarded tier: recorded draws for scores that are to be replayed; by default one fresh draw per frame.
         advance: called with the number of frames done since the last call.
 
     Returns:
@@ -36,7 +45,7 @@ def score(
             f"references: drawn at sigma {references.sigma}, but the graph's is {runtime.graph.sigma};"
             " use the references of the workspace that the bundle was exported from"
         )
-    outputs = run_all(runtime, references.frames, advance=advance)
+    outputs = run_all(runtime, references.frames, noise=noise, advance=advance)
     if not np.isfinite(outputs.probit).all():
         raise RuntimeFault(
             f"{int((~np.isfinite(outputs.probit)).sum())} of {len(outputs.probit)} frames gave a probit that is not finite;"
@@ -62,9 +71,16 @@ def score(
 
 
 def run_all(
-    runtime: Runtime, frames: np.ndarray, *, advance: Optional[Callable[[int], None]] = None
+    runtime: Runtime,
+    frames: np.ndarray,
+    *,
+    noise: Noise = None,
+    advance: Optional[Callable[[int], None]] = None,
 ) -> Outputs:
-    """Every output for any number of frames [n, ...], n >= 1; the last batch is filled up with its last frame."""
+    """Every output for any number of frames [n, ...], n >= 1; the last batch is filled up with its last frame.
+
+    noise: guarded tier, as for `score`. A plain pass takes none.
+    """
     signature = runtime.graph.signature
     if frames.dtype != signature.dtype or frames.shape[1:] != signature.frame_shape or not len(frames):
         raise FrameError(
@@ -74,7 +90,14 @@ def run_all(
     parts: List[Outputs] = []
     for start in range(0, len(frames), signature.batch_size):
         part = frames[start : start + signature.batch_size]
-        parts.append(runtime.run(padded(part, signature.batch_size)))
+        batch = padded(part, signature.batch_size)
+        if noise is None:
+            parts.append(runtime.run(batch))
+        elif isinstance(noise, ReplayNoise):
+            parts.append(runtime.run(batch, noise.of(batch)))
+        else:
+            drawn = padded(noise[start : start + signature.batch_size], signature.batch_size)
+            parts.append(runtime.run(batch, drawn))
         if advance is not None:
             advance(len(part))
     difficulty = None

@@ -21,7 +21,7 @@ from edge_sdk.binomial import upper_limit, upper_tail
 from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration, remove_device_calibration
 from edge_sdk.errors import BundleError
-from edge_sdk.fit import independent_rows, misfit
+from edge_sdk.fit import independent_rows, misfit, to_keep
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe
 from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
@@ -153,6 +153,7 @@ def verify(
 
     **Guarantee**: of the coverage test: a bundle whose certificates exceed the reference radius with probability at
     most alpha fails with probability at most `level`, over independent frames with independent Monte Carlo noise.
+    In the guarded tier it is made with fresh noise, while the comparison with what was recorded replays the recorded noise.
     """
     bundle.check_graph(artefact, runtime.graph)
     record = bundle.calibrations.get(artefact)
@@ -165,17 +166,22 @@ def verify(
     if problem:
         sentence = f"These references do not fit this bundle: {problem}."
         return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
-    outputs = run_all(runtime, references.frames, advance=advance)
+    noise = bundle.replay_noise()
+    outputs = run_all(runtime, references.frames, noise=noise, advance=advance)
     replay, paired = _replay(bundle.recorded(artefact), record, references, outputs)
     calibrated = before.state is State.CALIBRATED
     margin = before.margin if calibrated else _margin(replay)
-    radius = np.maximum(outputs.radius.astype(np.float64) - margin, 0.0)
-    exceeds = radius > references.radius[np.arange(len(references)), outputs.label]
+    # Recorded draws are for the paired comparison; what live frames get is judged with fresh ones.
+    live = outputs if noise is None else run_all(runtime, references.frames)
+    radius = np.maximum(live.radius.astype(np.float64) - margin, 0.0)
+    reference = references.radius[np.arange(len(references)), live.label]
+    exceeds = radius > to_keep(reference, record.guarantee)
     coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
     # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
     limit = TOLERANCE * bundle.manifest.sigma if tolerance is None else tolerance
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
-    verdict, sentence = _judge(replay, coverage, outputs, limit if here is None else math.inf, level)
+    broken = sum(_not_finite(part) for part in ([outputs] if live is outputs else [outputs, live]))
+    verdict, sentence = _judge(replay, coverage, broken, limit if here is None else math.inf, level)
     keep = write and verdict is Verdict.PASSED and replay.complete and not calibrated
     if keep:
         digest = references.frames_digest
@@ -203,7 +209,7 @@ def verify(
         new_frames=int((~paired).sum()),
         replay=replay,
         coverage=coverage,
-        classes=_by_class(bundle.manifest.class_names, outputs.label, radius, exceeds),
+        classes=_by_class(bundle.manifest.class_names, live.label, radius, exceeds),
         margin=margin,
         recorded_here=keep,
     )
@@ -268,10 +274,13 @@ def _coverage(
     )
 
 
+def _not_finite(outputs: Outputs) -> int:
+    return int((~np.isfinite(outputs.probit) | ~np.isfinite(outputs.radius)).sum())
+
+
 def _judge(
-    replay: Replay, coverage: Coverage, outputs: Outputs, limit: float, level: float
+    replay: Replay, coverage: Coverage, broken: int, limit: float, level: float
 ) -> Tuple[Verdict, str]:
-    broken = int((~np.isfinite(outputs.probit) | ~np.isfinite(outputs.radius)).sum())
     if broken or replay.flipped_certified or not replay.largest_increase <= limit:
         return Verdict.NUMERICS, (
             f"This device computes something else than what was calibrated: {broken} answers are not finite,"

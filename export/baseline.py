@@ -39,7 +39,7 @@ def baseline_qualities(path: Path, references: References, radii: Sequence[float
     for name, record in bundle.calibrations.items():
         model = bundle.model(name)
         with closing(OnnxRuntime.load(model)) as runtime:
-            outputs = run_all(runtime, references.frames)
+            outputs = run_all(runtime, references.frames, noise=manifest.replay_noise())
         answers = Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
         qualities[name] = measure(name, len(model), record, answers, references.target, radii)
     return qualities

@@ -174,7 +174,8 @@ def _probe(source: Source, products: Sequence[Product]) -> Probe:
         )
         for product in products
     }
-    return Probe(source.verification.frames[rows], expected)
+    frames, replay = source.verification.frames[rows], source.replay
+    return Probe(frames, expected, None if replay is None else replay.of(frames))
 
 
 def preprocessing_record(source: Source) -> Dict[str, object]:
@@ -214,6 +215,8 @@ def _manifest(source: Source, products: Sequence[Product], files: Mapping[str, s
         frame_rate=source.frame_rate,
         versions=_versions(),
         files=files,
+        guard=source.guarantee.guard,
+        replay="" if source.replay is None else source.replay.seed,
     )
 
 

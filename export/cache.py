@@ -15,7 +15,13 @@ from export.source import Source
 if TYPE_CHECKING:
     import onnx
 
-_CODE = ("export/lower.py", "export/precision.py", "trainer/networks.py", "trainer/preprocess.py")
+_CODE = (
+    "export/lower.py",
+    "export/precision.py",
+    "export/guarded.py",
+    "trainer/networks.py",
+    "trainer/preprocess.py",
+)
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -64,6 +70,8 @@ def conversion_key(source: Source, precision: str, batch_size: int) -> str:
         "tools": _versions(),
         "code": _code_digest(),
     }
+    if source.replay is not None:
+        made_from["guarded"] = source.replay.seed
     return json_digest(made_from)[:32]
 
 

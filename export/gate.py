@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.errors import RriseError
 from calibration.fit import check_rank
-from calibration.offsets import label_reference, one_frame_per_clip
+from calibration.offsets import one_frame_per_clip, reference_for
 from calibration.record import Calibration
 from calibration.references import References
 from calibration.scores import Scores
@@ -18,11 +18,13 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.contract import same_float32
 from edge_sdk.errors import BundleError
 from edge_sdk.loading import State, matches_probe
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all
 from export.compare import TOLERANCES, Answers, Comparison, Tolerance, compare
 from export.errors import ExportError
+from export.gate_guarded import check_guarded_certifier
 from export.gate_report import ABSTAIN_FLIPS, LABEL_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE, Check, GateReport
 
 if TYPE_CHECKING:
@@ -78,12 +80,16 @@ def gate(
             _check_execution(record, runtime),
             _check_offset(record, runtime),
         ]
-        answers = {pack.split: _answers(runtime, pack) for pack in (calibration, verification)}
+        noise = bundle.manifest.replay_noise()
+        answers = {pack.split: _answers(runtime, pack, noise) for pack in (calibration, verification)}
         checks.append(_check_head(record, answers))
         checks += _check_replay(record, answers["calibration"], calibration, runtime, scored)
         checks.append(_check_coverage(record, answers["verification"], verification, runtime))
         comparison = _compare(record, answers, (calibration, verification), reference)
-        checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
+        if noise is None:
+            checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
+        else:
+            checks.append(check_guarded_certifier(path, artefact, verification))
         allowed = tolerance or TOLERANCES.get(artefact, TOLERANCES["fp32"])
         checks += _check_comparison(comparison, allowed, record.head.sigma)
         return GateReport(artefact, tuple(checks), comparison, comparison.needed(record.head.sigma))
@@ -98,6 +104,7 @@ def _open(path: Path, artefact: str) -> Tuple[Bundle, Runtime]:
         )
     runtime = OnnxRuntime.load(bundle.model(artefact))
     bundle.check_graph(artefact, runtime.graph)
+    bundle.replay_noise()
     if not matches_probe(bundle, artefact, runtime):
         raise BundleError(
             "probe: the recorded answers are not reproduced bit for bit on the machine that exported them"
@@ -140,8 +147,8 @@ def _check_offset(record: Calibration, runtime: Runtime) -> Check:
     )
 
 
-def _answers(runtime: Runtime, references: References) -> Answers:
-    outputs = run_all(runtime, references.frames)
+def _answers(runtime: Runtime, references: References, noise: Optional[ReplayNoise]) -> Answers:
+    outputs = run_all(runtime, references.frames, noise=noise)
     return Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
 
 
@@ -219,7 +226,7 @@ def _check_coverage(record: Calibration, mine: Answers, references: References, 
 
 def _trials(record: Calibration, scores: Scores, radius: np.ndarray) -> List[Tuple[int, int]]:
     """(exceeding, independent units) of what the kind of guarantee counts: frames, issued frames, classes or clips."""
-    above = radius > label_reference(scores, float(record.guarantee.beta))
+    above = radius > reference_for(scores, record.guarantee)
     if record.guarantee.kind == "whole-clip":
         return [(len(np.unique(scores.clip[above])), len(np.unique(scores.clip)))]
     chosen = np.isin(scores.digest, one_frame_per_clip(scores, record.seed).digest)

@@ -1,4 +1,7 @@
-"""Lowers a PyTorch module (preprocessing and network in one) to a clean ONNX graph from `frame` to `logits`."""
+"""Lowers a PyTorch module (preprocessing and network in one) to a clean ONNX graph from `frame` to `logits`.
+
+In the guarded tier the graph has a second input, `noise`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import logging
 import re
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, Union
 
+from edge_sdk.contract import FRAME, NOISE
 from export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -19,16 +23,18 @@ if TYPE_CHECKING:
 OPSET = 18
 MAX_IR_VERSION = 10
 CONTROL_FLOW = "data-dependent control flow"
+Example = Union["torch.Tensor", Tuple["torch.Tensor", "torch.Tensor"]]
 
 
 def lower(
-    module: "torch.nn.Module", example: "torch.Tensor", outputs: Sequence[str] = ("logits",)
+    module: "torch.nn.Module", example: Example, outputs: Sequence[str] = ("logits",)
 ) -> "onnx.ModelProto":
     """Export `module` with fixed shapes, opset 18 and IR version at most 10.
 
     Args:
         module: maps the frame tensor to float32 logits [B, K] (or to a tuple, one tensor per name in `outputs`).
-        example: a frame batch of the exact shape and dtype that the graph is to accept.
+        example: a frame batch of the exact shape and dtype that the graph is to accept; in the guarded tier
+            (frame batch, noise batch).
         outputs: names of the graph outputs.
 
     Returns:
@@ -43,8 +49,9 @@ def lower(
     _check_weights(module)
     module = module.eval()
     with torch.no_grad(), _quiet():
-        program = _trace(module, example)
-        converted = _convert(program, outputs)
+        examples = example if isinstance(example, tuple) else (example,)
+        program = _trace(module, examples)
+        converted = _convert(program, [FRAME, NOISE][: len(examples)], outputs)
     model = clean_model(_name_after_layers(converted))
     check_model(model)
     return model
@@ -84,12 +91,12 @@ def _check_weights(module: "torch.nn.Module") -> None:
             )
 
 
-def _trace(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":
+def _trace(module: "torch.nn.Module", examples: "Tuple[torch.Tensor, ...]") -> "torch.export.ExportedProgram":
     import torch
 
     with _current_layer(module) as layers:
         try:
-            return torch.export.export(module, (example,), strict=False)
+            return torch.export.export(module, examples, strict=False)
         except Exception as error:
             where = f"layer {layers[-1]!r}" if layers else "the network"
             if "data-dependent" in str(error) or "DynamicControlFlow" in type(error).__name__:
@@ -98,11 +105,13 @@ def _trace(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.
                     f"write it with torch.where.{_source_line(str(error))}"
                 ) from error
             raise ExportError(
-                f"{where} cannot be traced on a frame batch of shape {tuple(example.shape)}: {_first_line(error)}"
+                f"{where} cannot be traced on a frame batch of shape {tuple(examples[0].shape)}: {_first_line(error)}"
             ) from error
 
 
-def _convert(program: "torch.export.ExportedProgram", outputs: Sequence[str]) -> "onnx.ModelProto":
+def _convert(
+    program: "torch.export.ExportedProgram", inputs: Sequence[str], outputs: Sequence[str]
+) -> "onnx.ModelProto":
     import torch
 
     try:
@@ -110,7 +119,7 @@ def _convert(program: "torch.export.ExportedProgram", outputs: Sequence[str]) ->
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["frame"],
+            input_names=list(inputs),
             output_names=list(outputs),
             verbose=False,
         )

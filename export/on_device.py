@@ -74,12 +74,18 @@ def export_tensorrt(
 
     Raises:
         RuntimeUnavailable: no CUDA driver or device, or no TensorRT; says what was found.
-        ExportError: TensorRT refuses the graph, or only a stale engine is there and it may not be rebuilt.
+        ExportError: TensorRT refuses the graph, only a stale engine is there and it may not be rebuilt, or the bundle is
+            of the guarded tier.
 
     **Guarantee**: that of the bundle, for this engine, once it is calibrated here.
     """
     opened = Bundle.open(bundle, trust=trust)
     name = opened.artefact_name(artefact)
+    if opened.manifest.guard is not None:
+        raise ExportError(
+            f"{bundle}: got a bundle of the guarded tier, expected a plain one: engines do not take its noise yet; run it with "
+            "ONNX Runtime, which every bundle has a graph for"
+        )
     # Asked before TensorRT is touched: without a driver its objects crash the process when they are freed.
     driver = driver or Driver.open()
     trt = trt or import_tensorrt()

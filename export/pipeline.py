@@ -18,6 +18,7 @@ from calibration.references import References
 from calibration.scores import Scores
 from edge_sdk.contract import GraphMetadata, preprocessing_digest
 from edge_sdk.manifest import MANIFEST_FILE, Manifest
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
 from export.baseline import baseline_qualities
@@ -194,24 +195,28 @@ def make_products(
         key = conversion_key(source, precision, batch_size)
         converted = network
         if precision != "fp32":
-            converted = cache.graph(key, partial(convert, network, precision, source.tuning.frames))
+            converted = cache.graph(
+                key, partial(convert, network, precision, source.tuning.frames, source.replay)
+            )
         products.append(make_product(source, converted, precision))
     return tuple(products)
 
 
 def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
-    """Preprocessing and surrogate as one float32 graph from `frame` to `logits`."""
+    """Preprocessing and surrogate as one float32 graph from `frame` (and `noise`) to `logits`."""
     import torch
 
-    example = torch.zeros((batch_size, *source.preprocess.frame_shape), dtype=torch.uint8)
-    return lower(source.module, example, source.outputs)
+    frame = torch.zeros((batch_size, *source.preprocess.frame_shape), dtype=torch.uint8)
+    if source.replay is None:
+        return lower(source.module, frame, source.outputs)
+    return lower(source.module, (frame, torch.zeros((batch_size, *source.replay.shape))), source.outputs)
 
 
 def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -> Product:
     """Score the calibration frames, calibrate, and embed the offset."""
     head = CertificateHead(source.sigma, source.map)
     unfinished = _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, "")
-    scored, _ = _score(unfinished, source.calibration, f"scoring {precision}, calibration")
+    scored, _ = _score(unfinished, source.calibration, source.replay, f"scoring {precision}, calibration")
     record = calibrate(
         scored,
         source.guarantee,
@@ -226,7 +231,9 @@ def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -
             f"{precision}: {record.message()}; add calibration frames or ask for a larger error level"
         )
     final = _with_metadata(attach_head(converted, record.head), source, record.head, record.binding())
-    recorded, answers = _score(final, source.verification, f"scoring {precision}, verification")
+    recorded, answers = _score(
+        final, source.verification, source.replay, f"scoring {precision}, verification"
+    )
     record = replace(record, execution=recorded.execution)
     return Product(precision, final, record, recorded, answers, scored)
 
@@ -243,19 +250,22 @@ def _with_metadata(model: "onnx.ModelProto", source: Source, head: CertificateHe
         class_names=source.class_names,
         encoding=source.preprocess.encoding,
         preprocessing=preprocessing_digest(preprocessing_record(source)),
+        guard=source.guarantee.guard,
     )
     helper.set_model_props(model, dict(sorted(metadata.to_text().items())))
     check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _score(model: bytes, references: References, label: str) -> Tuple[Scores, Answers]:
+def _score(
+    model: bytes, references: References, noise: Optional[ReplayNoise], label: str
+) -> Tuple[Scores, Answers]:
     with (
         closing(OnnxRuntime.load(model)) as runtime,
         Progress(2 * len(references), "frames", label) as progress,
     ):
-        scores = score(runtime, references, advance=progress.advance)
-        outputs = run_all(runtime, references.frames, advance=progress.advance)
+        scores = score(runtime, references, noise=noise, advance=progress.advance)
+        outputs = run_all(runtime, references.frames, noise=noise, advance=progress.advance)
     return scores, Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
 
 
@@ -263,8 +273,9 @@ def gate_products(
     folder: Path, source: Source, products: Sequence[Product], tolerances: Mapping[str, Tolerance]
 ) -> Tuple[GateReport, ...]:
     """Run the gate on every artefact of the bundle in `folder`."""
-    reference = torch_reference(source.module)
-    allowed = {"fp32": float32_tolerance(source.module, source.verification.frames), **tolerances}
+    reference = torch_reference(source.module, source.replay)
+    exact = float32_tolerance(source.module, source.verification.frames, source.replay)
+    allowed = {"fp32": exact, **tolerances}
     return tuple(
         gate(
             folder,
@@ -292,7 +303,12 @@ def gate_bundle(bundle: PathLike, workspace: PathLike, *, allow_code: bool = Fal
             f"{bundle}: made from surrogate {manifest.surrogate_digest[:16]}, the workspace has "
             f"{source.surrogate_digest[:16]}; name the workspace that it was exported from"
         )
-    reference = torch_reference(source.module)
+    if manifest.replay_noise() != source.replay:
+        raise ExportError(
+            f"{bundle}: its guard is {manifest.guard}, the workspace's {source.guarantee.guard}, or its splits are others; "
+            "name the workspace that it was exported from"
+        )
+    reference = torch_reference(source.module, source.replay)
     return tuple(
         gate(Path(bundle), name, source.calibration, source.verification, reference)
         for name in manifest.artefacts

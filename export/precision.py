@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Dict, Iterator, Optional
 
 import numpy as np
 
+from edge_sdk.contract import FRAME, NOISE
+from edge_sdk.noise import ReplayNoise
 from export.errors import ExportError
 from export.lower import clean_model
 
@@ -26,13 +28,16 @@ PREPROCESS_LAYER = "preprocess"
 QUANTISED = ("Conv", "Gemm", "MatMul")
 
 
-def convert(network: "onnx.ModelProto", precision: str, tuning: np.ndarray) -> "onnx.ModelProto":
-    """The lowered float32 graph in another precision; `frame` and `logits` keep their types.
+def convert(
+    network: "onnx.ModelProto", precision: str, tuning: np.ndarray, noise: Optional[ReplayNoise] = None
+) -> "onnx.ModelProto":
+    """The lowered float32 graph in another precision; `frame`, `noise` and `logits` keep their types.
 
     Args:
         network: from `lower`, with nodes named after their layers.
         precision: one of `PRECISIONS`.
         tuning: frames [n, ...] from which int8 ranges are taken; never calibration frames (MATHEMATICS 2 f).
+        noise: guarded tier: of the tuning frames.
 
     Raises:
         ExportError: the network cannot be converted.
@@ -42,7 +47,8 @@ def convert(network: "onnx.ModelProto", precision: str, tuning: np.ndarray) -> "
     try:
         with _quiet():
             parts = split_preprocessing(network)
-            converted = _to_fp16(parts.network) if precision == "fp16" else _to_int8(parts, tuning)
+            fp16 = precision == "fp16"
+            converted = _to_fp16(parts.network) if fp16 else _to_int8(parts, tuning, noise)
             whole = _joined(parts.preprocessing, converted)
     except ExportError:
         raise
@@ -80,7 +86,7 @@ def split_preprocessing(model: "onnx.ModelProto") -> Parts:
         )
     extractor = onnx.utils.Extractor(inferred)
     return Parts(
-        extractor.extract_model(["frame"], border),
+        extractor.extract_model([tensor.name for tensor in model.graph.input], border),
         extractor.extract_model(border, [output.name for output in model.graph.output]),
     )
 
@@ -127,7 +133,7 @@ def _to_fp16(network: "onnx.ModelProto") -> "onnx.ModelProto":
     return convert_float_to_float16(network, keep_io_types=True)
 
 
-def _to_int8(parts: Parts, tuning: np.ndarray) -> "onnx.ModelProto":
+def _to_int8(parts: Parts, tuning: np.ndarray, noise: Optional[ReplayNoise]) -> "onnx.ModelProto":
     """Symmetric int8, per-channel weights, float32 bias: the settings that TensorRT's parser accepts.
 
     Logits are not quantised: 256 levels of a logit would squeeze the confidence that the radius is made of.
@@ -140,7 +146,7 @@ def _to_int8(parts: Parts, tuning: np.ndarray) -> "onnx.ModelProto":
         quantize_static(
             parts.network,
             str(target),
-            _Reader(parts, tuning),
+            _Reader(parts, tuning, noise),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -160,7 +166,7 @@ def _to_int8(parts: Parts, tuning: np.ndarray) -> "onnx.ModelProto":
 class _Reader:
     """Feeds preprocessed tuning frames to ONNX Runtime's range finder, in batches of the graph's size."""
 
-    def __init__(self, parts: Parts, frames: np.ndarray) -> None:
+    def __init__(self, parts: Parts, frames: np.ndarray, noise: Optional[ReplayNoise]) -> None:
         from onnxruntime import InferenceSession
 
         batch = _batch_size(parts.preprocessing)
@@ -172,9 +178,13 @@ class _Reader:
             parts.preprocessing.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         name = parts.network.graph.input[0].name
+
+        def inputs(start: int) -> Dict[str, np.ndarray]:
+            part = np.ascontiguousarray(frames[start : start + batch])
+            return {FRAME: part} if noise is None else {FRAME: part, NOISE: noise.of(part)}
+
         self._batches = (
-            {name: session.run(None, {"frame": np.ascontiguousarray(frames[start : start + batch])})[0]}
-            for start in range(0, len(frames) - batch + 1, batch)
+            {name: session.run(None, inputs(start))[0]} for start in range(0, len(frames) - batch + 1, batch)
         )
 
     def get_next(self) -> Optional[Dict[str, np.ndarray]]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Dict, FrozenSet, Optional, Tuple
 
 import numpy as np
 
+from calibration.digests import json_digest
 from calibration.guarantee import Guarantee
 from calibration.maps import RadiusMap
 from calibration.probit import probit_from_logits
 from calibration.references import References
+from edge_sdk.noise import ReplayNoise
 from export.compare import TOLERANCES, Tolerance
 from export.errors import ExportError
 from export.gate import Reference
@@ -42,6 +44,8 @@ class Source:
         attempt: which use of the calibration split this is.
         policy: what a release must reach.
         foreign_code: whether the network is a factory of the user's, whose code no digest of ours covers.
+
+    In the guarded tier (`guarantee.guard`) the module takes frames and noise.
     """
 
     path: Path
@@ -66,6 +70,18 @@ class Source:
     policy: Policy = NO_POLICY
     foreign_code: bool = False
 
+    @property
+    def replay(self) -> Optional[ReplayNoise]:
+        """The draw of noise that each recorded frame gets in the guarded tier; None for a plain pass.
+
+        One draw per frame, independent of the Monte Carlo, and the same whenever this surrogate is exported: another
+        draw would be another look at the calibration frames.
+        """
+        if self.guarantee.guard is None:
+            return None
+        seed = json_digest({"surrogate": self.surrogate_digest, "splits": self.split_digests})
+        return ReplayNoise(self.guarantee.guard.noise, seed, self.preprocess.output_shape)
+
 
 def load_source(path: Path, *, allow_code: bool = False) -> Source:
     """Read a workspace.
@@ -73,24 +89,22 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     Raises:
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
-    import torch
-
     from trainer.calibrate import configured_plan, log_attempt, seen_digests
     from trainer.workspace import Workspace
 
     workspace = Workspace.open(path)
     base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
-    if surrogate.guard_noise:
-        raise ExportError(
-            f"{path}: the surrogate is of the guarded tier (noise {surrogate.guard_noise:g}), whose pass takes noise beside the "
-            "frame; bundles hold one-pass surrogates: train one without [guard] noise"
-        )
     plan = configured_plan(workspace, allow_code=allow_code)
+    guard = plan.guarantee.guard
+    if (0.0 if guard is None else guard.noise) != surrogate.guard_noise:
+        raise ExportError(
+            f"{path}: the surrogate takes noise of standard deviation {surrogate.guard_noise:g}, the guarantee says {guard}; "
+            "train the surrogate again with `rrise-train surrogate`"
+        )
     packs = {split: workspace.references(split) for split in ("tuning", "calibration", "verification")}
-    parts = OrderedDict([(PREPROCESS_LAYER, workspace.preprocess), ("network", surrogate.module)])
     return Source(
         path=workspace.path,
-        module=torch.nn.Sequential(parts).eval(),
+        module=joined(workspace.preprocess, surrogate.module, guarded=guard is not None),
         outputs=("logits", "difficulty") if surrogate.has_difficulty else ("logits",),
         preprocess=workspace.preprocess,
         sigma=workspace.config.smoothing.sigma,
@@ -111,8 +125,31 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     )
 
 
-def torch_reference(module: "torch.nn.Module") -> Reference:
-    """The PyTorch surrogate as the gate asks it: frames uint8 [n, H, W, C] -> label, probit, difficulty or None."""
+def joined(preprocess: "Preprocess", network: "torch.nn.Module", *, guarded: bool) -> "torch.nn.Module":
+    """Preprocessing and network as the one module that is lowered.
+
+    Raises:
+        ExportError: guarded, and resized pixels are not on the grid of the noise, so that sums would be rounded.
+    """
+    import torch
+
+    if not guarded:
+        return torch.nn.Sequential(OrderedDict([(PREPROCESS_LAYER, preprocess), ("network", network)])).eval()
+    from export.guarded import GuardedSurrogate
+
+    if preprocess.size != preprocess.crop[2:] and not preprocess.grid:
+        raise ExportError(
+            "guarded tier: got a resize whose pixels are not rounded to the grid of the noise, expected Preprocess(grid=True); "
+            "set [guard] noise in rrise.toml and train again"
+        )
+    return GuardedSurrogate(preprocess, network).eval()
+
+
+def torch_reference(module: "torch.nn.Module", noise: Optional[ReplayNoise] = None) -> Reference:
+    """The PyTorch surrogate as the gate asks it: frames uint8 [n, H, W, C] -> label, probit, difficulty or None.
+
+    noise: guarded tier: of these frames.
+    """
 
     def answer(frames: np.ndarray) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
         import torch
@@ -120,7 +157,7 @@ def torch_reference(module: "torch.nn.Module") -> Reference:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(frames), REFERENCE_BATCH):
-                outputs = module(torch.from_numpy(frames[start : start + REFERENCE_BATCH]))
+                outputs = module(*_inputs(frames[start : start + REFERENCE_BATCH], noise))
                 heads = outputs if isinstance(outputs, tuple) else (outputs,)
                 parts.append([head.numpy() for head in heads])
         logits, *rest = (np.concatenate(columns) for columns in zip(*parts))
@@ -130,11 +167,20 @@ def torch_reference(module: "torch.nn.Module") -> Reference:
     return answer
 
 
+def _inputs(frames: np.ndarray, noise: Optional[ReplayNoise]) -> "Tuple[torch.Tensor, ...]":
+    import torch
+
+    frame = torch.from_numpy(frames)
+    return (frame,) if noise is None else (frame, torch.from_numpy(noise.of(frames)))
+
+
 ROUNDING_FACTOR = 16.0
 LEAST_TOLERANCE = 5e-6
 
 
-def float32_tolerance(module: "torch.nn.Module", frames: np.ndarray) -> Tolerance:
+def float32_tolerance(
+    module: "torch.nn.Module", frames: np.ndarray, noise: Optional[ReplayNoise] = None
+) -> Tolerance:
     """How far a float32 graph may be from PyTorch, from how far PyTorch's own float32 is from its float64.
 
     The same rounding in another order of summation is a few times that; a weight that is off by 1 % is usually a
@@ -143,10 +189,11 @@ def float32_tolerance(module: "torch.nn.Module", frames: np.ndarray) -> Toleranc
     """
     default = TOLERANCES["fp32"]
     try:
-        double = _in_float64(module, frames)
+        double = _in_float64(module, frames, noise)
     except (RuntimeError, TypeError, AttributeError):  # a user's network may insist on float32
         return default
-    rounding = float(np.max(np.abs(double - torch_reference(module)(frames)[1].astype(np.float64))))
+    single = torch_reference(module, noise)(frames)[1].astype(np.float64)
+    rounding = float(np.max(np.abs(double - single)))
     limit = ROUNDING_FACTOR * rounding
     if not np.isfinite(limit):
         return default
@@ -158,7 +205,7 @@ def float32_tolerance(module: "torch.nn.Module", frames: np.ndarray) -> Toleranc
     )
 
 
-def _in_float64(module: "torch.nn.Module", frames: np.ndarray) -> np.ndarray:
+def _in_float64(module: "torch.nn.Module", frames: np.ndarray, noise: Optional[ReplayNoise]) -> np.ndarray:
     """Probits of the surrogate in float64, behind the float32 preprocessing that defines its input."""
     import copy
 
@@ -171,6 +218,7 @@ def _in_float64(module: "torch.nn.Module", frames: np.ndarray) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(frames), REFERENCE_BATCH):
-            outputs = network(preprocess(torch.from_numpy(frames[start : start + REFERENCE_BATCH])).double())
+            inputs = _inputs(frames[start : start + REFERENCE_BATCH], noise)
+            outputs = network(preprocess(*inputs).double())
             parts.append((outputs[0] if isinstance(outputs, tuple) else outputs).numpy())
     return probit_from_logits(np.concatenate(parts)).probit.astype(np.float64)

@@ -49,11 +49,17 @@ class Runtime(Protocol):
     execution: Execution
     graph: Graph
 
-    def run(self, frames: np.ndarray) -> Outputs:
-        """Answer one batch, C-contiguous [B, ...] of the graph's dtype, with every output. Raises: RuntimeFault."""
+    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+        """Answer one batch, C-contiguous [B, ...] of the graph's dtype, with every output. Raises: RuntimeFault.
+
+        noise: guarded tier: float32 [B, C, h, w] in 8-bit pixel levels for a replay; None draws fresh noise.
+        """
 
     def answer(self, frames: np.ndarray) -> List[np.ndarray]:
-        """As `run`, but only [label int64 [B], radius float32 [B]]: the camera loop's path."""
+        """As `run`, but only [label int64 [B], radius float32 [B]]: the camera loop's path.
+
+        In the guarded tier with fresh noise for each call.
+        """
 
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
         """The runtime's own call for this batch and the outputs of `answer`, without anything of ours: for `bench`."""

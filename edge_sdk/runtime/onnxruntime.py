@@ -14,14 +14,18 @@ from edge_sdk.contract import (
     DIFFICULTY,
     FRAME,
     LABEL,
+    NOISE,
     OFFSET,
     PROBIT,
     RADIUS,
     SIGMA,
+    GraphSignature,
     TensorInfo,
     check_signature,
+    guard_of,
 )
 from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
+from edge_sdk.noise import FreshNoise
 from edge_sdk.runtime.base import Graph, Outputs, architecture
 
 PROVIDERS = {
@@ -29,16 +33,25 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+EXACT_PROVIDERS = ("cpu", "cuda")
+"""Providers that compute every node in the precision that the graph states, so that frame + noise is exact."""
+
 _HOT = [LABEL, RADIUS]
 
 
 class OnnxRuntime:
-    """A `Runtime` on ONNX Runtime. Build one with `OnnxRuntime.load`."""
+    """A `Runtime` on ONNX Runtime. Build one with `OnnxRuntime.load`.
+
+    Attributes:
+        fresh: where the noise of a guarded graph comes from; None for a plain pass.
+    """
 
     def __init__(self, session: Any, execution: Execution, graph: Graph) -> None:
         self.execution = execution
         self.graph = graph
         self.session = session
+        guard, shape = guard_of(graph.signature, graph.metadata), graph.signature.noise_shape
+        self.fresh = None if guard is None or shape is None else FreshNoise(guard, shape)
         self._names = [LABEL, RADIUS, PROBIT] + ([DIFFICULTY] if graph.signature.difficulty else [])
 
     @classmethod
@@ -69,7 +82,12 @@ class OnnxRuntime:
         session = open_session(data, provider, threads, extra)
         options = {"graph_optimization": "all", "intra_op_threads": str(threads), **extra}
         signature = check_signature(_describe(session.get_inputs()), _describe(session.get_outputs()))
-        sigma, offset = _constants(session, (signature.batch_size, *signature.frame_shape), signature.dtype)
+        if signature.noise_shape is not None and provider not in EXACT_PROVIDERS:
+            raise RuntimeUnavailable(
+                f"provider {provider}: may add the noise of the guarded tier to the frame in a lower precision, which voids the"
+                f" guarantee; expected one of {', '.join(EXACT_PROVIDERS)}"
+            )
+        sigma, offset = _constants(session, signature)
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         execution = Execution(
             artefact=hashlib.sha256(data).hexdigest(),
@@ -84,12 +102,15 @@ class OnnxRuntime:
 
     def answer(self, frames: np.ndarray) -> List[np.ndarray]:
         """[label int64 [B], radius float32 [B]] for one batch; the caller has checked dtype and shape."""
-        return self.session.run(_HOT, {FRAME: frames})
+        if self.fresh is None:
+            return self.session.run(_HOT, {FRAME: frames})
+        return self.session.run(_HOT, {FRAME: frames, NOISE: self.fresh.draw()})
 
-    def run(self, frames: np.ndarray) -> Outputs:
-        """Every per-frame output for one batch. Raises: RuntimeFault."""
+    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+        """Every per-frame output for one batch, with `noise` or, in the guarded tier, fresh noise. Raises: RuntimeFault."""
+        inputs = self._inputs(frames, noise)
         try:
-            answers = self.session.run(self._names, {FRAME: frames})
+            answers = self.session.run(self._names, inputs)
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise RuntimeFault(
                 f"onnxruntime failed on a batch {frames.dtype} {frames.shape}: {error}"
@@ -97,11 +118,18 @@ class OnnxRuntime:
         return Outputs(answers[0], answers[1], answers[2], answers[3] if len(answers) > 3 else None)
 
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
-        """`session.run` of label and radius on this batch."""
-        return partial(self.session.run, _HOT, {FRAME: frames})
+        """`session.run` of label and radius on this batch; in the guarded tier with noise that was drawn before."""
+        return partial(self.session.run, _HOT, self._inputs(frames, None))
+
+    def _inputs(self, frames: np.ndarray, noise: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+        if self.fresh is not None:
+            return {FRAME: frames, NOISE: self.fresh.draw() if noise is None else noise}
+        if noise is not None:
+            raise RuntimeFault("noise: got some for a graph of a plain pass, expected none")
+        return {FRAME: frames}
 
     def clone(self) -> "OnnxRuntime":
-        """Share the session, whose `run` may be called by several threads."""
+        """Share the session, whose `run` may be called by several threads. No noise is shared: there is no generator."""
         return OnnxRuntime(self.session, self.execution, self.graph)
 
     def close(self) -> None:
@@ -169,10 +197,13 @@ def _describe(arguments: Any) -> List[TensorInfo]:
     ]
 
 
-def _constants(session: Any, shape: Tuple[int, ...], dtype: str) -> Tuple[float, Tuple[float, ...]]:
+def _constants(session: Any, signature: GraphSignature) -> Tuple[float, Tuple[float, ...]]:
     """Run the graph once on a black frame: the constants must come out of the very session that will certify."""
+    inputs = {FRAME: np.zeros((signature.batch_size, *signature.frame_shape), signature.dtype)}
+    if signature.noise_shape is not None:
+        inputs[NOISE] = np.zeros(signature.noise_shape, np.float32)
     try:
-        sigma, offset = session.run([SIGMA, OFFSET], {FRAME: np.zeros(shape, dtype)})
+        sigma, offset = session.run([SIGMA, OFFSET], inputs)
     except Exception as error:
         raise RuntimeFault(
             f"onnxruntime failed on a black frame: {error}; export the bundle again"

@@ -20,6 +20,7 @@ from edge_sdk.contract import (
     SIGMA,
     TensorInfo,
     check_signature,
+    guard_of,
 )
 from edge_sdk.errors import RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Graph, Outputs
@@ -100,6 +101,10 @@ class TensorRTRuntime:
         inputs = [tensor for tensor in _tensors(trt, engine) if _is_input(trt, engine, tensor.name)]
         outputs = [tensor for tensor in _tensors(trt, engine) if not _is_input(trt, engine, tensor.name)]
         signature = check_signature(inputs, outputs)
+        if guard_of(signature, metadata) is not None:
+            raise RuntimeUnavailable(
+                "TensorRT: this runtime does not feed the noise of the guarded tier; use ONNX Runtime"
+            )
         self._per_frame = [LABEL, RADIUS, PROBIT] + ([DIFFICULTY] if signature.difficulty else [])
         black = np.zeros((signature.batch_size, *signature.frame_shape), signature.dtype)
         offset, sigma = self._execute(black, [OFFSET, SIGMA])
@@ -119,8 +124,10 @@ class TensorRTRuntime:
         self._driver.synchronize(self._stream)
         return [self._host[name].copy() for name in wanted]
 
-    def run(self, frames: np.ndarray) -> Outputs:
-        """Every per-frame output for one batch. Raises: RuntimeFault."""
+    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+        """Every per-frame output for one batch. Raises: RuntimeFault: it failed, or got noise, which no engine takes."""
+        if noise is not None:
+            raise RuntimeFault("noise: got some for an engine of a plain pass, expected none")
         answers = self._execute(frames, self._per_frame)
         return Outputs(answers[0], answers[1], answers[2], answers[3] if len(answers) > 3 else None)
 

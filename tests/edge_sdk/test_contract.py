@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from edge_sdk.contract import GraphMetadata, TensorInfo, check_signature, same_float32
+from calibration.guarded import Guard
+from edge_sdk.contract import GraphMetadata, TensorInfo, check_signature, guard_of, same_float32
 from edge_sdk.errors import BundleError
 
 INPUT = TensorInfo("frame", "uint8", (2, 8, 6, 3))
@@ -51,9 +54,54 @@ def test_wrong_input_is_refused(tensor):
         check_signature([tensor], OUTPUTS)
 
 
-def test_a_second_input_is_refused():
+def test_another_second_input_is_refused():
     with pytest.raises(BundleError, match="noise"):
-        check_signature([INPUT, TensorInfo("noise", "float32", (2, 3, 8, 6))], OUTPUTS)
+        check_signature([INPUT, TensorInfo("mask", "float32", (2, 3, 8, 6))], OUTPUTS)
+
+
+def test_the_guarded_tier_takes_noise_after_the_resize():
+    noise = TensorInfo("noise", "float32", (2, 3, 4, 5))
+    assert check_signature([INPUT, noise], OUTPUTS).noise_shape == (2, 3, 4, 5)
+    assert check_signature([INPUT], OUTPUTS).noise_shape is None
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        TensorInfo("noise", "float16", (2, 3, 8, 6)),
+        TensorInfo("noise", "float32", (1, 3, 8, 6)),
+        TensorInfo("noise", "float32", (2, 1, 8, 6)),
+        TensorInfo("noise", "float32", (2, 3, None, 6)),
+        TensorInfo("noise", "float32", (2, 3, 8)),
+    ],
+)
+def test_noise_of_another_type_or_shape_is_refused(noise):
+    with pytest.raises(BundleError, match="noise"):
+        check_signature([INPUT, noise], OUTPUTS)
+
+
+def test_noise_beside_float_frames_is_refused():
+    """Their sum in float32 would be rounded, and then nothing is proved."""
+    frame = TensorInfo("frame", "float32", (2, 3, 8, 6))
+    with pytest.raises(BundleError, match="beside float32"):
+        check_signature([frame, TensorInfo("noise", "float32", (2, 3, 8, 6))], OUTPUTS)
+
+
+def test_a_guard_and_its_noise_input_come_together():
+    guard = Guard(0.05, 0.12)
+    plain, guarded = (
+        check_signature([INPUT], OUTPUTS),
+        replace(check_signature([INPUT], OUTPUTS), noise_shape=(2, 3, 8, 6)),
+    )
+    told = replace(METADATA, guard=guard).to_text()
+    assert guard_of(guarded, told) == guard and guard_of(plain, METADATA.to_text()) is None
+    for signature, text in (
+        (plain, told),
+        (guarded, METADATA.to_text()),
+        (guarded, {**told, "rrise.guard": "{}"}),
+    ):
+        with pytest.raises(BundleError):
+            guard_of(signature, text)
 
 
 @pytest.mark.parametrize("missing", range(5))
