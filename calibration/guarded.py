@@ -107,6 +107,11 @@ class NoiseSource:
         Added to integer pixel values the float32 sum is exact, and equal to the rounding of the sum itself: what
         comes after is a function of x' + e, as the theorem needs.
         """
-        steps = np.rint(self._random.standard_normal(tuple(shape)) * self._scale)
-        # Ten standard deviations: beyond it a draw (probability 1e-23) would leave the exact range.
-        return np.asarray(np.clip(steps, -10 * self._scale, 10 * self._scale) * GRID, np.float32)
+        steps = self._random.standard_normal(tuple(shape))
+        steps *= self._scale
+        np.rint(steps, out=steps)
+        # Ten standard deviations, in whole steps: beyond it a draw (probability 1e-23) would leave the exact range.
+        limit = math.ceil(10 * self._scale)
+        np.clip(steps, -limit, limit, out=steps)
+        steps *= GRID
+        return steps.astype(np.float32)
