@@ -194,9 +194,11 @@ def _check_guard(manifest: Manifest, probe: Probe, calibrations: Mapping[str, Ca
         raise BundleError(
             f"probe: got noise of shape {got}, expected {wanted} as the manifest says; {_RESTORE}"
         )
-    done = manifest.preprocessing
-    resized = list(done.get("size", [])) != list(done.get("crop", []))[2:]
-    if replay is not None and resized and done.get("grid") is not True:
+    if replay is None:
+        return
+    crop = manifest.preprocessing.get("crop")
+    whole = isinstance(crop, (list, tuple)) and tuple(crop[2:]) == replay.shape[1:]
+    if not whole and manifest.preprocessing.get("grid") is not True:
         raise BundleError(
             "manifest preprocessing: got resized pixels that are not rounded to the grid of the noise, expected 'grid': true"
             f" in the guarded tier; {_RESTORE}"

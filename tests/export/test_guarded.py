@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
 import trainer
 from calibration.bounds import reference_radius
@@ -30,7 +31,8 @@ from edge_sdk.verify import Verdict, verify
 from export import export_onnx
 from export.errors import ExportError
 from export.on_device import export_tensorrt
-from export.pipeline import export_source, gate_bundle
+from export.pipeline import export_source, gate_bundle, lower_source
+from export.precision import split_preprocessing
 from export.source import Source, joined, load_source, torch_reference
 from tests.edge_sdk.helpers import copy, relist, replace_graph, rewrite_sealed
 from tests.trainer.helpers import copied, edit
@@ -351,6 +353,26 @@ def test_resized_frames_lie_on_the_grid_of_the_noise(colour_source: Source, tmp_
         certificates = certifier.certify_batch(list(colour_source.verification.frames))
     assert sum(map(bool, certificates)) > len(certificates) // 5
     assert all(certificate.frame_radius == 0 for certificate in certificates), "rounding has no norm"
+
+
+def test_what_the_network_sees_is_the_exact_sum_also_after_a_resize(colour_source: Source) -> None:
+    """ONNX Runtime's x, against float64 sums of the graph's own levels with the noise: equal bit for bit."""
+    made = resized(colour_source, grid=True)
+    parts = split_preprocessing(lower_source(made, 1))
+    session = InferenceSession(parts.preprocessing.SerializeToString(), providers=["CPUExecutionProvider"])
+    frames = made.verification.frames[:40]
+    noise = made.replay.of(frames)
+
+    def seen(drawn: np.ndarray) -> np.ndarray:
+        pairs = zip(frames, drawn, strict=True)
+        return np.stack([session.run(None, {"frame": f[None], "noise": e[None]})[0][0] for f, e in pairs])
+
+    steps = seen(np.zeros_like(noise)).astype(np.float64) * 255 * 1024
+    # Scaling to [0, 1] rounds by up to 0.03 of a step.
+    assert np.abs(steps - np.rint(steps)).max() < 0.05, "levels lie on the grid"
+    total = np.rint(steps) / 1024 + noise.astype(np.float64)
+    np.testing.assert_array_equal(total.astype(np.float32).astype(np.float64), total)
+    np.testing.assert_array_equal(seen(noise), total.astype(np.float32) * np.float32(1 / 255))
 
 
 def test_resized_frames_off_the_grid_are_refused(colour_source: Source) -> None:
