@@ -177,6 +177,7 @@ def test_after_one_error_there_is_never_an_answer_again(opened: Bundle, call: st
         "cuEventCreate",
         "cuMemHostAlloc",
         "cuMemAlloc_v2",
+        "cuMemcpyDtoHAsync_v2",
         "cuMemcpyHtoDAsync_v2",
         "cuGraphLaunch",
     ],
