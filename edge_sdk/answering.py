@@ -17,6 +17,7 @@ from edge_sdk.errors import EdgeError, FrameError
 from edge_sdk.inputs import Prepared, Roi, prepare
 from edge_sdk.loading import ExecutionState, State
 from edge_sdk.runtime.base import Runtime
+from edge_sdk.runtime.device_frames import DeviceFrame, on_device
 from edge_sdk.scoring import padded
 from edge_sdk.suspension import lift, suspend, suspended_because
 
@@ -91,7 +92,8 @@ class Answering:
 
         Args:
             frame: uint8 [H, W, C] (or float32 [C, H, W] in [0, 1]) as the bundle's manifest declares; numpy with any
-                strides, or DLPack in host memory. Read during the call only, never kept.
+                strides, or DLPack in host memory. TensorRT also takes uint8 frames in GPU memory, as DLPack or with
+                `__cuda_array_interface__`. Read during the call only, never kept.
             encoding: of the frame, where it is not the bundle's; see `edge_sdk.encodings`.
             roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius.
             capture_time: seconds since the epoch; by default now.
@@ -115,7 +117,11 @@ class Answering:
                 and frame.flags.c_contiguous
                 and encoding is roi  # both None
             ):
-                batch = frame[None]
+                batch: Union[np.ndarray, DeviceFrame] = frame[None]
+            elif type(frame) is not np.ndarray and on_device(frame):
+                if self._out_of_use:
+                    return self._refuse(when, start, frame_id)
+                batch = self._device_frame(frame, encoding, roi)
             else:
                 prepared = prepare(
                     frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
@@ -215,8 +221,17 @@ class Answering:
                 "certify: another thread is in this certifier; give each thread its own with `clone()`"
             )
 
-    def _observe(self, batch: np.ndarray, when: float) -> Tuple[np.ndarray, np.ndarray]:
+    def _device_frame(self, frame: Any, encoding: Optional[str], roi: Optional[Roi]) -> DeviceFrame:
+        if roi is not None or encoding not in (None, self._encoding):
+            raise FrameError(
+                "frame: lies in device memory, where neither crops nor other encodings are made; copy it with .cpu() or .get()"
+            )
+        return self.runtime.device_frame(frame)
+
+    def _observe(self, batch: Union[np.ndarray, DeviceFrame], when: float) -> Tuple[np.ndarray, np.ndarray]:
         """Answer a batch whose first frame the drift monitor looks at as well."""
+        if isinstance(batch, DeviceFrame):
+            batch = self.runtime.host_copy(batch)
         outputs = self.runtime.run(batch)
         alarm = self._monitor.observe(batch[0], outputs.probit.item(0), when) if self._monitor else ""
         if alarm:

@@ -14,6 +14,8 @@ from edge_sdk.errors import FrameError
 _CPU = 1
 """Device type of host memory in DLPack."""
 
+_ELSEWHERE = "frame: lies in device memory, here host memory is read; copy it with .cpu() or .get()"
+
 
 @dataclass(frozen=True)
 class Roi:
@@ -72,12 +74,12 @@ def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:
     try:
         if hasattr(frame, "__dlpack__"):
             if frame.__dlpack_device__()[0] != _CPU:
-                raise FrameError(
-                    "frame: lies in device memory, this runtime reads host memory; copy it with .cpu() or .get()"
-                )
+                raise FrameError(_ELSEWHERE)
             return np.from_dlpack(frame)
         if hasattr(frame, "__array_interface__"):
             return np.asarray(frame)
+        if hasattr(frame, "__cuda_array_interface__"):
+            raise FrameError(_ELSEWHERE)
     except FrameError:
         raise
     except Exception as error:  # an exporter may raise anything

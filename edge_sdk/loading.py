@@ -78,7 +78,8 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
             raise
         if fallback is not None:
             fallback.runtime.close()
-        fallback = Chosen(runtime, state, candidate.name)
+        name = f"{candidate.name} ({runtime.note})" if runtime.note else candidate.name
+        fallback = Chosen(runtime, state, name)
         if state.state is not State.UNVERIFIED:
             break
         passed.append(f"{candidate.name} is unverified")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import Callable, List, Mapping, Optional, Protocol, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Protocol, Tuple, Union
 
 import numpy as np
 
 from calibration.execution import Execution
 from edge_sdk.contract import GraphSignature
+from edge_sdk.runtime.device_frames import DeviceFrame
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,30 @@ class Runtime(Protocol):
     Attributes:
         execution: which computation this is, filled in from what was really loaded.
         graph: what the graph says about itself.
+        note: how it runs, where that is not the usual way; may be empty.
     """
 
     execution: Execution
     graph: Graph
+    note: str
 
-    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+    def run(self, frames: Union[np.ndarray, DeviceFrame], noise: Optional[np.ndarray] = None) -> Outputs:
         """Answer one batch, C-contiguous [B, ...] of the graph's dtype, with every output. Raises: RuntimeFault.
 
         noise: guarded tier: float32 [B, C, h, w] in 8-bit pixel levels for a replay; None draws fresh noise.
         """
 
-    def answer(self, frames: np.ndarray) -> List[np.ndarray]:
+    def answer(self, frames: Union[np.ndarray, DeviceFrame]) -> List[np.ndarray]:
         """As `run`, but only [label int64 [B], radius float32 [B]]: the camera loop's path.
 
-        In the guarded tier with fresh noise for each call.
+        In the guarded tier with fresh noise for each call. The next call may overwrite both arrays.
         """
+
+    def device_frame(self, frame: Any) -> DeviceFrame:
+        """Take a frame in device memory. Raises: FrameError: this runtime cannot, or it does not fit."""
+
+    def host_copy(self, frame: DeviceFrame) -> np.ndarray:
+        """The pixels of a device frame as a batch of one in host memory."""
 
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
         """The runtime's own call for this batch and the outputs of `answer`, without anything of ours: for `bench`."""

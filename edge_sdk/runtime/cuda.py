@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from edge_sdk.errors import RuntimeFault, RuntimeUnavailable
 LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NON_BLOCKING = 1
+_NO_TIMING = 2
+_CAPTURE_THREAD_LOCAL = 1
+_MEMORY_TYPE, _ORDINAL, _ON_DEVICE = 2, 9, 2
+_STICKY = frozenset({214, 700, 702, 709, *range(710, 721)})
+"""Errors after which every further CUDA call of the process fails: ECC, illegal address, launch failures."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,25 @@ class Driver:
         return cls(library)
 
     def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
-        if status:
-            raise RuntimeFault(f"CUDA: {name} returned error {status}")
+        self.bound(name, *arguments)()
+
+    def bound(self, name: str, *arguments: Any) -> Callable[[], None]:
+        """A call of the driver with its arguments laid down once, so that repeating it builds nothing.
+
+        Raises:
+            RuntimeFault: the driver lacks the function; from the returned call: CUDA reported an error.
+        """
+        try:
+            function = getattr(self._library, name)
+        except AttributeError as error:
+            raise RuntimeFault(f"CUDA: the driver has no {name}; install a newer driver") from error
+
+        def call() -> None:
+            status = function(*arguments)
+            if status:
+                raise RuntimeFault(_explained(name, status))
+
+        return call
 
     def _describe(self) -> Device:
         handle = ctypes.c_int()
@@ -103,9 +124,49 @@ class Driver:
     def close_stream(self, stream: int) -> None:
         self._call("cuStreamDestroy_v2", ctypes.c_void_p(stream))
 
-    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
-        """Enqueue a copy of a C-contiguous array; it must live until `synchronize`."""
-        self._call(
+    def pinned(self, size: int) -> int:
+        """Address of `size` bytes of page-locked host memory, which the device copies without a detour."""
+        address = ctypes.c_void_p()
+        self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)), ctypes.c_uint(0))
+        return int(address.value or 0)
+
+    def free_pinned(self, address: int) -> None:
+        self._call("cuMemFreeHost", ctypes.c_void_p(address))
+
+    def event(self) -> int:
+        """An event without timing, to let one stream wait for another."""
+        handle = ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(handle), ctypes.c_uint(_NO_TIMING))
+        return int(handle.value or 0)
+
+    def close_event(self, event: int) -> None:
+        self._call("cuEventDestroy_v2", ctypes.c_void_p(event))
+
+    def wait_for(self, producer: int, event: int, stream: int) -> None:
+        """Let `stream` wait for all that `producer` has been given so far (1: legacy default stream, 2: per thread)."""
+        self._call("cuEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(producer))
+        self._call("cuStreamWaitEvent", ctypes.c_void_p(stream), ctypes.c_void_p(event), ctypes.c_uint(0))
+
+    def wait_for_everything(self) -> None:
+        """Wait on the host until every stream of the context is idle."""
+        self._call("cuCtxSynchronize")
+
+    def holds(self, address: int) -> bool:
+        """Whether an address lies in memory of the first device; a foreign or host address does not."""
+        values = []
+        for attribute in (_MEMORY_TYPE, _ORDINAL):
+            value = ctypes.c_int(-1)
+            status = self._library.cuPointerGetAttribute(
+                ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_uint64(address)
+            )
+            if status in _STICKY:
+                raise RuntimeFault(_explained("cuPointerGetAttribute", status))
+            values.append(-1 if status else value.value)
+        return values == [_ON_DEVICE, 0]
+
+    def upload(self, address: int, array: np.ndarray, stream: int) -> Callable[[], None]:
+        """A call that enqueues a copy of a C-contiguous array to the device; the array must outlive the call's use."""
+        return self.bound(
             "cuMemcpyHtoDAsync_v2",
             ctypes.c_uint64(address),
             ctypes.c_void_p(array.ctypes.data),
@@ -113,9 +174,9 @@ class Driver:
             ctypes.c_void_p(stream),
         )
 
-    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
-        """Enqueue a copy into a C-contiguous array, which is filled after `synchronize`."""
-        self._call(
+    def download(self, array: np.ndarray, address: int, stream: int) -> Callable[[], None]:
+        """A call that enqueues a copy into a C-contiguous array, which is filled after `synchronize`."""
+        return self.bound(
             "cuMemcpyDtoHAsync_v2",
             ctypes.c_void_p(array.ctypes.data),
             ctypes.c_uint64(address),
@@ -123,8 +184,53 @@ class Driver:
             ctypes.c_void_p(stream),
         )
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy within device memory."""
+        self._call(
+            "cuMemcpyDtoDAsync_v2",
+            ctypes.c_uint64(target),
+            ctypes.c_uint64(source),
+            ctypes.c_size_t(size),
+            ctypes.c_void_p(stream),
+        )
+
     def synchronize(self, stream: int) -> None:
         self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """Handle of an executable CUDA graph of what `work` enqueues on `stream`; nothing of it runs now.
+
+        Raises:
+            RuntimeFault: something in it cannot be captured. The stream has left capture mode in any case.
+        """
+        # Thread-local: other threads may go on allocating while this one captures.
+        self._call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        end = self.bound("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
+        try:
+            work()
+        except Exception:
+            try:
+                end()
+            except RuntimeFault:
+                pass  # ending a failed capture reports the failure again
+            else:
+                self._call("cuGraphDestroy", graph)
+            raise
+        end()
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return int(executable.value or 0)
+
+    def close_graph(self, executable: int) -> None:
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(executable))
+
+
+def _explained(name: str, status: int) -> str:
+    lasting = "; the process must be started anew before CUDA works again" if status in _STICKY else ""
+    return f"CUDA: {name} returned error {status}{lasting}"
 
 
 def _load() -> Any:

@@ -24,9 +24,12 @@ from edge_sdk.contract import (
     check_signature,
     guard_of,
 )
-from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
+from edge_sdk.errors import BundleError, FrameError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.noise import FreshNoise
 from edge_sdk.runtime.base import Graph, Outputs, architecture
+from edge_sdk.runtime.binding import Binding
+from edge_sdk.runtime.cuda import Driver
+from edge_sdk.runtime.device_frames import DeviceFrame
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -35,24 +38,37 @@ PROVIDERS = {
 }
 EXACT_PROVIDERS = ("cpu", "cuda")
 """Providers that compute every node in the precision that the graph states, so that frame + noise is exact."""
-
+PROVIDER_OPTIONS = {
+    # TF32 would round the inputs of float32 convolutions; an algorithm found by timing may be another at each start.
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+}
+_STRICT = "session.disable_cpu_ep_fallback"
 _HOT = [LABEL, RADIUS]
+_ON_DEVICE = "frame: lies in device memory, and ONNX Runtime reads host memory; copy it with .cpu() or .get(), or use TensorRT"
 
 
 class OnnxRuntime:
     """A `Runtime` on ONNX Runtime. Build one with `OnnxRuntime.load`.
 
+    On a GPU frames and answers go through buffers that are bound once (IOBinding); on the processor there is nothing to
+    gain by it.
+
     Attributes:
         fresh: where the noise of a guarded graph comes from; None for a plain pass.
     """
 
-    def __init__(self, session: Any, execution: Execution, graph: Graph) -> None:
+    def __init__(self, session: Any, execution: Execution, graph: Graph, note: str = "") -> None:
         self.execution = execution
+        self.note = note
         self.graph = graph
-        self.session = session
+        self.session: Any = session
         guard, shape = guard_of(graph.signature, graph.metadata), graph.signature.noise_shape
         self.fresh = None if guard is None or shape is None else FreshNoise(guard, shape)
         self._names = [LABEL, RADIUS, PROBIT] + ([DIFFICULTY] if graph.signature.difficulty else [])
+        self._binding: Optional[Binding] = None
+        # The noise is new for every call, so a guarded graph has nothing that could stay bound.
+        if execution.provider != "cpu" and self.fresh is None:
+            self._binding = Binding(_import(), session, graph.signature, self._names, "cuda")
 
     @classmethod
     def load(
@@ -78,9 +94,19 @@ class OnnxRuntime:
         if threads < 1:
             raise RuntimeUnavailable(f"threads: got {threads}, expected at least 1")
         data = model if isinstance(model, bytes) else Path(model).read_bytes()
-        extra = dict(provider_options or {})
-        session = open_session(data, provider, threads, extra)
+        extra = {**PROVIDER_OPTIONS.get(provider, {}), **(provider_options or {})}
+        session, note = open_session(data, provider, threads, extra), ""
         options = {"graph_optimization": "all", "intra_op_threads": str(threads), **extra}
+        where = architecture()
+        if provider != "cpu":
+            device = Driver.open().device
+            where = device.architecture
+            options.update(driver=device.driver, cpu_nodes="none" if session.strict else "some")
+            note = (
+                ""
+                if session.strict
+                else f"some nodes run on the processor, {provider} has no kernel for them"
+            )
         signature = check_signature(_describe(session.get_inputs()), _describe(session.get_outputs()))
         if signature.noise_shape is not None and provider not in EXACT_PROVIDERS:
             raise RuntimeUnavailable(
@@ -94,21 +120,36 @@ class OnnxRuntime:
             runtime="onnxruntime",
             version=_import().__version__,
             provider=provider,
-            architecture=architecture(),
+            architecture=where,
             options=tuple(options.items()),
             batch_size=signature.batch_size,
         )
-        return cls(session, execution, Graph(signature, metadata, offset, sigma))
+        return cls(session, execution, Graph(signature, metadata, offset, sigma), note)
 
-    def answer(self, frames: np.ndarray) -> List[np.ndarray]:
+    def answer(self, frames: Union[np.ndarray, DeviceFrame]) -> List[np.ndarray]:
         """[label int64 [B], radius float32 [B]] for one batch; the caller has checked dtype and shape."""
-        if self.fresh is None:
-            return self.session.run(_HOT, {FRAME: frames})
-        return self.session.run(_HOT, {FRAME: frames, NOISE: self.fresh.draw()})
+        frames = _on_host(frames)
+        if self.fresh is not None:
+            return self.session.run(_HOT, {FRAME: frames, NOISE: self.fresh.draw()})
+        if self._binding is not None:
+            return self._binding.run(frames)[:2]
+        return self.session.run(_HOT, {FRAME: frames})
 
-    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+    def device_frame(self, frame: Any) -> DeviceFrame:
+        """Raises: FrameError: always."""
+        raise FrameError(_ON_DEVICE)
+
+    def host_copy(self, frame: DeviceFrame) -> np.ndarray:
+        """Raises: FrameError: always."""
+        raise FrameError(_ON_DEVICE)
+
+    def run(self, frames: Union[np.ndarray, DeviceFrame], noise: Optional[np.ndarray] = None) -> Outputs:
         """Every per-frame output for one batch, with `noise` or, in the guarded tier, fresh noise. Raises: RuntimeFault."""
+        frames = _on_host(frames)
         inputs = self._inputs(frames, noise)
+        if self._binding is not None:
+            bound = [array.copy() for array in self._binding.run(frames)]
+            return Outputs(bound[0], bound[1], bound[2], bound[3] if len(bound) > 3 else None)
         try:
             answers = self.session.run(self._names, inputs)
         except Exception as error:  # onnxruntime's exceptions have no common public base
@@ -118,7 +159,12 @@ class OnnxRuntime:
         return Outputs(answers[0], answers[1], answers[2], answers[3] if len(answers) > 3 else None)
 
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
-        """`session.run` of label and radius on this batch; in the guarded tier with noise that was drawn before."""
+        """`session.run` of label and radius on this batch, or the same through bound buffers.
+
+        In the guarded tier with noise that was drawn before.
+        """
+        if self._binding is not None:
+            return partial(self._binding.run, frames)
         return partial(self.session.run, _HOT, self._inputs(frames, None))
 
     def _inputs(self, frames: np.ndarray, noise: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
@@ -130,10 +176,10 @@ class OnnxRuntime:
 
     def clone(self) -> "OnnxRuntime":
         """Share the session, whose `run` may be called by several threads. No noise is shared: there is no generator."""
-        return OnnxRuntime(self.session, self.execution, self.graph)
+        return OnnxRuntime(self.session, self.execution, self.graph, self.note)
 
     def close(self) -> None:
-        self.session = None
+        self.session = self._binding = None
 
 
 def _import() -> Any:
@@ -149,7 +195,15 @@ def _import() -> Any:
 def open_session(
     data: Union[bytes, str], provider: str, threads: int, provider_options: Dict[str, str]
 ) -> Any:
-    """An onnxruntime session with our settings. Raises: RuntimeUnavailable, BundleError."""
+    """An onnxruntime session with our settings; it never goes over to another provider, at load or later.
+
+    On a GPU every node must run there (`session.strict`); a graph with nodes that the provider has no kernel for is
+    loaded with those on the processor, and `session.strict` is False.
+
+    Raises:
+        RuntimeUnavailable: the provider is unknown, not installed, or was not taken.
+        BundleError: onnxruntime cannot load the graph.
+    """
     onnxruntime = _import()
     if provider not in PROVIDERS:
         raise RuntimeUnavailable(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
@@ -169,8 +223,17 @@ def open_session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # Without it int8 products saturate on x86 processors that lack VNNI: one label in five flipped on a small network.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    strict = provider != "cpu"
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=[(wanted, provider_options)])
+        try:
+            options.add_session_config_entry(_STRICT, "1" if strict else "0")
+            session = _session(onnxruntime, data, options, wanted, provider_options)
+        except Exception as error:
+            if not (strict and "assigned to the default CPU EP" in str(error)):
+                raise
+            strict = False
+            options.add_session_config_entry(_STRICT, "0")
+            session = _session(onnxruntime, data, options, wanted, provider_options)
     except Exception as error:  # onnxruntime's exceptions have no common public base
         raise BundleError(
             f"onnxruntime cannot load the graph: {error}; restore the bundle or export it again"
@@ -180,7 +243,29 @@ def open_session(
         raise RuntimeUnavailable(
             f"provider {provider}: onnxruntime fell back to {', '.join(loaded)}; `rrise-edge doctor` says what is missing"
         )
+    taken = session.get_provider_options().get(wanted, {})
+    ignored = {
+        name: taken[name] for name, value in provider_options.items() if taken.get(name, value) != value
+    }
+    if ignored:
+        raise RuntimeUnavailable(
+            f"provider {provider}: asked for {provider_options}, onnxruntime {onnxruntime.__version__} took {ignored}"
+        )
+    session.strict = strict
     return session
+
+
+def _session(onnxruntime: Any, data: Any, options: Any, wanted: str, provider_options: Dict[str, str]) -> Any:
+    # By default a session that fails, even in the middle of a run, prints a line and goes on with another provider.
+    return onnxruntime.InferenceSession(
+        data, options, providers=[(wanted, provider_options)], enable_fallback=0
+    )
+
+
+def _on_host(frames: Union[np.ndarray, DeviceFrame]) -> np.ndarray:
+    if isinstance(frames, DeviceFrame):
+        raise FrameError(_ON_DEVICE)
+    return frames
 
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from calibration.execution import Execution
 from edge_sdk.bundle import Bundle
 from edge_sdk.contract import (
     DIFFICULTY,
-    FRAME,
     LABEL,
     OFFSET,
     PROBIT,
@@ -22,43 +21,56 @@ from edge_sdk.contract import (
     check_signature,
     guard_of,
 )
-from edge_sdk.errors import RuntimeFault, RuntimeUnavailable
+from edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Graph, Outputs
 from edge_sdk.runtime.cuda import Driver
+from edge_sdk.runtime.device_frames import DeviceFrame, view_on_device
 from edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines
+from edge_sdk.runtime.lane import GRAPH, Lane
 from edge_sdk.runtime.onnx_file import read_metadata
 
 
 class TensorRTRuntime:
     """A `Runtime` on TensorRT. Build one with `TensorRTRuntime.load`.
 
-    Shapes are fixed: buffers are allocated once and their addresses are given to the context once.
+    Shapes are fixed: buffers are allocated once, in page-locked memory on the host's side, and their addresses are given
+    to the context once. Where TensorRT lets itself be captured, each frame replays one CUDA graph; which of the two it
+    is belongs to the execution, so that a calibration holds for exactly that way of running.
+
+    Attributes:
+        note: why no CUDA graph is used, or "".
     """
 
-    def __init__(self, engine: Any, driver: Driver, execution: Execution, tensors: List[TensorInfo]) -> None:
+    def __init__(self, engine: Any, driver: Driver, lane: Lane, execution: Execution) -> None:
         self.execution = execution
-        self._engine = engine
-        self._tensors = tensors
-        driver.attach()
-        self._context: Optional[Any] = engine.create_execution_context()
+        self.note = lane.reason and f"no CUDA graph: {lane.reason}"
+        self._engine: Optional[Any] = engine
         self._driver = driver
-        self._stream = driver.stream()
-        self._host = {tensor.name: np.zeros(_sides(tensor), tensor.dtype) for tensor in tensors}
-        self._device = {name: driver.allocate(array.nbytes) for name, array in self._host.items()}
-        for name, address in self._device.items():
-            if not self._context.set_tensor_address(name, address):
-                raise RuntimeFault(f"TensorRT refused the address of tensor {name!r}; build the engine again")
+        self._lane = lane
+        self._tensors: List[TensorInfo]
         self.graph: Graph
         self._per_frame: List[str]
 
     @classmethod
     def load(
-        cls, bundle: Bundle, artefact: str, *, trt: Optional[Any] = None, driver: Optional[Driver] = None
+        cls,
+        bundle: Bundle,
+        artefact: str,
+        *,
+        trt: Optional[Any] = None,
+        driver: Optional[Driver] = None,
+        cuda_graph: bool = True,
     ) -> "TensorRTRuntime":
         """Load the engine that this device built for `artefact`.
 
+        Args:
+            trt, driver: by default what the machine has.
+            cuda_graph: whether to try a CUDA graph; one that cannot be captured, or that answers other bits than plain
+                runs, is given up for plain runs.
+
         Raises:
             RuntimeUnavailable: no driver, no TensorRT, or no engine for exactly this GPU, driver and TensorRT.
+            RuntimeFault: CUDA or TensorRT failed while buffers were made or in the first runs.
             BundleError: the engine was changed, or is not of this bundle.
         """
         # Without a driver TensorRT hands out objects that crash the process when they are used or freed.
@@ -83,80 +95,107 @@ class TensorRTRuntime:
                 f"the engine {key.name} was built from ONNX file {engine.name[:16]}, expected {key.onnx[:16]}; "
                 "build it again"
             )
+        tensors = _tensors(trt, engine)
+        lane = Lane(engine, driver, tensors, graph=cuda_graph)
         execution = Execution(
             artefact=hashlib.sha256(plan).hexdigest(),
             runtime=key.module,
             version=key.version,
             provider="cuda",
             architecture=driver.device.architecture,
-            options=(("driver", key.driver), ("onnx", key.onnx)),
+            options=(("driver", key.driver), ("mode", lane.mode), ("onnx", key.onnx)),
             batch_size=key.shape[0],
         )
-        runtime = cls(engine, driver, execution, _tensors(trt, engine))
-        runtime._describe(trt, engine, read_metadata(bundle.model(artefact)))
+        runtime = cls(engine, driver, lane, execution)
+        try:
+            runtime._describe(trt, engine, tensors, read_metadata(bundle.model(artefact)))
+        except BaseException:
+            lane.close()
+            raise
         return runtime
 
-    def _describe(self, trt: Any, engine: Any, metadata: Dict[str, str]) -> None:
+    def _describe(self, trt: Any, engine: Any, tensors: List[TensorInfo], metadata: Dict[str, str]) -> None:
         """What the graph says about itself; its two constants come out of the very engine that will certify."""
-        inputs = [tensor for tensor in _tensors(trt, engine) if _is_input(trt, engine, tensor.name)]
-        outputs = [tensor for tensor in _tensors(trt, engine) if not _is_input(trt, engine, tensor.name)]
+        inputs = [tensor for tensor in tensors if _is_input(trt, engine, tensor.name)]
+        outputs = [tensor for tensor in tensors if not _is_input(trt, engine, tensor.name)]
         signature = check_signature(inputs, outputs)
         if guard_of(signature, metadata) is not None:
             raise RuntimeUnavailable(
                 "TensorRT: this runtime does not feed the noise of the guarded tier; use ONNX Runtime"
             )
+        self._tensors = tensors
         self._per_frame = [LABEL, RADIUS, PROBIT] + ([DIFFICULTY] if signature.difficulty else [])
         black = np.zeros((signature.batch_size, *signature.frame_shape), signature.dtype)
-        offset, sigma = self._execute(black, [OFFSET, SIGMA])
+        offset, sigma = self._lane.run(black, [OFFSET, SIGMA])
         self.graph = Graph(
             signature, metadata, tuple(float(value) for value in offset.ravel()), float(sigma.ravel()[0])
         )
 
-    def _execute(self, frames: np.ndarray, wanted: List[str]) -> List[np.ndarray]:
-        if self._context is None:
-            raise RuntimeFault("TensorRT: this runtime is closed")
-        self._driver.attach()
-        self._driver.to_device(self._device[FRAME], frames, self._stream)
-        if not self._context.execute_async_v3(self._stream):
-            raise RuntimeFault("TensorRT failed to run the engine; build it again")
-        for name in wanted:
-            self._driver.to_host(self._host[name], self._device[name], self._stream)
-        self._driver.synchronize(self._stream)
-        return [self._host[name].copy() for name in wanted]
-
-    def run(self, frames: np.ndarray, noise: Optional[np.ndarray] = None) -> Outputs:
+    def run(self, frames: Union[np.ndarray, DeviceFrame], noise: Optional[np.ndarray] = None) -> Outputs:
         """Every per-frame output for one batch. Raises: RuntimeFault: it failed, or got noise, which no engine takes."""
         if noise is not None:
             raise RuntimeFault("noise: got some for an engine of a plain pass, expected none")
-        answers = self._execute(frames, self._per_frame)
+        self._check(frames)
+        answers = self._lane.run(frames, self._per_frame)
         return Outputs(answers[0], answers[1], answers[2], answers[3] if len(answers) > 3 else None)
 
-    def answer(self, frames: np.ndarray) -> List[np.ndarray]:
-        """[label int64 [B], radius float32 [B]] for one batch; the caller has checked dtype and shape."""
-        return self._execute(frames, [LABEL, RADIUS])
+    def answer(self, frames: Union[np.ndarray, DeviceFrame]) -> List[np.ndarray]:
+        """[label int64 [B], radius float32 [B]] for one batch, overwritten by the next call."""
+        self._check(frames)
+        return self._lane.answer(frames)
+
+    def _check(self, frames: Union[np.ndarray, DeviceFrame]) -> None:
+        if not isinstance(frames, DeviceFrame):
+            self._lane.check(frames)
+
+    def device_frame(self, frame: Any) -> DeviceFrame:
+        """Take a frame that lies in this device's memory; the next `answer` or `run` copies it there.
+
+        Raises:
+            FrameError: another type, shape, memory layout or device.
+            RuntimeFault: CUDA does not work any more.
+        """
+        view = view_on_device(frame, self.graph.signature, self._lane.stream)
+        if not self._lane.holds(view.address):
+            raise FrameError(
+                f"frame: its address is not in memory of the first CUDA device ({self._driver.device.name});"
+                " move it there, or copy it to the host"
+            )
+        return view
+
+    def host_copy(self, frame: DeviceFrame) -> np.ndarray:
+        """The pixels [1, H, W, C] of a device frame, for whatever has to look at them."""
+        return self._lane.fetch(frame)
 
     def bare(self, frames: np.ndarray) -> Callable[[], object]:
         """Copy in, run, copy out and wait: the least that any user of this engine does."""
-        return partial(self._execute, frames, [LABEL, RADIUS])
+        return partial(self._lane.answer, frames)
 
     def clone(self) -> "TensorRTRuntime":
-        """A further context with its own buffers on the same engine."""
+        """A further context on the same engine, with its own stream, buffers and CUDA graph.
+
+        Raises:
+            RuntimeFault: this runtime is closed, or CUDA failed.
+            RuntimeUnavailable: the clone would run in another way than was calibrated.
+        """
         if self._engine is None:
             raise RuntimeFault("TensorRT: this runtime is closed")
-        other = TensorRTRuntime(self._engine, self._driver, self.execution, self._tensors)
-        other.graph, other._per_frame = self.graph, self._per_frame
+        mode = dict(self.execution.options)["mode"]
+        lane = Lane(self._engine, self._driver, self._tensors, graph=mode == GRAPH)
+        if lane.mode != mode:
+            lane.close()
+            raise RuntimeUnavailable(
+                f"clone: the original runs by {mode}, its clone could not ({lane.reason}); load another certifier instead"
+            )
+        other = TensorRTRuntime(self._engine, self._driver, lane, self.execution)
+        other.graph, other._per_frame, other._tensors = self.graph, self._per_frame, self._tensors
+        other.note = self.note
         return other
 
     def close(self) -> None:
-        """Release context, buffers and stream; afterwards it cannot run."""
-        if self._context is None:
-            return
-        self._driver.attach()
-        self._driver.synchronize(self._stream)
-        self._context = self._engine = None
-        for address in self._device.values():
-            self._driver.free(address)
-        self._driver.close_stream(self._stream)
+        """Release context, buffers, CUDA graph and stream; afterwards it cannot run."""
+        self._engine = None
+        self._lane.close()
 
 
 def _tensors(trt: Any, engine: Any) -> List[TensorInfo]:
@@ -173,7 +212,3 @@ def _tensors(trt: Any, engine: Any) -> List[TensorInfo]:
 
 def _is_input(trt: Any, engine: Any, name: str) -> bool:
     return bool(engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT)
-
-
-def _sides(tensor: TensorInfo) -> Tuple[int, ...]:
-    return tuple(side or 0 for side in tensor.shape)

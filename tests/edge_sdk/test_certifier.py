@@ -164,7 +164,7 @@ class _Broken:
     """A runtime that answers what it is told to."""
 
     def __init__(self, runtime, answer):
-        self.graph, self.execution, self._answer = runtime.graph, runtime.execution, answer
+        self.graph, self.execution, self.note, self._answer = runtime.graph, runtime.execution, "", answer
 
     def answer(self, frames):
         if isinstance(self._answer, Exception):

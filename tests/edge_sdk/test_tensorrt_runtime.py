@@ -74,7 +74,7 @@ def test_clones_have_their_own_buffers_and_everything_is_released(opened: Bundle
     assert clone.run(frames[:1]).probit == first.probit
     clone.close()
     clone.close()
-    assert not library.buffers and not library.streams
+    assert not library.leaks()
     for closed in (runtime.run, runtime.answer):
         with pytest.raises(RuntimeFault, match="closed"):
             closed(frames[:1])
@@ -191,8 +191,8 @@ def test_copies_survive_a_real_device() -> None:
     sent = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
     back = np.zeros_like(sent)
     stream, address = driver.stream(), driver.allocate(sent.nbytes)
-    driver.to_device(address, sent, stream)
-    driver.to_host(back, address, stream)
+    driver.upload(address, sent, stream)()
+    driver.download(back, address, stream)()
     driver.synchronize(stream)
     driver.free(address)
     driver.close_stream(stream)
