@@ -10,7 +10,7 @@ import click
 
 from calibration.cli_tools import Progress, run_command, summary
 from calibration.errors import CheckFailed
-from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
+from edge_sdk.cli_options import bundle_argument, json_option, open_trusted, runtime_options, trust_options
 
 
 @click.command()
@@ -27,6 +27,7 @@ from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
 @click.option("--dry-run", is_flag=True, help="Keep no record: the execution's state stays as it is.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def verify(
     bundle: Path,
@@ -39,12 +40,11 @@ def verify(
 ) -> None:
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
     from calibration.references import References
-    from edge_sdk.bundle import Bundle
     from edge_sdk.runtime.select import load_runtime
     from edge_sdk.verify import verify as run_verification
     from edge_sdk.verify_report import text_rows, write_junit
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
     pack = References.load(references)
     runtime = load_runtime(opened, name, **options)
@@ -65,15 +65,15 @@ def verify(
 @click.option("--dry-run", is_flag=True, help="Say what the margin would be and keep nothing.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, **options: Any) -> None:
     """Calibrate BUNDLE for this device's execution on REFERENCES: what is subtracted on top of its own offset."""
     from calibration.references import References
-    from edge_sdk.bundle import Bundle
     from edge_sdk.device_calibration import recalibrate as run_calibration
     from edge_sdk.runtime.select import load_runtime
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
     pack = References.load(references)
     runtime = load_runtime(opened, name, **options)
@@ -99,17 +99,17 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @click.option("--alpha", default=0.005, show_default=True, help="Probability of ever alarming without cause.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def drift(
     bundle: Path, references: Path, interval: float, alpha: float, json_flag: bool, **options: Any
 ) -> None:
     """Fit the drift monitor of BUNDLE on REFERENCES; from then on every certifier of it on this device has one."""
     from calibration.references import References
-    from edge_sdk.bundle import Bundle
     from edge_sdk.drift import DriftSettings, fit_reference
     from edge_sdk.runtime.select import load_runtime
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
     runtime = load_runtime(opened, name, **options)
     opened.check_graph(name, runtime.graph)
@@ -129,14 +129,15 @@ def drift(
 @click.command()
 @bundle_argument
 @json_option
+@trust_options
 @run_command
-def reset(bundle: Path, json_flag: bool) -> None:
+def reset(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Lift the suspension of BUNDLE on this device, after its cause was found and mended."""
-    from edge_sdk.bundle import DEVICE_FOLDER, Bundle
+    from edge_sdk.bundle import DEVICE_FOLDER
     from edge_sdk.drift import forget
     from edge_sdk.suspension import lift, suspended_because
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     reason = suspended_because(opened)
     lift(opened)
     for folder in sorted((opened.path / DEVICE_FOLDER).glob("*/")):
