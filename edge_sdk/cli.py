@@ -13,6 +13,7 @@ from calibration.errors import CheckFailed
 from edge_sdk.cli_device import drift, recalibrate, reset, verify
 from edge_sdk.cli_operate import doctor, watch
 from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, trust_of, trust_options
+from edge_sdk.cli_references import references
 
 
 @click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -158,5 +159,5 @@ def bench(
     summary(f"latency of {bundle}", rows, as_json, json_flag)
 
 
-for _command in (verify, recalibrate, drift, reset, watch, doctor):
+for _command in (verify, recalibrate, drift, reset, references, watch, doctor):
     main.add_command(_command)

@@ -16,7 +16,7 @@ from edge_sdk.cli_options import bundle_argument, json_option, open_trusted, run
 @click.command()
 @bundle_argument
 @click.option(
-    "--references", type=click.Path(path_type=Path), required=True, help="Reference pack (.npz) to replay."
+    "--references", type=click.Path(path_type=Path), required=True, help="Reference pack, .npz or folder."
 )
 @click.option(
     "--tolerance",
@@ -39,14 +39,14 @@ def verify(
     **options: Any,
 ) -> None:
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
-    from calibration.references import References
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
     from edge_sdk.verify import verify as run_verification
     from edge_sdk.verify_report import text_rows, write_junit
 
     opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
-    pack = References.load(references)
+    pack = load_references(references)
     runtime = load_runtime(opened, name, **options)
     with Progress(len(pack), "frames", "replaying") as progress:
         result = run_verification(
@@ -61,7 +61,9 @@ def verify(
 
 @click.command()
 @bundle_argument
-@click.option("--references", type=click.Path(path_type=Path), required=True, help="Calibration pack (.npz).")
+@click.option(
+    "--references", type=click.Path(path_type=Path), required=True, help="Calibration pack, .npz or folder."
+)
 @click.option("--dry-run", is_flag=True, help="Say what the margin would be and keep nothing.")
 @json_option
 @runtime_options
@@ -69,13 +71,13 @@ def verify(
 @run_command
 def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, **options: Any) -> None:
     """Calibrate BUNDLE for this device's execution on REFERENCES: what is subtracted on top of its own offset."""
-    from calibration.references import References
     from edge_sdk.device_calibration import recalibrate as run_calibration
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
 
     opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
-    pack = References.load(references)
+    pack = load_references(references)
     runtime = load_runtime(opened, name, **options)
     with Progress(len(pack), "frames", "calibrating") as progress:
         result = run_calibration(opened, name, runtime, pack, write=not dry_run, advance=progress.advance)
@@ -91,7 +93,10 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @click.command()
 @bundle_argument
 @click.option(
-    "--references", type=click.Path(path_type=Path), required=True, help="Pack (.npz) of sound frames."
+    "--references",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Pack of sound frames, .npz or folder.",
 )
 @click.option(
     "--interval", default=30.0, show_default=True, help="Seconds between tested frames: a new scene each."
@@ -105,15 +110,15 @@ def drift(
     bundle: Path, references: Path, interval: float, alpha: float, json_flag: bool, **options: Any
 ) -> None:
     """Fit the drift monitor of BUNDLE on REFERENCES; from then on every certifier of it on this device has one."""
-    from calibration.references import References
     from edge_sdk.drift import DriftSettings, fit_reference
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
 
     opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
     runtime = load_runtime(opened, name, **options)
     opened.check_graph(name, runtime.graph)
-    value = fit_reference(opened, runtime, References.load(references), DriftSettings(interval, alpha))
+    value = fit_reference(opened, runtime, load_references(references), DriftSettings(interval, alpha))
     rows = [
         ("execution", runtime.execution.name),
         ("reference", f"{len(value['reference']['scores'])} frames to compare with"),
