@@ -27,6 +27,8 @@ from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, 
 @click.option(
     "--allow-unverified", is_flag=True, help="Issue certificates that the guarantee does not cover."
 )
+@click.option("--viewer", is_flag=True, help="Show frames in the Rerun viewer, a few a second.")
+@click.option("--viewer-file", type=click.Path(path_type=Path), help="Write them to an .rrd file instead.")
 @click.option(
     "--audit", type=click.Path(path_type=Path), help="Base classifier as ONNX: audit frames with it, slowly."
 )
@@ -51,6 +53,8 @@ def watch(
     metrics_port: Optional[int],
     record: Optional[Path],
     allow_unverified: bool,
+    viewer: bool,
+    viewer_file: Optional[Path],
     audit: Optional[Path],
     audit_rate: float,
     audit_interval: float,
@@ -65,6 +69,7 @@ def watch(
     from edge_sdk.certifier import Certifier
     from edge_sdk.operate.metrics import Metrics, MetricsServer
     from edge_sdk.operate.recorder import FlightRecorder
+    from edge_sdk.operate.viewer import RerunViewer
     from edge_sdk.operate.watch import View
     from edge_sdk.stream.checks import CheckSettings
     from edge_sdk.stream.stream import StreamSettings
@@ -81,6 +86,10 @@ def watch(
             asked = AuditSettings(interval=audit_interval, rate=audit_rate)
             audits = stack.enter_context(AuditProcess(certifier, base, asked))
         recorder = None if record is None else stack.enter_context(FlightRecorder(record))
+        shown: Optional[RerunViewer] = None
+        if viewer or viewer_file is not None:
+            encoding = certifier.bundle.manifest.input.encoding
+            shown = stack.enter_context(RerunViewer(encoding, file=viewer_file))
         if metrics_port is not None:
             stack.enter_context(MetricsServer(metrics, metrics_port))
         opened = int(source) if source.isdigit() else source
@@ -91,6 +100,8 @@ def watch(
             metrics.set_stream(stream.counts)
             if recorder is not None:
                 recorder.add(certificate)
+            if shown is not None:
+                shown.add(frame, certificate)
             if audits is not None and frame is not None:
                 audits.offer(frame, certificate)
             if number == count:
@@ -110,6 +121,8 @@ def watch(
         "reasons": dict(view.reasons),
         "dropped": stream.counts.dropped,
     }
+    if shown is not None:
+        rows.append(("viewer", shown.problem or f"{shown.dropped} frames not shown for want of room"))
     if audits is not None:
         rows += audits.rows().items()
         as_json["audits"] = {**asdict(audits.counts), "problem": audits.problem, "base": audits.base.proof}
