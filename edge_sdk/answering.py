@@ -67,6 +67,7 @@ class Answering:
         self._closed = self._out_of_use = False
         self._encoding = bundle.manifest.input.encoding
         self._entry = threading.Lock()
+        self._audit_entry = threading.Lock()
         self._swapping = False
         signature = runtime.graph.signature
         self._batch_size = signature.batch_size
@@ -248,9 +249,10 @@ class Answering:
 
     def reset(self) -> None:
         """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
-        lift(self.bundle)
-        forget(self.bundle.device_folder(self.runtime.execution))
-        self._audits = None
+        with self._audit_entry:
+            lift(self.bundle)
+            forget(self.bundle.device_folder(self.runtime.execution))
+            self._audits = None
         if self._monitor is not None:
             self._monitor.reset()
         self._hold.why = self._reason_to_withhold()

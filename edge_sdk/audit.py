@@ -27,13 +27,29 @@ class AuditLog:
                 "audit: a guarantee of kind whole-clip speaks of clips, not of frames; audit with another kind"
             )
         self._path = bundle.device_folder(execution) / STATE_FILE
-        self._test = WrongRateTest(float(guarantee.error))
+        self._error = float(guarantee.error)
+        self._test = WrongRateTest(self._error)
         if self._path.exists():
             self._test.martingale = _restore(self._path, self._test)
 
-    def add(self, wrong: bool) -> str:
-        """Count one audit and keep it; the reason for an alarm, or an empty text. Raises: OSError: cannot be kept."""
-        self._test.update(wrong)
+    def add(self, wrong: bool, slip: float = 0.0) -> str:
+        """Count one audit and keep it; the reason for an alarm, or an empty text.
+
+        Args:
+            slip: probability with which a right certificate is called wrong by such an audit; the bet of this audit
+                is against error + slip.
+
+        Raises:
+            EdgeError: error + slip is not below 1. OSError: cannot be kept.
+        """
+        if not (slip >= 0 and self._error + slip < 1):
+            raise EdgeError(
+                f"audit: got slip {slip} beside error {self._error}, expected a sum below 1; make audits more careful"
+            )
+        # Every audit bets against its own null, and all bets share one wealth: each factor has mean at most 1.
+        bet = WrongRateTest(self._error + slip)
+        bet.martingale = self._test.martingale
+        bet.update(wrong)
         write_sealed(self._path, self._test.martingale.to_json())
         if self._test.log_wealth < -math.log(ALPHA):
             return ""

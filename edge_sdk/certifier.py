@@ -148,19 +148,24 @@ class Certifier(Answering):
         """Replace everything but the lock, between two frames; what was there is returned."""
         self._swapping = True
         try:
-            with self._entry:
-                own = ("_entry", "_swapping", "_previous")
+            with self._audit_entry, self._entry:
+                own = ("_entry", "_audit_entry", "_swapping", "_previous")
                 kept = {name: value for name, value in vars(self).items() if name not in own}
                 vars(self).update({name: state[name] for name in kept})
         finally:
             self._swapping = False
         return kept
 
-    def record_audit(self, wrong: bool) -> None:
+    def record_audit(self, wrong: bool, *, slip: float = 0.0, bundle: Optional[Bundle] = None) -> None:
         """Take note of an audit of one frame; certificates are suspended once they are wrong too often.
 
         Choose the frames without looking at their certificates, and count every one of them: a frame without a
         certificate is not wrong (for the selective kind, count frames with a certificate only). Undecided is not wrong.
+        Any thread may call it. `auditing.process.AuditProcess` does all of this.
+
+        Args:
+            slip: probability with which this way of auditing calls a right certificate wrong.
+            bundle: whose certificate was audited; after a `swap` it is not counted for the new one. None: this one's.
 
         Raises:
             EdgeError: the bundle's guarantee does not speak of frames, or the artefact has none.
@@ -168,16 +173,19 @@ class Certifier(Answering):
         **Guarantee**: while each audited frame is wrong with probability at most the bundle's error level, there is
         ever an alarm with probability at most `audit.ALPHA`.
         """
-        if self.guarantee is None:
-            raise EdgeError("record_audit: this artefact was never calibrated, so it promises nothing")
-        if self._audits is None:
-            self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
-        try:
-            alarm = self._audits.add(wrong)
-        except OSError as error:
-            alarm = f"audits: the log cannot be kept ({error})"
-        if alarm:
-            self.suspend(alarm)
+        with self._audit_entry:
+            if bundle is not None and bundle is not self.bundle:
+                return
+            if self.guarantee is None:
+                raise EdgeError("record_audit: this artefact was never calibrated, so it promises nothing")
+            if self._audits is None:
+                self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
+            try:
+                alarm = self._audits.add(wrong, slip)
+            except OSError as error:
+                alarm = f"audits: the log cannot be kept ({error})"
+            if alarm:
+                self.suspend(alarm)
 
     @property
     def why(self) -> str:

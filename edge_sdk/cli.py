@@ -12,7 +12,8 @@ from calibration.cli_tools import SuggestingGroup, run_command, summary
 from calibration.errors import CheckFailed
 from edge_sdk.cli_device import drift, recalibrate, reset, verify
 from edge_sdk.cli_operate import doctor, watch
-from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
+from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, trust_of, trust_options
+from edge_sdk.cli_references import references
 
 
 @click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,12 +26,13 @@ def main() -> None:
 @bundle_argument
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def info(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Check BUNDLE in full and say what it promises on this device."""
     from edge_sdk.certifier import Certifier
 
-    with Certifier.load(bundle, **options) as certifier:
+    with Certifier.load(bundle, trust=trust_of(options), **options) as certifier:
         manifest, state = certifier.bundle.manifest, certifier.state
         record = certifier.bundle.calibrations.get(certifier.artefact)
         promise = record.guarantee if record else None
@@ -76,6 +78,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
 )
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def certify(
     bundle: Path, images: Tuple[Path, ...], allow_unverified: bool, json_flag: bool, **options: Any
@@ -85,9 +88,9 @@ def certify(
     from edge_sdk.certifier import Certifier
     from edge_sdk.images import find_images, read_certified
 
-    files = find_images(list(images))
+    files, trust = find_images(list(images)), trust_of(options)
     certificates: List[Certificate] = []
-    with Certifier.load(bundle, allow_unverified=allow_unverified, **options) as certifier:
+    with Certifier.load(bundle, allow_unverified=allow_unverified, trust=trust, **options) as certifier:
         for file in files:
             certificates.append(read_certified(certifier, file))
             line = (
@@ -129,6 +132,7 @@ def certify(
 )
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def bench(
     bundle: Path,
@@ -146,7 +150,7 @@ def bench(
     from edge_sdk.bench import bench as run_bench
     from edge_sdk.certifier import Certifier
 
-    with Certifier.load(bundle, **options) as certifier:
+    with Certifier.load(bundle, trust=trust_of(options), **options) as certifier:
         result = run_bench(certifier, count=count, pacing=Pacing(rate, random, deadline))
     base_pass = None if base is None else time_base(str(base), threads=options["threads"])
     if out is not None:
@@ -155,5 +159,5 @@ def bench(
     summary(f"latency of {bundle}", rows, as_json, json_flag)
 
 
-for _command in (verify, recalibrate, drift, reset, watch, doctor):
+for _command in (verify, recalibrate, drift, reset, references, watch, doctor):
     main.add_command(_command)

@@ -10,13 +10,13 @@ import click
 
 from calibration.cli_tools import Progress, run_command, summary
 from calibration.errors import CheckFailed
-from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
+from edge_sdk.cli_options import bundle_argument, json_option, open_trusted, runtime_options, trust_options
 
 
 @click.command()
 @bundle_argument
 @click.option(
-    "--references", type=click.Path(path_type=Path), required=True, help="Reference pack (.npz) to replay."
+    "--references", type=click.Path(path_type=Path), required=True, help="Reference pack, .npz or folder."
 )
 @click.option(
     "--tolerance",
@@ -27,6 +27,7 @@ from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
 @click.option("--dry-run", is_flag=True, help="Keep no record: the execution's state stays as it is.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def verify(
     bundle: Path,
@@ -38,15 +39,14 @@ def verify(
     **options: Any,
 ) -> None:
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
-    from calibration.references import References
-    from edge_sdk.bundle import Bundle
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
     from edge_sdk.verify import verify as run_verification
     from edge_sdk.verify_report import text_rows, write_junit
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
-    pack = References.load(references)
+    pack = load_references(references)
     runtime = load_runtime(opened, name, **options)
     with Progress(len(pack), "frames", "replaying") as progress:
         result = run_verification(
@@ -61,21 +61,23 @@ def verify(
 
 @click.command()
 @bundle_argument
-@click.option("--references", type=click.Path(path_type=Path), required=True, help="Calibration pack (.npz).")
+@click.option(
+    "--references", type=click.Path(path_type=Path), required=True, help="Calibration pack, .npz or folder."
+)
 @click.option("--dry-run", is_flag=True, help="Say what the margin would be and keep nothing.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, **options: Any) -> None:
     """Calibrate BUNDLE for this device's execution on REFERENCES: what is subtracted on top of its own offset."""
-    from calibration.references import References
-    from edge_sdk.bundle import Bundle
     from edge_sdk.device_calibration import recalibrate as run_calibration
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
-    pack = References.load(references)
+    pack = load_references(references)
     runtime = load_runtime(opened, name, **options)
     with Progress(len(pack), "frames", "calibrating") as progress:
         result = run_calibration(opened, name, runtime, pack, write=not dry_run, advance=progress.advance)
@@ -91,7 +93,10 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @click.command()
 @bundle_argument
 @click.option(
-    "--references", type=click.Path(path_type=Path), required=True, help="Pack (.npz) of sound frames."
+    "--references",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Pack of sound frames, .npz or folder.",
 )
 @click.option(
     "--interval", default=30.0, show_default=True, help="Seconds between tested frames: a new scene each."
@@ -99,21 +104,21 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @click.option("--alpha", default=0.005, show_default=True, help="Probability of ever alarming without cause.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def drift(
     bundle: Path, references: Path, interval: float, alpha: float, json_flag: bool, **options: Any
 ) -> None:
     """Fit the drift monitor of BUNDLE on REFERENCES; from then on every certifier of it on this device has one."""
-    from calibration.references import References
-    from edge_sdk.bundle import Bundle
     from edge_sdk.drift import DriftSettings, fit_reference
+    from edge_sdk.png_pack import load_references
     from edge_sdk.runtime.select import load_runtime
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
     runtime = load_runtime(opened, name, **options)
     opened.check_graph(name, runtime.graph)
-    value = fit_reference(opened, runtime, References.load(references), DriftSettings(interval, alpha))
+    value = fit_reference(opened, runtime, load_references(references), DriftSettings(interval, alpha))
     rows = [
         ("execution", runtime.execution.name),
         ("reference", f"{len(value['reference']['scores'])} frames to compare with"),
@@ -129,14 +134,15 @@ def drift(
 @click.command()
 @bundle_argument
 @json_option
+@trust_options
 @run_command
-def reset(bundle: Path, json_flag: bool) -> None:
+def reset(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Lift the suspension of BUNDLE on this device, after its cause was found and mended."""
-    from edge_sdk.bundle import DEVICE_FOLDER, Bundle
+    from edge_sdk.bundle import DEVICE_FOLDER
     from edge_sdk.drift import forget
     from edge_sdk.suspension import lift, suspended_because
 
-    opened = Bundle.open(bundle)
+    opened = open_trusted(bundle, options)
     reason = suspended_because(opened)
     lift(opened)
     for folder in sorted((opened.path / DEVICE_FOLDER).glob("*/")):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import click
 
 from calibration.cli_tools import run_command, summary
 from calibration.errors import CheckFailed
-from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
+from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, trust_of, trust_options
 
 
 @click.command()
@@ -26,8 +27,20 @@ from edge_sdk.cli_options import bundle_argument, json_option, runtime_options
 @click.option(
     "--allow-unverified", is_flag=True, help="Issue certificates that the guarantee does not cover."
 )
+@click.option("--viewer", is_flag=True, help="Show frames in the Rerun viewer, a few a second.")
+@click.option("--viewer-file", type=click.Path(path_type=Path), help="Write them to an .rrd file instead.")
+@click.option(
+    "--audit", type=click.Path(path_type=Path), help="Base classifier as ONNX: audit frames with it, slowly."
+)
+@click.option("--audit-rate", default=50.0, show_default=True, help="Its evaluations a second, at most.")
+@click.option("--audit-interval", default=60.0, show_default=True, help="Seconds between audited frames.")
+@click.option(
+    "--base-record", type=click.Path(path_type=Path), help="base.safetensors that names the ONNX file."
+)
+@click.option("--accept-base", help="SHA-256 of a base classifier that is accepted without proof.")
 @json_option
 @runtime_options
+@trust_options
 @run_command
 def watch(
     bundle: Path,
@@ -40,13 +53,23 @@ def watch(
     metrics_port: Optional[int],
     record: Optional[Path],
     allow_unverified: bool,
+    viewer: bool,
+    viewer_file: Optional[Path],
+    audit: Optional[Path],
+    audit_rate: float,
+    audit_interval: float,
+    base_record: Optional[Path],
+    accept_base: Optional[str],
     json_flag: bool,
     **options: Any,
 ) -> None:
     """Certify SOURCE with BUNDLE and show it live: a camera number, a URI, a video, a folder, a bag or an MCAP file."""
+    from edge_sdk.auditing.base import BaseModel
+    from edge_sdk.auditing.process import AuditProcess, AuditSettings
     from edge_sdk.certifier import Certifier
     from edge_sdk.operate.metrics import Metrics, MetricsServer
     from edge_sdk.operate.recorder import FlightRecorder
+    from edge_sdk.operate.viewer import RerunViewer
     from edge_sdk.operate.watch import View
     from edge_sdk.stream.checks import CheckSettings
     from edge_sdk.stream.stream import StreamSettings
@@ -55,21 +78,37 @@ def watch(
     settings = StreamSettings(max_staleness=max_staleness, deadline=deadline, checks=checks)
     view, metrics = View(), Metrics()
     with ExitStack() as stack:
+        options["trust"] = trust_of(options)
         certifier = stack.enter_context(Certifier.load(bundle, allow_unverified=allow_unverified, **options))
+        audits: Optional[AuditProcess] = None
+        if audit is not None:
+            base = BaseModel.load(audit, certifier.bundle, record=base_record, accept=accept_base)
+            asked = AuditSettings(interval=audit_interval, rate=audit_rate)
+            audits = stack.enter_context(AuditProcess(certifier, base, asked))
         recorder = None if record is None else stack.enter_context(FlightRecorder(record))
+        shown: Optional[RerunViewer] = None
+        if viewer or viewer_file is not None:
+            encoding = certifier.bundle.manifest.input.encoding
+            shown = stack.enter_context(RerunViewer(encoding, file=viewer_file))
         if metrics_port is not None:
             stack.enter_context(MetricsServer(metrics, metrics_port))
         opened = int(source) if source.isdigit() else source
         stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
-        for number, (_, certificate) in enumerate(stream, start=1):
+        for number, (frame, certificate) in enumerate(stream, start=1):
             view.add(certificate, stream.counts.dropped)
             metrics.add(certificate)
             metrics.set_stream(stream.counts)
             if recorder is not None:
                 recorder.add(certificate)
+            if shown is not None:
+                shown.add(frame, certificate)
+            if audits is not None and frame is not None:
+                audits.offer(frame, certificate)
             if number == count:
                 break
         view.finish()
+        if audits is not None and not stream.live:
+            audits.finish()
     rows = [
         *view.rows(),
         ("dropped", str(stream.counts.dropped)),
@@ -77,11 +116,16 @@ def watch(
     ]
     if recorder is not None:
         rows.append(("recorder", recorder.problem or f"{recorder.dropped} certificates not recorded"))
-    as_json = {
+    as_json: Dict[str, Any] = {
         "statuses": dict(view.statuses),
         "reasons": dict(view.reasons),
         "dropped": stream.counts.dropped,
     }
+    if shown is not None:
+        rows.append(("viewer", shown.problem or f"{shown.dropped} frames not shown for want of room"))
+    if audits is not None:
+        rows += audits.rows().items()
+        as_json["audits"] = {**asdict(audits.counts), "problem": audits.problem, "base": audits.base.proof}
     summary(f"watched {source}", rows, as_json, json_flag)
 
 

@@ -2,7 +2,9 @@
 
 The rule that is deployed is R = max(radius - m, 0) with the graph's issued radius and a margin m >= 0. With the scores
 S_i = radius_i - reference_i, a certificate exceeds its reference exactly when S > m, so m is the same order statistic
-as an offset (MATHEMATICS 2), whatever map, difficulty or per-class offsets the graph has inside.
+as an offset (MATHEMATICS 2), whatever map, difficulty or per-class offsets the graph has inside. Per class it is the
+largest of the classes' order statistics, for whole clips that of the clips' largest scores; a selective guarantee can
+only be confirmed at margin 0.
 """
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
+from calibration.bounds import unproved
 from calibration.execution import Execution
+from calibration.guarantee import Guarantee
+from calibration.head import WITHHELD
+from calibration.record import Calibration
 from calibration.references import References
 from edge_sdk.bundle import Bundle
 from edge_sdk.drift import forget
 from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows, misfit, to_keep
-from edge_sdk.runtime.base import Runtime
+from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
 from edge_sdk.sealed import read_sealed, write_sealed
 from edge_sdk.suspension import lift
@@ -119,35 +125,21 @@ def recalibrate(
     problem = misfit(bundle, record, references, split="calibration")
     if problem:
         raise EdgeError(f"recalibrate: these references do not fit this bundle: {problem}")
-    if record.guarantee.kind not in ("pac", "marginal"):
-        raise EdgeError(
-            f"recalibrate: a guarantee of kind {record.guarantee.kind!r} has no single margin; export the bundle with this"
-            " execution's own scores, or with kind 'pac'"
-        )
-    rows = independent_rows(references)
-    rank = record.guarantee.rank(len(rows))
-    if rank is None:
-        raise EdgeError(
-            f"recalibrate: got {len(rows)} independent frames, expected at least {record.guarantee.frames_needed()} for"
-            f" error {float(record.guarantee.error):g}; collect more"
-        )
     outputs = run_all(runtime, references.frames, advance=advance)
     if not (np.isfinite(outputs.radius).all() and (outputs.radius >= 0).all()):
         raise EdgeError(
             "recalibrate: this execution gives radii that are negative or not finite; use another runtime"
         )
-    radius = outputs.radius[rows].astype(np.float64)
-    reference = to_keep(references.radius[rows, outputs.label[rows]], record.guarantee).astype(np.float64)
-    margin = smallest_margin(radius, reference, rank)
+    found = _fit(record, references, outputs)
     earlier = load_device_calibration(bundle, runtime.execution)
     result = DeviceCalibration(
         release=bundle.manifest.digest,
         execution=runtime.execution,
         probe=bundle.probe.fingerprint(runtime),
         references=references.frames_digest,
-        frames=len(rows),
-        rank=rank,
-        margin=margin,
+        frames=found.frames,
+        rank=found.rank,
+        margin=found.margin,
         attempt=1 if earlier is None else earlier.attempt + 1,
     )
     if write:
@@ -158,15 +150,116 @@ def recalibrate(
     return result
 
 
-def smallest_margin(radius: np.ndarray, reference: np.ndarray, rank: int) -> float:
-    """Smallest m >= 0 for which at most n - rank of max(radius - m, 0) exceed the reference, in float64 as deployed.
+@dataclass(frozen=True)
+class _Found:
+    """A margin, and the rank among how many units it is."""
+
+    margin: float
+    frames: int
+    rank: int
+
+
+def _fit(record: Calibration, references: References, outputs: Outputs) -> _Found:
+    """The margin that keeps the record's kind of guarantee. Raises: EdgeError: too few units, or none keeps it."""
+    guarantee, kind = record.guarantee, record.guarantee.kind
+    rows = np.arange(len(references)) if kind == "whole-clip" else independent_rows(references)
+    label, radius = outputs.label[rows], outputs.radius[rows].astype(np.float64)
+    stored = references.radius[rows, label]
+    trials = references.num_samples[rows]
+    # A reference radius above what its counts prove would make the margin too small.
+    beyond = unproved(references.counts[rows, label], trials, stored, references.sigma, references.beta)
+    if beyond.any():
+        raise EdgeError(
+            f"recalibrate: {int(beyond.sum())} reference radii are larger than their counts prove; make the pack again"
+        )
+    reference = to_keep(stored, guarantee).astype(np.float64)
+    if kind == "whole-clip":
+        clips = references.clip[rows]
+        _refuse_shared_frames(references)
+        rank = _rank(guarantee, len(np.unique(clips)), "clips")
+        return _Found(smallest_margin(radius, reference, rank, clips), len(np.unique(clips)), rank)
+    if kind == "per-class":
+        return _per_class(record, references, label, radius, reference)
+    if kind == "selective":
+        return _unchanged(guarantee, radius, reference)
+    rank = _rank(guarantee, len(rows), "frames")
+    return _Found(smallest_margin(radius, reference, rank), len(rows), rank)
+
+
+def _per_class(
+    record: Calibration,
+    references: References,
+    label: np.ndarray,
+    radius: np.ndarray,
+    reference: np.ndarray,
+) -> _Found:
+    """The largest of the classes' margins: each class's own, or more, keeps that class's statement."""
+    # One offset for all is every class's.
+    offsets = np.broadcast_to(record.head.offset, len(references.class_names))
+    margins, ranks, frames = [], 0, 0
+    for number, name in enumerate(references.class_names):
+        if not math.isfinite(offsets[number]) or offsets[number] >= WITHHELD:
+            continue  # no certificate is ever issued for it
+        mine = label == number
+        rank = _rank(record.guarantee, int(mine.sum()), f"frames that are given class {name}")
+        margins.append(smallest_margin(radius[mine], reference[mine], rank))
+        ranks, frames = ranks + rank, frames + int(mine.sum())
+    return _Found(max(margins), frames, ranks)
+
+
+def _unchanged(guarantee: Guarantee, radius: np.ndarray, reference: np.ndarray) -> _Found:
+    """Margin 0, where the frames that receive a certificate keep the selective guarantee without one.
+
+    A margin above 0 would also change which frames receive a certificate: fewer right ones could be left than wrong
+    ones, so that the share of wrong ones grows with the margin.
+    """
+    issued = radius > 0
+    rank = _rank(guarantee, int(issued.sum()), "frames that receive a certificate")
+    exceeding = int((radius > reference)[issued].sum())
+    if exceeding > int(issued.sum()) - rank:
+        raise EdgeError(
+            f"recalibrate: {exceeding} of {int(issued.sum())} certificates exceed their reference, the selective guarantee"
+            f" permits {int(issued.sum()) - rank}, and no margin can mend that, since it would change which frames"
+            " receive a certificate; export the bundle with this execution's own scores"
+        )
+    return _Found(0.0, int(issued.sum()), rank)
+
+
+def _rank(guarantee: Guarantee, count: int, unit: str) -> int:
+    rank = guarantee.rank(count)
+    if rank is None:
+        raise EdgeError(
+            f"recalibrate: got {count} independent {unit}, expected at least {guarantee.frames_needed()} for"
+            f" error {float(guarantee.error):g} ({guarantee.kind}); collect more"
+        )
+    return rank
+
+
+def _refuse_shared_frames(references: References) -> None:
+    """Clips with a frame in common are not independent."""
+    pairs = set(zip(references.digest.tolist(), references.clip.tolist()))
+    shared = len(pairs) - len(set(references.digest.tolist()))
+    if shared:
+        raise EdgeError(
+            f"recalibrate: {shared} frames occur in more than one clip, expected clips of their own; remove the copies"
+        )
+
+
+def smallest_margin(
+    radius: np.ndarray, reference: np.ndarray, rank: int, unit: Optional[np.ndarray] = None
+) -> float:
+    """Smallest m >= 0 for which at most n - rank units exceed: frames whose max(radius - m, 0) exceeds the reference.
 
     Args:
-        radius, reference: float64 [n], >= 0.
-        rank: 1 <= rank <= n.
+        radius, reference: float64 [frames], >= 0; compared in float64, as deployed.
+        rank: 1 <= rank <= n, the number of units.
+        unit: int [frames], which frames are one unit, that exceeds when one of them does; None: each its own.
     """
-    margin = max(float(np.sort(radius - reference)[rank - 1]), 0.0)
-    while int((np.maximum(radius - margin, 0.0) > reference).sum()) > len(radius) - rank:
+    names, place = np.unique(np.arange(len(radius)) if unit is None else unit, return_inverse=True)
+    largest = np.full(len(names), -np.inf)
+    np.maximum.at(largest, place, radius - reference)
+    margin = max(float(np.sort(largest)[rank - 1]), 0.0)
+    while len(np.unique(place[np.maximum(radius - margin, 0.0) > reference])) > len(names) - rank:
         margin = math.nextafter(margin, math.inf)
     return margin
 

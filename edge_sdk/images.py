@@ -45,7 +45,7 @@ def read_image(path: Path, encoding: str) -> np.ndarray:
         FrameError: the file cannot be read as an image.
         EdgeError: Pillow is not installed.
     """
-    image_module = _pillow()
+    image_module = pillow()
     if encoding not in _MODES:
         raise EdgeError(
             f"encoding: got {encoding!r}, and image files give only {', '.join(_MODES)}; pass arrays from Python"
@@ -69,7 +69,8 @@ def read_certified(certifier: Certifier, path: Path) -> Certificate:
     return certifier.certify(frame, frame_id=str(path))
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Pillow's `Image` module. Raises: EdgeError: it is not installed."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -147,12 +147,12 @@ def resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     Make the frames of a calibration set of crops with this same function: a guarantee covers frames that came about
     in the way of the calibration frames.
     """
-    rows, columns = _filter(image.shape[0], size[0]), _filter(image.shape[1], size[1])
+    rows, columns = triangle_filter(image.shape[0], size[0]), triangle_filter(image.shape[1], size[1])
     resized = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)
     return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
 
 
-def _filter(source: int, target: int) -> np.ndarray:
+def triangle_filter(source: int, target: int) -> np.ndarray:
     """Weights float64 [target, source] of a triangle filter that widens when shrinking."""
     scale = source / target
     support = max(scale, 1.0)

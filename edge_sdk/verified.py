@@ -60,11 +60,12 @@ def verify_proposals(
         noise.standard_normal(out=batch, dtype=np.float32)
         batch *= np.float32(test.sigma)
         batch[: len(rows)] += frames[rows]
-        queue.record(rows, _labels(classify(batch), batch_size)[: len(rows)])
+        queue.record(rows, labels_of(classify(batch), batch_size)[: len(rows)])
     return queue.result()
 
 
-def _labels(output: np.ndarray, batch_size: int) -> np.ndarray:
+def labels_of(output: np.ndarray, batch_size: int) -> np.ndarray:
+    """Labels int [batch_size] from what a base classifier returned: logits [batch_size, K], or labels. Raises: EdgeError."""
     values = np.asarray(output)
     if values.ndim == 1 and values.dtype.kind in "iu" and len(values) == batch_size:
         return values

@@ -82,6 +82,11 @@ class Stream:
         self._mailbox = Mailbox(source) if source.live else None
         self._closed = False
 
+    @property
+    def live(self) -> bool:
+        """Whether the source is a camera, and not a recording."""
+        return self._source.live
+
     def __iter__(self) -> Iterator[Answer]:
         try:
             if self._mailbox is not None:

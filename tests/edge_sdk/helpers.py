@@ -205,6 +205,8 @@ def make_bundle(
     calibrated: bool = True,
     num_frames: int = 300,
     references: References | None = None,
+    guarantee: Guarantee | None = None,
+    offsets: tuple[float, ...] = (),
 ) -> Path:
     """A complete bundle with its own calibration on `num_frames` frames; also writes `<path>-references.npz`."""
     path.mkdir(parents=True)
@@ -214,7 +216,7 @@ def make_bundle(
     if calibrated:
         bare = OnnxRuntime.load(graph(spec, (0.0,), metadata(spec, (0.0,), "")))
         scores = score(bare, references or make_references(spec, "calibration", num_frames, 10 + spec.seed))
-        record = calibrate(scores, Guarantee.of(error="0.1"))
+        record = calibrate(scores, guarantee or Guarantee.of(error="0.1"), offsets=offsets)
         offset = record.head.offset
     model = graph(spec, offset, metadata(spec, offset, record.binding() if record else ""))
     (path / "surrogate.onnx").write_bytes(model)

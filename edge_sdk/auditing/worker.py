@@ -1,0 +1,123 @@
+"""The audit process: reads frames from its standard input, answers verdicts on its standard output, at low priority.
+
+Not started by hand: `auditing.process` does. It ends when its input ends, so it never outlives the robot's program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any, BinaryIO, Callable, Dict, Tuple
+
+import numpy as np
+
+from calibration.errors import RriseError
+from edge_sdk.auditing.judge import Pace, judge
+from edge_sdk.errors import EdgeError
+
+_NICENESS = 19
+_OPEN_BATCH = 16
+
+
+def send(stream: BinaryIO, value: Dict[str, Any], payload: bytes = b"") -> None:
+    """One message: a line of JSON and the bytes that it announces."""
+    stream.write(json.dumps(dict(value, bytes=len(payload))).encode() + b"\n" + payload)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
+    """The next message. Raises: EOFError: the other side is gone. ValueError: it sent something else."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("no more messages")
+    value = dict(json.loads(line))
+    payload = stream.read(int(value.pop("bytes")))
+    return value, payload
+
+
+def open_classifier(
+    model: bytes, provider: str, input_shape: Tuple[int, int, int], classes: int, rate: float
+) -> Tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """The base classifier float32 [B, C, h, w] -> logits [B, K] or labels [B], and its batch size B.
+
+    Raises:
+        EdgeError: it takes or gives something else. BundleError, RuntimeUnavailable: it cannot be loaded.
+    """
+    from edge_sdk.runtime.onnxruntime import open_session
+
+    session = open_session(model, provider, 1, {})
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    got = [f"{one.name} {one.type} {one.shape}" for one in inputs]
+    fits = len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4
+    if not fits or not all(
+        not isinstance(side, int) or side == wanted for side, wanted in zip(inputs[0].shape[1:], input_shape)
+    ):
+        raise EdgeError(
+            f"audit: the base classifier takes {got}, expected one float32 [batch, {', '.join(map(str, input_shape))}]"
+        )
+    fixed = inputs[0].shape[0]
+    # Small batches keep to the rate smoothly; a fixed batch is what it is.
+    batch = fixed if isinstance(fixed, int) else max(1, min(_OPEN_BATCH, int(rate)))
+    name, output = inputs[0].name, outputs[0].name
+
+    def classify(x: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run([output], {name: x})[0])
+
+    answer = classify(np.zeros((batch, *input_shape), np.float32))
+    if answer.ndim == 2 and answer.shape[1] != classes:
+        raise EdgeError(
+            f"audit: the base classifier has {answer.shape[1]} classes, the bundle {classes}; take the bundle's own"
+        )
+    return classify, batch
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer messages until the source ends: first the classifier and its settings, then frames."""
+    setup, model = receive(source)
+    try:
+        shape = tuple(int(side) for side in setup["input_shape"])
+        classify, batch = open_classifier(
+            model, setup["provider"], (shape[0], shape[1], shape[2]), setup["classes"], setup["rate"]
+        )
+        pace = Pace(setup["rate"])
+    except RriseError as error:
+        send(sink, {"error": str(error)})
+        return
+    send(sink, {"ready": True, "batch": batch})
+    while True:
+        job, data = receive(source)
+        try:
+            judgement = judge(
+                classify,
+                np.frombuffer(data, np.float32).reshape(shape),
+                int(job["label"]),
+                float(job["radius"]),
+                sigma=setup["sigma"],
+                slip=setup["slip"],
+                max_samples=setup["max_samples"],
+                batch_size=batch,
+                pace=pace,
+            )
+        except Exception as error:  # a runtime's exceptions have no common base; the robot must hear of each
+            send(sink, {"error": f"{type(error).__name__}: {error}"})
+            return
+        send(sink, asdict(judgement))
+
+
+def main() -> None:
+    """Run as `python -m edge_sdk.auditing.worker`."""
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    # Whatever a runtime prints must not come between the messages.
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, sink)
+    except (EOFError, BrokenPipeError):
+        return
+
+
+if __name__ == "__main__":
+    main()
