@@ -50,7 +50,7 @@ def calibrate(
         CalibrationError: another split, frames that were trained on, frames that occur twice, or arguments that do
             not belong to the kind of guarantee.
 
-    **Guarantee**: `guarantee.sentence()`. Source: RRISE (arXiv 2606.02876); proofs in docs/guarantee.md.
+    **Guarantee**: `guarantee.sentence()`. Source: RRISE (arXiv 2606.02876); proofs in calibration/README.md.
     """
     _refuse_seen(scores, training_digests)
     _refuse_unproved(scores)

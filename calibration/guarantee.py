@@ -41,7 +41,7 @@ class Guarantee:
         CalibrationError: unknown kind, or levels that contradict each other or the kind.
 
     **Guarantee**: see `sentence`. A certificate is wrong when its radius exceeds the true radius of the smoothed
-    classifier for that label. Source: statements and proofs in docs/guarantee.md.
+    classifier for that label. Source: statements and proofs in calibration/README.md.
     """
 
     error: Fraction

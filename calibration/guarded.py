@@ -1,6 +1,6 @@
 """The guarded tier: one pass on frame plus fresh noise, valid even where an attacker moved the frame by up to rho.
 
-Statement and proof: docs/guarantee.md, "Guarded". Same lemma as robust conformal prediction with one sample (RCP1,
+Statement and proof: calibration/README.md, "Guarded". Same lemma as robust conformal prediction with one sample (RCP1,
 arXiv 2506.16553).
 """
 

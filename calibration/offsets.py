@@ -89,7 +89,7 @@ def excesses(scores: Scores, head: CertificateHead, guarantee: Guarantee) -> np.
 
 
 def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
-    """One uniformly drawn frame of each clip, since frames of one clip are not independent (docs/guarantee.md).
+    """One uniformly drawn frame of each clip, since frames of one clip are not independent (calibration/README.md).
 
     The draw depends on the frames and the seed, not on the order of the rows.
     """

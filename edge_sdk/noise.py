@@ -1,6 +1,6 @@
 """The noise of the guarded tier: fresh for every live pass, recorded for replaying frames whose answers were recorded.
 
-Why fresh noise must be unpredictable, and each frame passed once: docs/guarantee.md, "Guarded".
+Why fresh noise must be unpredictable, and each frame passed once: calibration/README.md, "Guarded".
 """
 
 from __future__ import annotations

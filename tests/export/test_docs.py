@@ -1,4 +1,4 @@
-"""docs/export.md says nothing that is not so: its settings parse, its commands and checks exist."""
+"""export/README.md says nothing that is not so: its settings parse, its commands and checks exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from export.gate_report import COMPARISON_CHECKS
 from export.source import Source, torch_reference
 from trainer.config import parse_config
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "export" / "README.md").read_text()
 
 
 def test_the_policy_parses() -> None:

@@ -185,9 +185,7 @@ def test_a_failed_gate_leaves_no_bundle(
     """The export itself is wrong by 1 % in one weight; offset, rank and digests all fit what was exported."""
     monkeypatch.setattr(pipeline, "lower", damaged_lowering)
     source = replace(colour_source, path=tmp_path)
-    with pytest.raises(
-        GateFailed, match=r"fp32: change of the probit: got .*, expected at most"
-    ) as caught:
+    with pytest.raises(GateFailed, match=r"fp32: change of the probit: got .*, expected at most") as caught:
         export_source(source)
     assert {check.name for check in caught.value.reports[0].checks if not check.passed} <= {
         "change of the probit",

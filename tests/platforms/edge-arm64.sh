@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the edge tests on emulated aarch64: scripts/edge-arm64.sh [pytest arguments]. Needs Debian's apt, dpkg and
+# Runs the edge tests on emulated aarch64: tests/platforms/edge-arm64.sh [pytest arguments]. Needs Debian's apt, dpkg and
 # qemu-user-static, and no root: packages are unpacked into build/arm64, nothing is installed. It shows that wheels resolve,
 # that imports work and that the numbers agree; it says nothing about speed or about GPUs.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$root/build/arm64
 system=$work/root
 site=$work/site

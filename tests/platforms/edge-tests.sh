@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the edge tests as a robot's Python would: scripts/edge-tests.sh jetpack6 [python3.10], or jetpack7 [python3.12].
+# Runs the edge tests as a robot's Python would: tests/platforms/edge-tests.sh jetpack6 [python3.10], or jetpack7 [python3.12].
 # Makes .venv-<name> beside .venv on the first run. No torch, zarr or matplotlib is installed: the edge needs none.
 set -euo pipefail
 name=${1:?"usage: $0 jetpack6|jetpack7 [python]"}
@@ -9,9 +9,9 @@ case $name in
     *) echo "$0: got $name, expected jetpack6 or jetpack7" >&2; exit 2 ;;
 esac
 python=${2:-$default}
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 venv=$root/.venv-$name
-constraints=$root/scripts/constraints-$name.txt
+constraints=$root/tests/platforms/constraints-$name.txt
 if ! [ -f "$venv/installed" ] || [ "$constraints" -nt "$venv/installed" ]; then
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" \
