@@ -15,13 +15,14 @@ from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 
+from calibration.attempts import AttemptLog
 from calibration.bounds import unproved
 from calibration.execution import Execution
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD
 from calibration.record import Calibration
 from calibration.references import References
-from edge_sdk.bundle import Bundle
+from edge_sdk.bundle import DEVICE_FOLDER, Bundle
 from edge_sdk.drift import forget
 from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows, misfit, to_keep
@@ -32,6 +33,7 @@ from edge_sdk.suspension import lift
 from edge_sdk.verification_record import remove_record
 
 CALIBRATION_FILE = "calibration.json"
+ATTEMPTS_FILE = "attempts.jsonl"
 FORMAT = "rrise-device-calibration"
 VERSION = 1
 
@@ -47,8 +49,7 @@ class DeviceCalibration:
         references: digest of the frames.
         frames: n, independent frames; rank: k, counted from 1.
         margin: radius units, >= 0; subtracted from every radius of this execution.
-        attempt: how often this execution was calibrated here; above 1 the promise no longer holds as stated, unless
-            the frames were new each time.
+        attempt: which look at these frames this is; above 1 the promise no longer holds as stated.
     """
 
     release: str
@@ -130,8 +131,9 @@ def recalibrate(
         raise EdgeError(
             "recalibrate: this execution gives radii that are negative or not finite; use another runtime"
         )
+    # Logged before the margin is known, and for a dry run too: who looks twice and keeps the better has two tries.
+    attempt = _log(bundle, runtime.execution, references)
     found = _fit(record, references, outputs)
-    earlier = load_device_calibration(bundle, runtime.execution)
     result = DeviceCalibration(
         release=bundle.manifest.digest,
         execution=runtime.execution,
@@ -140,7 +142,7 @@ def recalibrate(
         frames=found.frames,
         rank=found.rank,
         margin=found.margin,
-        attempt=1 if earlier is None else earlier.attempt + 1,
+        attempt=attempt,
     )
     if write:
         write_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
@@ -148,6 +150,22 @@ def recalibrate(
         lift(bundle)
         forget(bundle.device_folder(runtime.execution))
     return result
+
+
+def _log(bundle: Bundle, execution: Execution, references: References) -> int:
+    """Number of this look at these frames, over all executions of this bundle on this device."""
+    log = AttemptLog(bundle.path / DEVICE_FOLDER / ATTEMPTS_FILE)
+    looks = sum(line["frames"] == references.frames_digest for line in log.lines())
+    try:
+        return log.append(
+            references.frames_digest,
+            {"release": bundle.manifest.digest, "execution": execution.to_json(), "look": looks + 1},
+        )
+    except OSError as error:
+        raise EdgeError(
+            f"recalibrate: cannot log this attempt in {log.path} ({error.strerror or error}); every look at calibration "
+            "frames is counted, so make the folder writable or work on a copy of the bundle"
+        ) from error
 
 
 @dataclass(frozen=True)

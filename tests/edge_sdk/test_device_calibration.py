@@ -79,11 +79,25 @@ def test_easier_frames_never_enlarge_a_certificate(opened):
     assert recalibrate(bundle, "fp32", runtime, easier).margin == 0.0
 
 
-def test_attempts_are_counted_and_a_dry_run_keeps_nothing(opened, harder):
+def test_a_dry_run_keeps_nothing_but_is_counted(opened, harder):
     bundle, runtime = opened
-    recalibrate(bundle, "fp32", runtime, harder, write=False)
+    assert recalibrate(bundle, "fp32", runtime, harder, write=False).attempt == 1
     assert load_device_calibration(bundle, runtime.execution) is None
-    assert [recalibrate(bundle, "fp32", runtime, harder).attempt for _ in range(3)] == [1, 2, 3]
+    assert [recalibrate(bundle, "fp32", runtime, harder).attempt for _ in range(3)] == [2, 3, 4]
+    other = helpers.make_references(Spec(), "calibration", 300, seed=77)
+    assert recalibrate(bundle, "fp32", runtime, other, write=False).attempt == 1
+
+
+def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
+    bundle, runtime = opened
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("calibration.attempts.os.fsync", full)
+    with pytest.raises(EdgeError, match="cannot log this attempt.*No space left"):
+        recalibrate(bundle, "fp32", runtime, harder)
+    assert load_device_calibration(bundle, runtime.execution) is None
 
 
 def test_frames_that_may_not_calibrate_are_refused(opened, harder):
