@@ -64,7 +64,9 @@ def verify(
 @click.option(
     "--references", type=click.Path(path_type=Path), required=True, help="Calibration pack, .npz or folder."
 )
-@click.option("--dry-run", is_flag=True, help="Say what the margin would be; the look is logged all the same.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what the margin would be; the look is logged all the same."
+)
 @json_option
 @runtime_options
 @trust_options
