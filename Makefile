@@ -14,10 +14,10 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" --workspace "$(DEMO)"
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: $(STAMP) lint
-	$(BIN)/python -m pytest -m "long or not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -363,7 +363,7 @@ def test_one_of_two_processes_is_killed_and_the_run_still_finishes(script, survi
         )
     )
     done = subprocess.run(
-        torchrun(suicidal, path, 2, "--max-restarts=2"), capture_output=True, text=True, env=environment()
+        torchrun(suicidal, path, 2, "--max-restarts=6"), capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 0, done.stderr
     assert mark.exists() and "failed (exitcode" in done.stderr
