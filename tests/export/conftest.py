@@ -18,6 +18,7 @@ from export.source import Source
 from trainer.data import load_digits
 from trainer.networks import ResNet
 from trainer.preprocess import Preprocess
+from trainer.training import threads_for
 
 SIGMA, BETA, SAMPLES = 0.25, 0.1, 200
 SPLITS = {"tuning": 60, "calibration": 150, "verification": 120}
@@ -62,7 +63,8 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     with torch.inference_mode():
         inputs = preprocess(torch.from_numpy(frames)).clone()
     ends = np.cumsum(list(SPLITS.values()))
-    train(network, inputs[ends[-1] :], labels[ends[-1] :])
+    with threads_for(0):  # the same weights, whatever number of threads the machine has
+        train(network, inputs[ends[-1] :], labels[ends[-1] :])
     packs = {}
     for (split, size), end in zip(SPLITS.items(), ends, strict=True):
         rows = slice(end - size, end)

@@ -191,7 +191,6 @@ def test_a_failed_gate_leaves_no_bundle(
         "change of the probit",
         "largest radius increase",
         "abstain flips against PyTorch",
-        "label flips against PyTorch",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
     assert json.loads((tmp_path / "report" / "gate.json").read_text())["passed"] is False
