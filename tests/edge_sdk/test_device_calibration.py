@@ -95,7 +95,7 @@ def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("calibration.attempts.os.fsync", full)
-    with pytest.raises(EdgeError, match="cannot log this attempt.*No space left"):
+    with pytest.raises(EdgeError, match=r"cannot log this attempt.*No space left"):
         recalibrate(bundle, "fp32", runtime, harder)
     assert load_device_calibration(bundle, runtime.execution) is None
 
