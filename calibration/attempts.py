@@ -18,8 +18,8 @@ from calibration.errors import CalibrationError
 class AttemptLog:
     """Attempts on calibration frames, in a file of JSON lines.
 
-    Each line holds the digest of the line before, so that a line that was removed or changed is noticed, unless all
-    that follow it were written anew.
+    Each line holds its own digest and that of the line before, so that a changed byte is noticed, and so is a line that
+    was removed, unless it was among the last.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -35,19 +35,27 @@ class AttemptLog:
             return []
         found: List[Dict[str, Any]] = []
         try:
-            for text in self.path.read_text(encoding="utf-8").splitlines():
+            content = self.path.read_bytes().decode("utf-8")
+            for text in content.splitlines():
                 found.append(dict(json.loads(text)))
-        except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+            written = "".join(_text(line) for line in found)
+        except (OSError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
             raise CalibrationError(
                 f"cannot read the log of attempts {self.path}: {error}; restore it"
             ) from error
         for number, line in enumerate(found):
-            if line.get("previous") != (json_digest(found[number - 1]) if number else ""):
-                raise CalibrationError(
-                    f"the log of attempts {self.path} was changed: line {number + 1} does not follow from the one before; "
-                    "restore it, since attempts that were hidden void the promise"
-                )
+            before = found[number - 1]["digest"] if number else ""
+            if line.get("previous") != before or line.get("digest") != _digest(line):
+                raise self._changed(f"line {number + 1} is not what was written, or the one before is not")
+        if written != content:
+            raise self._changed("it has bytes that were not written")
         return found
+
+    def _changed(self, why: str) -> CalibrationError:
+        return CalibrationError(
+            f"the log of attempts {self.path} was changed: {why}; restore it, since attempts that were hidden void the"
+            " promise"
+        )
 
     def append(self, frames: str, attempt: Dict[str, Any], *, now: Optional[datetime] = None) -> int:
         """Log one attempt on the frames with digest `frames`, before its result is known.
@@ -62,15 +70,16 @@ class AttemptLog:
             other attempt, since it gives the same offset.
         """
         lines = self.lines()
-        entry = {
+        entry: Dict[str, Any] = {
             "time": (now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
             "frames": frames,
             "attempt": attempt,
-            "previous": json_digest(lines[-1]) if lines else "",
+            "previous": lines[-1]["digest"] if lines else "",
         }
+        entry["digest"] = _digest(entry)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, sort_keys=True, allow_nan=False) + "\n")
+            file.write(_text(entry))
             file.flush()
             os.fsync(file.fileno())
         different: List[Dict[str, Any]] = []
@@ -78,3 +87,12 @@ class AttemptLog:
             if line["frames"] == frames and line["attempt"] not in different:
                 different.append(line["attempt"])
         return different.index(attempt) + 1
+
+
+def _digest(line: Dict[str, Any]) -> str:
+    return json_digest({name: value for name, value in line.items() if name != "digest"})
+
+
+def _text(line: Dict[str, Any]) -> str:
+    """The one spelling of a line."""
+    return json.dumps(line, sort_keys=True, allow_nan=False) + "\n"

@@ -17,6 +17,7 @@ import numpy as np
 
 from calibration.attempts import AttemptLog
 from calibration.bounds import unproved
+from calibration.errors import CalibrationError
 from calibration.execution import Execution
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD
@@ -152,9 +153,13 @@ def recalibrate(
     return result
 
 
+def _attempts(bundle: Bundle) -> AttemptLog:
+    return AttemptLog(bundle.path / DEVICE_FOLDER / ATTEMPTS_FILE)
+
+
 def _log(bundle: Bundle, execution: Execution, references: References) -> int:
     """Number of this look at these frames, over all executions of this bundle on this device."""
-    log = AttemptLog(bundle.path / DEVICE_FOLDER / ATTEMPTS_FILE)
+    log = _attempts(bundle)
     looks = sum(line["frames"] == references.frames_digest for line in log.lines())
     try:
         return log.append(
@@ -286,7 +291,7 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
     """The calibration of this very execution and release on this device, or None.
 
     Raises:
-        BundleError: there is one, but it was changed.
+        BundleError: there is one, but it was changed, or the log of attempts does not show it.
     """
     path = bundle.device_folder(execution) / CALIBRATION_FILE
     if not path.exists():
@@ -295,7 +300,27 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
     record = DeviceCalibration.from_json(read_sealed(path, "device calibration"))
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None
+    _check_logged(bundle, record)
     return record
+
+
+def _check_logged(bundle: Bundle, record: DeviceCalibration) -> None:
+    """A record whose look is not in the log could be one of many. Raises: BundleError."""
+    log = _attempts(bundle)
+    try:
+        looks = [line["attempt"] for line in log.lines() if line["frames"] == record.references]
+    except CalibrationError as error:
+        raise BundleError(f"device calibration: {error}") from error
+    mine = {
+        "release": record.release,
+        "execution": record.execution.to_json(),
+        "look": record.attempt,
+    }
+    if mine not in looks:
+        raise BundleError(
+            f"device calibration: {log.path} does not show look {record.attempt} at these frames by this execution;"
+            " restore the log, or run `rrise-edge recalibrate` again"
+        )
 
 
 def remove_device_calibration(bundle: Bundle, execution: Execution) -> None:

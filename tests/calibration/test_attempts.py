@@ -28,7 +28,7 @@ def test_nothing_that_was_written_changes(tmp_path: Path) -> None:
     assert log.path.read_bytes().startswith(before)
 
 
-@pytest.mark.parametrize("change", ["remove", "edit", "reorder", "garbage", "number"])
+@pytest.mark.parametrize("change", ["remove", "edit", "edit last", "reorder", "garbage", "number", "space"])
 def test_a_changed_log_is_noticed(tmp_path: Path, change: str) -> None:
     log = AttemptLog(tmp_path / "attempts.jsonl")
     for name in "abcd":
@@ -37,6 +37,8 @@ def test_a_changed_log_is_noticed(tmp_path: Path, change: str) -> None:
     changed = {
         "remove": [lines[0], *lines[2:]],
         "edit": [lines[0], json.dumps({**json.loads(lines[1]), "frames": "g"}), *lines[2:]],
+        "edit last": [*lines[:3], lines[3].replace('"d"', '"x"')],
+        "space": [*lines[:3], lines[3] + " "],
         "reorder": [lines[1], lines[0], *lines[2:]],
         "garbage": [*lines, "{"],
         "number": [*lines, "3"],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from calibration.references import References
 from edge_sdk import Bundle, BundleError, Certifier, EdgeError, State
 from edge_sdk.device_calibration import (
+    ATTEMPTS_FILE,
     CALIBRATION_FILE,
     load_device_calibration,
     recalibrate,
@@ -98,6 +99,26 @@ def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
     with pytest.raises(EdgeError, match=r"cannot log this attempt.*No space left"):
         recalibrate(bundle, "fp32", runtime, harder)
     assert load_device_calibration(bundle, runtime.execution) is None
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "changed", "exchanged"])
+def test_a_record_holds_only_with_its_line_in_the_log(opened, harder, damage):
+    bundle, runtime = opened
+    recalibrate(bundle, "fp32", runtime, harder, write=False)
+    recalibrate(bundle, "fp32", runtime, harder)
+    log = bundle.path / "device" / ATTEMPTS_FILE
+    if damage == "removed":
+        log.unlink()
+    elif damage == "emptied":
+        log.write_bytes(b"")
+    elif damage == "changed":
+        log.write_bytes(log.read_bytes().replace(b'"look": 2', b'"look": 1'))
+    else:
+        log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(BundleError, match=ATTEMPTS_FILE):
+        Certifier.load(bundle.path, threads=2)
+    with Certifier.load(bundle.path) as released:
+        assert released.state.state is State.CALIBRATED
 
 
 def test_frames_that_may_not_calibrate_are_refused(opened, harder):
