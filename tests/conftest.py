@@ -39,7 +39,7 @@ def save_digits(path: Path, count: int) -> None:
     digits = load_digits()
     np.savez(
         path,
-        frames=digits.frames[:count],
+        images=digits.frames[:count],
         labels=digits.labels[:count],
         class_names=np.array(digits.class_names),
     )

@@ -13,7 +13,7 @@ from trainer.errors import TrainerError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 NPZ_HELP = (
-    "expected arrays 'frames' (uint8 [n, H, W, 3] or [n, H, W]), 'labels' (integer [n]), 'class_names' [K]"
+    "expected arrays 'images' (uint8 [n, H, W, 3] or [n, H, W]), 'labels' (integer [n]), 'class_names' [K]"
 )
 
 
@@ -83,7 +83,10 @@ def load_digits() -> Dataset:
 
 
 def load_npz(path: Path) -> Dataset:
-    """Load frames, labels, class_names and, where present, clips from an .npz file (no pickle)."""
+    """Load images, labels, class_names and, where present, clips from an .npz file (no pickle).
+
+    The images may also be called frames, as in rrise's own reference packs.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
@@ -91,10 +94,13 @@ def load_npz(path: Path) -> Dataset:
         raise TrainerError(
             f"{path}: not a readable .npz file without pickled objects ({error}); {NPZ_HELP}"
         ) from error
-    missing = [name for name in ("frames", "labels", "class_names") if name not in arrays]
+    images = "frames" if "frames" in arrays and "images" not in arrays else "images"
+    missing = [name for name in (images, "labels", "class_names") if name not in arrays]
     if missing:
         raise TrainerError(f"{path}: got arrays {sorted(arrays)}, missing {missing}; {NPZ_HELP}")
-    frames, labels = arrays["frames"], arrays["labels"]
+    frames, labels = arrays[images], arrays["labels"]
+    if frames.ndim not in (3, 4):
+        raise TrainerError(f"{path}: {images} are {frames.dtype} {list(frames.shape)}; {NPZ_HELP}")
     if frames.ndim == 3:
         frames = frames[..., None]
     if labels.dtype.kind not in "iu":

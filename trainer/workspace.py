@@ -100,7 +100,7 @@ class Workspace:
     def splits(self) -> Splits:
         """The five splits: read from splits.npz, or drawn and written there the first time."""
         dataset, path = self.dataset, self.path / "splits.npz"
-        content = combined_digest([*frame_digests(dataset.frames), json_digest(dataset.labels.tolist())])
+        content = _content(dataset)
         asked = {"seed": self.config.splits.seed, **self.config.splits.sizes()}
         made_from = {"data": content, "[splits]": asked}
         if path.exists():
@@ -231,6 +231,14 @@ class Workspace:
                 "numpy": np.__version__,
             },
         }
+
+
+def _content(dataset: Dataset) -> str:
+    """Digest of everything that splits and calibration rest on: frames, labels and, where there are any, clips."""
+    parts = [*frame_digests(dataset.frames), json_digest(dataset.labels.tolist())]
+    if not np.array_equal(dataset.clips, np.arange(len(dataset))):
+        parts.append(json_digest(dataset.clips.tolist()))
+    return combined_digest(parts)
 
 
 def load_digest(path: Path) -> str:

@@ -12,7 +12,7 @@ from trainer.errors import TrainerError
 
 def npz(path: Path, **arrays: object) -> Path:
     good: dict[str, object] = {
-        "frames": np.zeros((4, 6, 5, 3), np.uint8),
+        "images": np.zeros((4, 6, 5, 3), np.uint8),
         "labels": np.array([0, 1, 1, 0]),
         "class_names": np.array(["cat", "dog"]),
     }
@@ -41,7 +41,7 @@ def test_digits_are_scaled_exactly() -> None:
 
 def test_npz_of_grey_images_gets_a_channel(tmp_path: Path) -> None:
     frames = np.arange(4 * 30, dtype=np.uint8).reshape(4, 6, 5)
-    dataset = load_dataset(npz(tmp_path / "x.npz", frames=frames, clips=np.array([7, 7, 8, 9])))
+    dataset = load_dataset(npz(tmp_path / "x.npz", images=frames, clips=np.array([7, 7, 8, 9])))
     assert np.array_equal(dataset.frames[..., 0], frames)
     assert dataset.clips.tolist() == [7, 7, 8, 9]
     assert dataset.class_names == ("cat", "dog")
@@ -50,10 +50,12 @@ def test_npz_of_grey_images_gets_a_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"frames": np.zeros((4, 6, 5, 3), np.float32)}, r"float32 \[4, 6, 5, 3\], expected uint8"),
-        ({"frames": np.zeros((4, 6, 5, 2), np.uint8)}, r"\[4, 6, 5, 2\], expected uint8 \[n, H, W, 3\]"),
-        ({"frames": np.zeros((4, 6), np.uint8)}, "expected uint8"),
-        ({"frames": np.zeros((0, 6, 5, 3), np.uint8), "labels": np.zeros(0, int)}, "no frame"),
+        ({"images": np.zeros((4, 6, 5, 3), np.float32)}, r"float32 \[4, 6, 5, 3\], expected uint8"),
+        ({"images": np.zeros((4, 6, 5, 2), np.uint8)}, r"\[4, 6, 5, 2\], expected uint8 \[n, H, W, 3\]"),
+        ({"images": np.zeros((4, 6), np.uint8)}, r"uint8 \[4, 6\]; expected arrays 'images'"),
+        ({"images": np.array(7)}, r"int64 \[\]; expected arrays 'images'"),
+        ({"images": None}, r"got arrays \['class_names', 'labels'\], missing \['images'\]"),
+        ({"images": np.zeros((0, 6, 5, 3), np.uint8), "labels": np.zeros(0, int)}, "no frame"),
         ({"labels": np.array([0, 1, 2, 0])}, r"label 2 of frame 2: expected 0\.\.1"),
         ({"labels": np.array([0, -1, 1, 0])}, "label -1 of frame 1"),
         ({"labels": np.array([0, 1])}, r"expected \[4\]"),
@@ -67,6 +69,11 @@ def test_npz_of_grey_images_gets_a_channel(tmp_path: Path) -> None:
 def test_bad_npz_says_got_and_expected(tmp_path: Path, arrays: dict[str, object], message: str) -> None:
     with pytest.raises(TrainerError, match=message):
         load_dataset(npz(tmp_path / "x.npz", **arrays))
+
+
+def test_npz_may_call_its_images_frames(tmp_path: Path) -> None:
+    frames = np.full((4, 6, 5, 3), 9, np.uint8)
+    assert np.array_equal(load_dataset(npz(tmp_path / "x.npz", images=None, frames=frames)).frames, frames)
 
 
 def test_damaged_npz(tmp_path: Path) -> None:

@@ -55,6 +55,22 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
         _ = Workspace.open(made.path).splits
 
 
+def test_changed_clips_are_refused(tmp_path: Path) -> None:
+    """Without this, frames that turn out to be bursts would still be counted as independent draws."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 256, (600, 8, 8), np.uint8),
+        "labels": np.arange(600) % 2,
+        "class_names": np.array(["a", "b"]),
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    made = Workspace.create(tmp_path / "w", tiny_config(tmp_path / "x.npz"))
+    assert len(np.unique(made.splits.clips)) == 600
+    np.savez(tmp_path / "x.npz", clips=np.arange(600) // 2, **arrays)
+    with pytest.raises(TrainerError, match="made from other data"):
+        _ = Workspace.open(made.path).splits
+
+
 def test_changed_split_sizes_are_refused(workspace: Path, tmp_path: Path) -> None:
     changed = edit(copied(workspace, tmp_path), "test = 40", "test = 41")
     with pytest.raises(TrainerError, match=r"made from other \[splits\]"):
