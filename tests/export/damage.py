@@ -12,7 +12,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from calibration.digests import file_digest
 from calibration.record import Calibration
+from calibration.scores import Scores
+from edge_sdk.contract import preprocessing_digest
 from edge_sdk.manifest import MANIFEST_FILE, Manifest
 from edge_sdk.probe import Expected, Probe
 from export.bundle import list_files
@@ -90,24 +93,48 @@ def swap_channels(model: onnx.ModelProto) -> None:
     set_values(model, "network.stem.weight", lambda values: values[:, ::-1].copy())
 
 
-def lower_offset_everywhere(bundle: Path, name: str, by: float) -> None:
-    """A smaller offset in graph, metadata, record and probe alike, with every digest right."""
-    artefact = Manifest.load(bundle / MANIFEST_FILE).artefacts[name]
-    record = Calibration.load(bundle / artefact.calibration)
-    record = replace(record, head=record.head.with_offset([record.head.offset[0] - by]))
-    record.save(bundle / artefact.calibration)
+def edit_everywhere(
+    bundle: Path,
+    name: str,
+    record: Callable[[Calibration], Calibration] = lambda value: value,
+    manifest: Callable[[Manifest], Manifest] = lambda value: value,
+    probit: float = 0.0,
+) -> None:
+    """Change record, manifest or recorded probits; graph, metadata, probe and all digests are made to agree."""
+    changed = manifest(Manifest.load(bundle / MANIFEST_FILE))
+    changed.save(bundle / MANIFEST_FILE)
+    artefact = changed.artefacts[name]
+    assert artefact.calibration is not None
+    mine = record(Calibration.load(bundle / artefact.calibration))
+    mine.save(bundle / artefact.calibration)
     model = onnx.load(bundle / artefact.file)
-    set_values(model, "head.offset", lambda _: np.array(record.head.offset, np.float32))
+    set_values(model, "head.offset", lambda _: np.array(mine.head.offset, np.float32))
+    wanted = {
+        "rrise.offset": json.dumps(list(mine.head.offset)),
+        "rrise.calibration": mine.binding(),
+        "rrise.classes": json.dumps(list(changed.class_names)),
+        "rrise.preprocessing": preprocessing_digest(changed.preprocessing),
+    }
     for entry in model.metadata_props:
-        if entry.key == "rrise.offset":
-            entry.value = json.dumps(list(record.head.offset))
-        if entry.key == "rrise.calibration":
-            entry.value = record.binding()
+        entry.value = wanted.get(entry.key, entry.value)
     (bundle / artefact.file).write_bytes(model.SerializeToString(deterministic=True))
     probe = Probe.load(bundle / "probe.npz")
     old = probe.expected[name]
     expected = dict(
-        probe.expected, **{name: Expected(old.label, record.head.radius(old.probit, old.label), old.probit)}
+        probe.expected, **{name: Expected(old.label, mine.head.radius(old.probit, old.label), old.probit)}
     )
     Probe(probe.frames, expected).save(bundle / "probe.npz")
+    table = bundle / changed.recorded[name]
+    scores = Scores.load(table)
+    execution = replace(scores.execution, artefact=file_digest(bundle / artefact.file))
+    replace(scores, execution=execution, probit=scores.probit + np.float32(probit)).save(table)
     reseal(bundle)
+
+
+def lower_offset_everywhere(bundle: Path, name: str, by: float) -> None:
+    """A smaller offset in graph, metadata, record and probe alike, with every digest right."""
+    edit_everywhere(bundle, name, lambda record: with_offset_lower_by(record, by))
+
+
+def with_offset_lower_by(record: Calibration, by: float) -> Calibration:
+    return replace(record, head=record.head.with_offset([record.head.offset[0] - by]))
