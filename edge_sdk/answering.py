@@ -14,7 +14,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.certificate import Certificate, FrameId, Status, withheld
 from edge_sdk.drift import DriftMonitor, forget
 from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import Prepared, Roi, prepare
+from edge_sdk.inputs import Prepared, Roi, capture_seconds, prepare
 from edge_sdk.loading import ExecutionState, State
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.device_frames import DeviceFrame, on_device
@@ -57,14 +57,14 @@ class Answering:
         self._margin = state.margin
         self._note = ""
         self._allow_unverified = allow_unverified
-        self._hold = _Hold(self._reason_to_withhold())
         self._monitor = monitor
+        self._hold = _Hold(self._reason_to_withhold())
         self._audits: Optional[AuditLog] = None
         self._why = why
         self._load_options: Dict[str, Any] = {}
         self._previous: Optional[Dict[str, Any]] = None
         self._fault: Optional[Exception] = None
-        self._closed = self._out_of_use = False
+        self._closed = self._out_of_use = self._freed = False
         self._encoding = bundle.manifest.input.encoding
         self._entry = threading.Lock()
         self._audit_entry = threading.Lock()
@@ -96,8 +96,9 @@ class Answering:
                 strides, or DLPack in host memory. TensorRT also takes uint8 frames in GPU memory, as DLPack or with
                 `__cuda_array_interface__`. Read during the call only, never kept.
             encoding: of the frame, where it is not the bundle's; see `edge_sdk.encodings`.
-            roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius.
-            capture_time: seconds since the epoch; by default now.
+            roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius;
+                nor has a frame in another encoding, but for the order of its channels.
+            capture_time: seconds since the epoch, finite; by default now.
             frame_id: anything that names the frame.
 
         Raises:
@@ -105,11 +106,12 @@ class Answering:
 
         **Guarantee**: that of the bundle; see `Certificate`.
         """
-        start = perf_counter()
-        when = time() if capture_time is None else capture_time
+        start, when = perf_counter(), time()
         if not self._entry.acquire(False):
             self._enter_after_swap()
         try:
+            if capture_time is not None:
+                when = capture_seconds(capture_time)
             scale = self._frame_scale
             if (
                 type(frame) is np.ndarray
@@ -129,7 +131,7 @@ class Answering:
                 )
                 batch, scale = (
                     padded(prepared.frame[None], self._batch_size),
-                    0.0 if prepared.resized else scale,
+                    0.0 if prepared.altered else scale,
                 )
             if self._out_of_use:
                 return self._refuse(when, start, frame_id)
@@ -145,7 +147,7 @@ class Answering:
         except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
             return self._fail(error, start, when, frame_id)
         finally:
-            self._entry.release()
+            self._leave()
 
     def certify_batch(
         self,
@@ -164,6 +166,12 @@ class Answering:
         Raises:
             EdgeError: as `certify`, or lists of different lengths.
         """
+        try:
+            frames = list(frames)
+        except TypeError as error:
+            raise EdgeError(
+                f"certify_batch: got {type(frames).__name__}, expected a list of frames"
+            ) from error
         ids = [None] * len(frames) if frame_ids is None else list(frame_ids)
         crops = [None] * len(frames) if rois is None else list(rois)
         if not len(ids) == len(crops) == len(frames):
@@ -183,13 +191,14 @@ class Answering:
         encoding: Optional[str],
         capture_time: Optional[float],
     ) -> List[Certificate]:
-        start = perf_counter()
-        when = time() if capture_time is None else capture_time
+        start, when = perf_counter(), time()
         if not self._entry.acquire(False):
             self._enter_after_swap()
         try:
             if self._out_of_use:
                 return [self._refuse(when, start, frame_id) for _, _, frame_id in part]
+            if capture_time is not None:
+                when = capture_seconds(capture_time)
             results = [self._prepare(frame, encoding, roi) for frame, roi, _ in part]
             good = [result.frame for result in results if isinstance(result, Prepared)]
             answers: Iterator[Tuple[int, float]] = iter(())
@@ -204,16 +213,18 @@ class Answering:
                 _invalid(result, start, when, frame_id)
                 if isinstance(result, FrameError)
                 else self._issue(
-                    *next(answers), 0.0 if result.resized else self._frame_scale, start, when, frame_id
+                    *next(answers), 0.0 if result.altered else self._frame_scale, start, when, frame_id
                 )
                 for result, (_, _, frame_id) in zip(results, part)
             ]
+        except FrameError as error:
+            return [_invalid(error, start, when, frame_id) for _, _, frame_id in part]
         except _Closed:
             raise
         except Exception as error:
             return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
         finally:
-            self._entry.release()
+            self._leave()
 
     def _enter_after_swap(self) -> None:
         """Wait for a swap, which is short; any other occupant is a second thread."""
@@ -221,6 +232,27 @@ class Answering:
             raise EdgeError(
                 "certify: another thread is in this certifier; give each thread its own with `clone()`"
             )
+
+    def _leave(self) -> None:
+        """Let the next one in; a `close` that came meanwhile is left to whoever was inside."""
+        self._entry.release()
+        if self._closed:
+            self._free()
+
+    def _free(self) -> None:
+        """Release the runtime of a closed certifier, once, and never under a frame that is being answered."""
+        if self._freed or not self._entry.acquire(False):
+            return
+        try:
+            self._freed = True
+            if self._monitor is not None:
+                self._monitor.save()
+            self.runtime.close()
+            if self._previous is not None:
+                self._previous["runtime"].close()
+                self._previous = None
+        finally:
+            self._entry.release()
 
     def _device_frame(self, frame: Any, encoding: Optional[str], roi: Optional[Roi]) -> DeviceFrame:
         if roi is not None or encoding not in (None, self._encoding):
@@ -263,7 +295,8 @@ class Answering:
             return Status.SUSPENDED, suspended
         if self.state.state is State.UNVERIFIED and not (self._allow_unverified and self.state.calibrated):
             return Status.UNVERIFIED, self.state.reason
-        return None
+        problem = "" if self._monitor is None else self._monitor.save()
+        return (Status.SUSPENDED, problem) if problem else None
 
     def _prepare(
         self, frame: Any, encoding: Optional[str], roi: Optional[Roi]

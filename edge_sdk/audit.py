@@ -22,6 +22,7 @@ class AuditLog:
     """Evidence from audits of one execution on this device, kept across restarts."""
 
     def __init__(self, bundle: Bundle, execution: Execution, guarantee: Guarantee) -> None:
+        """Raises: EdgeError: audits of frames say nothing about this guarantee. OSError: nothing can be kept here."""
         if guarantee.kind == "whole-clip":
             raise EdgeError(
                 "audit: a guarantee of kind whole-clip speaks of clips, not of frames; audit with another kind"
@@ -31,6 +32,7 @@ class AuditLog:
         self._test = WrongRateTest(self._error)
         if self._path.exists():
             self._test.martingale = _restore(self._path, self._test)
+        write_sealed(self._path, self._test.martingale.to_json())
 
     def add(self, wrong: bool, slip: float = 0.0) -> str:
         """Count one audit and keep it; the reason for an alarm, or an empty text.

@@ -98,7 +98,8 @@ class Certificate:
     def frame_radius(self) -> float:
         """The same in terms of the frame: no change of frame / 255 by less than this L2 norm leaves the certified ball.
 
-        0 where no bound on the preprocessing is known.
+        The frame is the one given to `certify`; of a stream the one that it hands out, decoded. 0 where no bound on the
+        preprocessing is known, and for a frame that `certify` resized or decoded.
         """
         return self._frame_radius
 
@@ -138,8 +139,16 @@ class Certificate:
         return Certificate, tuple(getattr(self, name) for name in FIELDS)
 
     def to_json(self) -> Dict[str, Any]:
-        """The fields as JSON values, in the order of the constructor."""
-        return {**{name: getattr(self, name) for name in FIELDS}, "status": self._status.value}
+        """The fields as JSON values, in the order of the constructor; a frame id that is neither text nor int as text."""
+        frame_id = self._frame_id
+        known = frame_id is None or isinstance(frame_id, (str, int))
+        fields = {name: getattr(self, name) for name in FIELDS}
+        return {
+            **fields,
+            "status": self._status.value,
+            "capture_time": float(self._capture_time),
+            "frame_id": frame_id if known else str(frame_id),
+        }
 
     def to_line(self) -> str:
         """One line for a terminal: "3 certified, radius 0.214 (1.9 ms)"."""

@@ -178,9 +178,9 @@ class Certifier(Answering):
                 return
             if self.guarantee is None:
                 raise EdgeError("record_audit: this artefact was never calibrated, so it promises nothing")
-            if self._audits is None:
-                self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
             try:
+                if self._audits is None:
+                    self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
                 alarm = self._audits.add(wrong, slip)
             except OSError as error:
                 alarm = f"audits: the log cannot be kept ({error})"
@@ -229,14 +229,12 @@ class Certifier(Answering):
         return Stream(self, opened, StreamSettings() if settings is None else settings)
 
     def close(self) -> None:
-        """Release the runtime; afterwards `certify` raises."""
-        if self._monitor is not None and not self._closed:
-            self._monitor.save()
+        """Release the runtime; afterwards `certify` raises. A frame that is being answered is answered first.
+
+        Never waits, so a signal handler may call it.
+        """
         self._closed = self._out_of_use = True
-        self.runtime.close()
-        if self._previous is not None:
-            self._previous["runtime"].close()
-            self._previous = None
+        self._free()
 
     def __enter__(self) -> "Certifier":
         return self

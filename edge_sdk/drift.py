@@ -111,24 +111,27 @@ class DriftMonitor:
         return now >= self._next_time
 
     def observe(self, frame: np.ndarray, probit: float, now: float) -> str:
-        """Test one frame; the reason for an alarm, or an empty text."""
+        """Test one frame; the reason to withhold certificates, or an empty text."""
         self._next_time = now + self.settings.interval
         self.test.update(self._p_value(frame_features(frame, probit)))
-        if self.test.martingale.seen % _SAVE_EVERY == 0:
-            self.save()
+        problem = self.save() if self.test.martingale.seen % _SAVE_EVERY == 0 else ""
         if self.test.log_wealth < -math.log(self.settings.alpha):
-            return ""
+            return problem
         return (
             f"drift: frames no longer look like the reference frames (evidence {math.exp(min(self.test.log_wealth, 50)):.3g}"
             f" to 1 after {self.test.martingale.seen} frames)"
         )
 
-    def save(self) -> None:
-        """Remember the evidence across restarts. A folder that cannot be written costs only that memory."""
+    def save(self) -> str:
+        """Remember the evidence across restarts; why that is impossible, or an empty text.
+
+        A monitor whose alarm would be forgotten at the next start is none, so certificates are withheld then.
+        """
         try:
             write_sealed(self._folder / STATE_FILE, self.test.martingale.to_json())
-        except OSError:
-            return
+        except OSError as error:
+            return f"drift: the monitor's memory cannot be kept ({error}); make the bundle's device folder writable"
+        return ""
 
     def reset(self) -> None:
         """Forget the evidence."""

@@ -51,6 +51,11 @@ def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
     return array[:, :, ::-1]
 
 
+def same_values(encoding: str, target: str) -> bool:
+    """Whether `convert` only changes the order of channels, so that L2 distances stay what they are."""
+    return encoding == target or {encoding, target} == {"rgb8", "bgr8"}
+
+
 def grey(rgb: np.ndarray) -> np.ndarray:
     """Luma of BT.601 in 16-bit fixed point, rounded as Pillow does: uint8 [H, W, 3] to [H, W, 1]."""
     weights = np.array([19595, 38470, 7471], np.uint32)
@@ -129,7 +134,10 @@ def _jpeg_opencv(data: bytes) -> np.ndarray:
         import cv2
     except ImportError as error:
         raise FrameError("jpeg: needs Pillow or OpenCV: `pip install rrise[images]`") from error
-    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    # Older releases fill up what is missing with grey; and all turn the picture by its EXIF tag, which Pillow does not.
+    whole = data.rstrip(b"\0")[-2:] == b"\xff\xd9"
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
     if image is None:
         raise FrameError("jpeg: cannot be decoded; check the link to the camera")
     return np.asarray(image)[:, :, ::-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
 import numpy as np
 
 from edge_sdk.contract import GraphSignature
-from edge_sdk.encodings import convert
+from edge_sdk.encodings import convert, same_values
 from edge_sdk.errors import FrameError
 
 _CPU = 1
@@ -29,10 +30,14 @@ class Roi:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked frame, C-contiguous, and whether it was resized (and so rounded) on the way."""
+    """A checked frame, C-contiguous.
+
+    `altered`: its values are no longer the delivered frame's own, for it was resized or decoded; channels in another
+    order and crops alter nothing.
+    """
 
     frame: np.ndarray
-    resized: bool
+    altered: bool
 
 
 def prepare(
@@ -56,20 +61,47 @@ def prepare(
     Raises:
         FrameError: whatever does not fit, in words.
     """
+    try:
+        return _prepare(frame, signature, target, encoding, roi)
+    except FrameError:
+        raise
+    except (
+        Exception
+    ) as error:  # a frame, encoding or crop may be anything, and none of them is a runtime's failure
+        raise FrameError(f"frame: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _prepare(
+    frame: Any, signature: GraphSignature, target: str, encoding: Optional[str], roi: Optional[Roi]
+) -> Prepared:
     pixels = frame if isinstance(frame, (bytes, bytearray, memoryview)) else as_array(frame, signature)
+    altered = False
     if encoding is not None and encoding != target:
-        pixels = convert(pixels, encoding, target)
+        pixels, altered = convert(pixels, encoding, target), not same_values(encoding, target)
     if roi is None:
-        return Prepared(check_frame(pixels, signature), False)
+        return Prepared(check_frame(pixels, signature), altered)
     crop, size = cut(check_image(pixels, signature), roi), signature.frame_shape[:2]
     if crop.shape[:2] == size:
-        return Prepared(check_frame(crop, signature), False)
+        return Prepared(check_frame(crop, signature), altered)
     return Prepared(check_frame(resize(crop, (size[0], size[1])), signature), True)
+
+
+def capture_seconds(capture_time: Any) -> float:
+    """A capture time as a number that can be compared with others. Raises: FrameError."""
+    try:
+        seconds = float(capture_time)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise FrameError(f"capture_time: got {capture_time!r}, expected seconds since the epoch")
+    return seconds
 
 
 def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:
     """View an array-like object as numpy, without a copy. Raises: FrameError."""
     if isinstance(frame, np.ndarray):
+        if np.ma.is_masked(frame):
+            raise FrameError(f"frame: got a masked array, {_expected(signature)} without a mask")
         return frame.view(np.ndarray)
     try:
         if hasattr(frame, "__dlpack__"):
@@ -128,17 +160,16 @@ def check_image(frame: Any, signature: GraphSignature) -> np.ndarray:
 def cut(frame: np.ndarray, roi: Roi) -> np.ndarray:
     """The rectangle as a view. Raises: FrameError: empty, or not wholly inside the frame."""
     height, width = frame.shape[:2]
-    sides = (roi.left, roi.top, roi.width, roi.height)
-    whole = all(isinstance(side, (int, np.integer)) for side in sides)
-    if (
-        not whole
-        or min(sides) < 0
-        or 0 in sides[2:]
-        or roi.left + roi.width > width
-        or roi.top + roi.height > height
-    ):
-        raise FrameError(f"roi: got {roi}, expected whole pixels wholly inside the {width} x {height} frame")
-    return frame[roi.top : roi.top + roi.height, roi.left : roi.left + roi.width]
+    if isinstance(roi, Roi):
+        given = (roi.left, roi.top, roi.width, roi.height)
+        if all(isinstance(side, (int, np.integer)) for side in given):
+            # Python's integers: a detector's uint8 or int16 would overflow in the sums.
+            left, top, wide, high = map(int, given)
+            if min(left, top) >= 0 and min(wide, high) > 0 and left + wide <= width and top + high <= height:
+                return frame[top : top + high, left : left + wide]
+    raise FrameError(
+        f"roi: got {roi!r}, expected Roi(left, top, width, height) in whole pixels, wholly inside the {width} x {height} frame"
+    )
 
 
 def resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:

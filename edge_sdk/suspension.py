@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Optional
@@ -27,8 +28,12 @@ def suspend(bundle: Bundle, reason: str) -> None:
 
 def suspended_because(bundle: Bundle) -> Optional[str]:
     """The reason, or None where certificates may be issued. An unreadable suspension is a suspension."""
-    if not _path(bundle).exists():
+    try:
+        os.lstat(_path(bundle))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:  # whether there is one cannot be seen: not a licence to go on
+        return f"suspended, since {_path(bundle)} cannot be looked at ({error}); make it readable"
     mend = f"; find the cause, then `rrise-edge reset {bundle.path}` or recalibrate"
     try:
         return str(read_sealed(_path(bundle), "suspension")["reason"]) + mend

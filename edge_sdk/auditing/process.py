@@ -137,7 +137,12 @@ class AuditProcess:
                 f" {float(guarantee.error):g}"
             )
         # Refuses what cannot be counted now and not at the first verdict.
-        AuditLog(self._bundle, certifier.execution, guarantee)
+        try:
+            AuditLog(self._bundle, certifier.execution, guarantee)
+        except OSError as error:
+            raise EdgeError(
+                f"audit: the log cannot be kept ({error}); make the bundle's device folder writable"
+            ) from error
         self._selective = guarantee.kind == "selective"
         self._preprocess = FramePreprocess.of(self._bundle.manifest)
         self._next, self._given_up, self._closing = -math.inf, False, False

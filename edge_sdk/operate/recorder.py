@@ -88,7 +88,7 @@ class FlightRecorder:
                 if current is None or current.size >= self._file_bytes:
                     current = self._next_file(current)
                 current.add(certificate)
-            except OSError as error:
+            except Exception as error:  # a thread that ends unheard would leave `close` waiting for it
                 self.problem = f"flight recorder: stopped writing ({error})"
                 self.dropped += 1
         if current is not None:

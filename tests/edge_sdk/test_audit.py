@@ -74,3 +74,11 @@ def test_what_cannot_be_audited_is_refused(copied, tmp_path):
         certifier.record_audit(True)
     with Certifier.load(copied) as certifier, pytest.raises(EdgeError, match="whole-clip"):
         AuditLog(certifier.bundle, certifier.execution, replace(certifier.guarantee, kind="whole-clip"))
+
+
+def test_a_folder_that_cannot_be_written_suspends_at_the_first_audit(copied):
+    with Certifier.load(copied) as certifier:
+        (copied / "device").write_text("not a folder")
+        certifier.record_audit(False)
+        certificate = certifier.certify(helpers.random_frames(Spec(), 1)[0])
+    assert certificate.status is Status.SUSPENDED and "cannot be kept" in certificate.reason

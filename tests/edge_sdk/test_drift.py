@@ -238,3 +238,36 @@ def test_features_are_finite_for_any_frame():
             planes = frame.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
             assert features.shape == (6,) and np.isfinite(features).all()
             np.testing.assert_allclose(frame_features(planes, 1.5), features, rtol=1e-3, atol=1e-5)
+
+
+def test_a_monitor_that_cannot_remember_withholds_everything(monitored, digits, monkeypatch):
+    """A read-only folder would forget every alarm at the next start."""
+    from edge_sdk import drift as module
+
+    def refuse(path, value):
+        raise OSError("read-only file system")
+
+    with Certifier.load(monitored) as certifier:
+        monkeypatch.setattr(module, "write_sealed", refuse)
+        for number in range(25):
+            certificate = certifier.certify(digits[number], capture_time=float(2 * number))
+    assert certificate.status is Status.SUSPENDED and "read-only" in certificate.reason
+    with Certifier.load(monitored) as certifier:
+        certifier.reset()
+        certificate = certifier.certify(digits[0])
+        assert certificate.status is Status.SUSPENDED and "device folder writable" in certificate.reason
+        monkeypatch.undo()
+        certifier.reset()
+        assert certifier.certify(digits[0]).status in (Status.CERTIFIED, Status.ABSTAINED)
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), OSError("input/output error")])
+def test_a_suspension_that_cannot_be_looked_at_is_one(hand_bundle, monkeypatch, error):
+    from edge_sdk import suspension as module
+
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr(module.os, "lstat", refuse)
+    reason = module.suspended_because(Bundle.open(hand_bundle))
+    assert reason is not None and str(error) in reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -85,3 +86,18 @@ def test_unknown_encodings_are_refused():
         convert(PICTURE, "bayer_rggb8", "rgb8")
     with pytest.raises(FrameError, match="float32"):
         convert(PICTURE, "rgb8", "float32")
+
+
+def test_opencv_decodes_as_pillow_does_and_fills_up_nothing(monkeypatch):
+    """Without Pillow: a truncated picture is refused, and no EXIF tag turns a frame."""
+    pytest.importorskip("cv2")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(PICTURE[:, :2], 8, axis=0)).save(buffer, "JPEG", exif=exif)
+    data = buffer.getvalue()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert convert(data + b"\0\0", "jpeg", "rgb8").shape == (8 * len(PICTURE), 2, 3)
+    for broken in (data[:-2], data[: len(data) // 2], data + b"junk"):
+        with pytest.raises(FrameError, match="jpeg"):
+            convert(broken, "jpeg", "rgb8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_sdk import Certifier, Roi, Status
+from edge_sdk import Certifier, EdgeError, Roi, Status
 from edge_sdk.contract import GraphSignature
 from edge_sdk.errors import FrameError
 from edge_sdk.inputs import as_array, cut, resize
@@ -145,3 +145,53 @@ def test_cut_is_a_view():
         3,
         3,
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"roi": (0, 0, 6, 6)}, {"roi": "all"}, {"encoding": ["rgb8"]}, {"capture_time": float("nan")}, {"capture_time": "now"},
+     {"capture_time": float("inf")}],
+)  # fmt: skip
+def test_a_wrong_argument_is_no_failure_of_the_runtime(certifier, frame, options):
+    certificate = certifier.certify(frame, **options)
+    assert certificate.status is Status.INVALID_INPUT and "expected" in certificate.reason + "expected" * (
+        "encoding" in options
+    )
+    assert certifier.certify(frame).status is not Status.FAULT
+    rois = [options["roi"]] if "roi" in options else None
+    others = {name: value for name, value in options.items() if name != "roi"}
+    (certificate,) = certifier.certify_batch([frame], rois=rois, **others)
+    assert certificate.status is Status.INVALID_INPUT and certifier.fault is None
+
+
+def test_corners_of_narrow_integers_do_not_overflow():
+    image = np.zeros((300, 300, 3), np.uint8)
+    corners = [np.uint8(side) for side in (200, 100, 100, 60)]
+    assert cut(image, Roi(*corners)).shape == (60, 100, 3)
+    with pytest.raises(FrameError, match="wholly inside"):
+        cut(image[:, :299], Roi(*corners))
+
+
+def test_a_decoded_frame_has_no_frame_radius(certifier, frame):
+    """A change of a luma byte moves three colours, a JPEG has no norm at all: the frame radius would be too large."""
+    image = np.full((9, 6), 100, np.uint8)
+    for pixels, encoding in (
+        (image, "nv12"),
+        (image[:6], "mono8"),
+        (np.full((6, 6, 2), 90, np.uint8), "yuv422"),
+    ):
+        certificate = certifier.certify(pixels, encoding=encoding)
+        assert certificate.status in (Status.CERTIFIED, Status.ABSTAINED) and certificate.frame_radius == 0.0
+    swapped = certifier.certify(frame[:, :, ::-1], encoding="bgr8")
+    assert _same(swapped, certifier.certify(frame)) and swapped.frame_radius > 0
+
+
+def test_a_masked_array_is_refused_where_it_masks_something(certifier, frame):
+    masked = certifier.certify(np.ma.masked_array(frame, mask=frame > 200))
+    assert masked.status is Status.INVALID_INPUT and "mask" in masked.reason
+    assert _same(certifier.certify(np.ma.masked_array(frame)), certifier.certify(frame))
+
+
+def test_a_batch_that_is_no_list_is_an_error(certifier):
+    with pytest.raises(EdgeError, match="expected a list of frames"):
+        certifier.certify_batch(3)

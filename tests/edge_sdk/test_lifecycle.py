@@ -210,3 +210,33 @@ def test_frames_go_on_while_another_thread_swaps(hand_bundle, second_bundle):
         done.set()
         thread.join(60)
         assert problems == []
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_close_during_a_frame_waits_for_its_answer(hand_bundle, batch):
+    """Closing releases buffers that a GPU may still write to: whoever is inside does it on the way out."""
+    certifier = Certifier.load(hand_bundle)
+    answer, close, events = certifier.runtime.answer, certifier.runtime.close, []
+
+    def slow(frames):
+        certifier.close()  # as a signal handler does, in the middle of a frame
+        events.append("answered")
+        return answer(frames)
+
+    certifier.runtime.answer = slow
+    certifier.runtime.close = lambda: (events.append("released"), close())
+    certificate = certifier.certify_batch(FRAMES[:1])[0] if batch else certifier.certify(FRAMES[0])
+    assert certificate.status in (Status.CERTIFIED, Status.ABSTAINED)
+    assert events == ["answered", "released"]
+    certifier.close()
+    with pytest.raises(EdgeError, match="closed"):
+        certifier.certify(FRAMES[0])
+    assert events == ["answered", "released"]
+
+
+def test_a_clone_outlives_its_original(hand_bundle):
+    certifier = Certifier.load(hand_bundle)
+    before, twin = _radii(certifier), certifier.clone()
+    certifier.close()
+    assert _radii(twin) == before
+    twin.close()

@@ -137,3 +137,21 @@ def test_bad_requests_are_refused(tmp_path):
             list(read_flight(tmp_path / "other.mcap"))
     with pytest.raises(EdgeError, match="cannot be read"):
         list(read_flight(tmp_path / "absent.mcap"))
+
+
+def test_a_certificate_that_cannot_be_written_does_not_hang_the_end(tmp_path, monkeypatch):
+    with FlightRecorder(tmp_path) as recorder:
+        monkeypatch.setattr(module.json, "dumps", lambda value: b"".join(value))
+        for number in range(3):
+            recorder.add(_certificate(number))
+    assert recorder.dropped == 3 and "stopped writing" in recorder.problem
+
+
+def test_any_frame_id_is_recorded(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    with FlightRecorder(tmp_path) as recorder:
+        recorder.add(
+            Certificate(Status.ABSTAINED, 1, "a", 0.0, 0.0, numpy.float32(3.0), 0.1, numpy.int64(7), "")
+        )
+    (record,) = read_flight(flights(tmp_path)[0])
+    assert (record["frame_id"], record["capture_time"]) == ("7", 3.0)
