@@ -39,8 +39,8 @@ def verify(
     **options: Any,
 ) -> None:
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
+    from edge_sdk.loading import load_runtime
     from edge_sdk.png_pack import load_references
-    from edge_sdk.runtime.select import load_runtime
     from edge_sdk.verify import verify as run_verification
     from edge_sdk.verify_report import text_rows, write_junit
 
@@ -74,8 +74,8 @@ def verify(
 def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, **options: Any) -> None:
     """Calibrate BUNDLE for this device's execution on REFERENCES: what is subtracted on top of its own offset."""
     from edge_sdk.device_calibration import recalibrate as run_calibration
+    from edge_sdk.loading import load_runtime
     from edge_sdk.png_pack import load_references
-    from edge_sdk.runtime.select import load_runtime
 
     opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))
@@ -113,8 +113,8 @@ def drift(
 ) -> None:
     """Fit the drift monitor of BUNDLE on REFERENCES; from then on every certifier of it on this device has one."""
     from edge_sdk.drift import DriftSettings, fit_reference
+    from edge_sdk.loading import load_runtime
     from edge_sdk.png_pack import load_references
-    from edge_sdk.runtime.select import load_runtime
 
     opened = open_trusted(bundle, options)
     name = opened.artefact_name(options.pop("artefact"))

@@ -14,7 +14,7 @@ from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration
 from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Runtime
-from edge_sdk.runtime.select import Candidate
+from edge_sdk.runtime.select import Candidate, candidates
 from edge_sdk.verification_record import load_record
 
 PROBIT_TOLERANCE = 0.05
@@ -86,6 +86,35 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
     if fallback is None:
         raise RuntimeUnavailable("; ".join(passed))
     return Chosen(fallback.runtime, fallback.state, "; ".join([fallback.why, *passed]))
+
+
+def load_runtime(
+    bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
+) -> Runtime:
+    """The runtime that `Certifier.load` takes with these options, for verification and calibration to judge.
+
+    Raises:
+        RuntimeUnavailable: none can be loaded; says why not, for each.
+    """
+    passed: List[str] = []
+    taken: Optional[Runtime] = None
+    for candidate in candidates(bundle, artefact, runtime=runtime, provider=provider, threads=threads):
+        try:
+            loaded = candidate.load()
+        except (RuntimeUnavailable, RuntimeFault) as error:
+            passed.append(f"not {candidate.name}: {error}")
+            continue
+        if taken is not None:
+            taken.close()
+        taken = loaded
+        try:
+            if _checked_state(bundle, artefact, taken).state is not State.UNVERIFIED:
+                break
+        except BundleError:  # a certifier stops here, too, and says so; the caller is there to find out why
+            break
+    if taken is None:
+        raise RuntimeUnavailable("; ".join(passed))
+    return taken
 
 
 def _checked_state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:

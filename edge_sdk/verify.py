@@ -144,8 +144,8 @@ def verify(
         tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma.
         level: of the coverage test.
         write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
-            certificates on this execution; a failed one withdraws an earlier record, and a violated guarantee suspends
-            the bundle's certificates on this device.
+            certificates on this execution; a failed one withdraws an earlier record. A violated guarantee, and any failure
+            of an execution that needs no record, suspend the bundle's certificates on this device.
         advance: called with the number of frames done since the last call.
 
     Raises:
@@ -191,10 +191,7 @@ def verify(
         )
         save_record(bundle, saved)
     elif write and verdict is not Verdict.PASSED:
-        remove_record(bundle, runtime.execution)
-        remove_device_calibration(bundle, runtime.execution)
-        if verdict is Verdict.STATISTICS:
-            suspend(bundle, sentence)
+        sentence += _withdraw(bundle, artefact, record, runtime, verdict, sentence)
     elif verdict is Verdict.PASSED and not replay.complete and not calibrated:
         sentence += (
             f" Only {replay.frames} of {replay.recorded} recorded frames were in this pack, so the execution stays"
@@ -213,6 +210,22 @@ def verify(
         margin=margin,
         recorded_here=keep,
     )
+
+
+def _withdraw(
+    bundle: Bundle, artefact: str, record: Calibration, runtime: Runtime, verdict: Verdict, sentence: str
+) -> str:
+    """Let this execution issue nothing from now on; what to add to the sentence where that cannot be kept."""
+    try:
+        remove_record(bundle, runtime.execution)
+        # Of the bundle's own execution it stays: without it the bundle's offset alone would count, which is less.
+        if not runtime.execution.same_as(record.execution):
+            remove_device_calibration(bundle, runtime.execution)
+        if verdict is Verdict.STATISTICS or _state(bundle, artefact, runtime).state is not State.UNVERIFIED:
+            suspend(bundle, sentence)
+    except OSError as error:
+        return f" This could not be kept on the device ({error}), so nothing withholds certificates: make its folder writable."
+    return ""
 
 
 def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:

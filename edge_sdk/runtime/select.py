@@ -47,18 +47,6 @@ def candidates(
     return sessions if runtime == "onnxruntime" or provider else [engine, *sessions]
 
 
-def load_runtime(
-    bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
-) -> Runtime:
-    """Load one runtime without judging its state, as verification and calibration need it; "auto" is ONNX Runtime.
-
-    Raises:
-        RuntimeUnavailable: unknown, not installed, or not working on this machine.
-    """
-    name = "onnxruntime" if runtime == "auto" else runtime
-    return candidates(bundle, artefact, runtime=name, provider=provider, threads=threads)[0].load()
-
-
 def _onnxruntime(bundle: Bundle, artefact: str, provider: str, threads: int) -> Runtime:
     from edge_sdk.runtime.onnxruntime import OnnxRuntime
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.references import References
-from edge_sdk import Bundle, BundleError, Certifier, EdgeError, State
+from edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Status
 from edge_sdk.device_calibration import (
     ATTEMPTS_FILE,
     CALIBRATION_FILE,
@@ -141,6 +141,19 @@ def test_a_violated_device_calibration_is_withdrawn(opened, harder, copied):
     assert verify(bundle, "fp32", runtime, drifted).verdict is Verdict.STATISTICS
     with Certifier.load(copied, threads=2) as certifier:
         assert certifier.state.state is State.UNVERIFIED
+
+
+def test_a_violated_calibration_of_the_bundles_own_execution_stays(opened, harder, copied):
+    """Withdrawn, it would leave the bundle's offset alone, and so larger certificates than before, after a reset."""
+    bundle, _ = opened
+    own = OnnxRuntime.load(bundle.model("fp32"))
+    margin = recalibrate(bundle, "fp32", own, harder).margin
+    drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.9)
+    assert verify(bundle, "fp32", own, drifted).verdict is Verdict.STATISTICS
+    with Certifier.load(copied) as certifier:
+        assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.SUSPENDED
+        certifier.reset()
+        assert certifier.state.margin == margin > 0
 
 
 @pytest.mark.parametrize("change", [{"margin": -0.1}, {"rank": 0}, {"rank": 301}, {"format": "other"}])

@@ -10,7 +10,7 @@ from calibration.references import References
 from edge_sdk import Bundle, Certifier, State
 from edge_sdk.device_calibration import recalibrate
 from edge_sdk.drift import DriftSettings, fit_reference
-from edge_sdk.runtime.select import load_runtime
+from edge_sdk.loading import load_runtime
 from edge_sdk.verify import verify
 
 

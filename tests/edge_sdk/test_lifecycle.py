@@ -240,3 +240,33 @@ def test_a_clone_outlives_its_original(hand_bundle):
     certifier.close()
     assert _radii(twin) == before
     twin.close()
+
+
+def test_verification_judges_what_a_certifier_would_take(copied, pack, monkeypatch):
+    """Otherwise a device whose engine certifies would be told that the processor is fine."""
+    from calibration.references import References
+    from edge_sdk import loading as module
+    from edge_sdk.verify import verify
+
+    bundle = Bundle.open(copied)
+
+    def threads(number):
+        return Candidate(str(number), lambda: OnnxRuntime.load(bundle.model("fp32"), threads=number))
+
+    def absent():
+        raise RuntimeUnavailable("no such thing")
+
+    options = [Candidate("absent", absent), threads(3), threads(2)]
+    monkeypatch.setattr(module, "candidates", lambda *words, **named: options)
+
+    def taken():
+        chosen = choose(bundle, "fp32", options).runtime.execution
+        assert module.load_runtime(bundle, "fp32").execution == chosen
+        return dict(chosen.options)["intra_op_threads"]
+
+    assert taken() == "2"
+    verify(bundle, "fp32", OnnxRuntime.load(bundle.model("fp32"), threads=3), References.load(pack))
+    assert taken() == "3"
+    options[:] = [Candidate("absent", absent)]
+    with pytest.raises(RuntimeUnavailable, match="not absent: no such thing"):
+        module.load_runtime(bundle, "fp32")

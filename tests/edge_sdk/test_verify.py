@@ -10,6 +10,7 @@ import pytest
 from calibration.references import References
 from edge_sdk import Bundle, BundleError, Certifier, State
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
+from edge_sdk.suspension import suspended_because
 from edge_sdk.verification_record import RECORD_FILE, load_record
 from edge_sdk.verify import Verdict, verify
 from tests.edge_sdk import helpers
@@ -218,3 +219,34 @@ def test_an_impossible_record_is_refused(copied, pack, change):
 def _rows(references, rows):
     columns = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
     return replace(references, **{name: getattr(references, name)[rows] for name in columns})
+
+
+class _Flipping(_Shifted):
+    """The bundle's own execution by name, which answers one certified frame with another label."""
+
+    def __init__(self, runtime, references):
+        certified = next(frame for frame in references.frames if runtime.run(frame[None]).radius[0] > 0)
+        super().__init__(runtime, flip={certified.ravel()[:8].tobytes()})
+        self.execution = runtime.execution
+
+
+def test_a_failure_of_the_calibrated_execution_suspends(opened, references):
+    """There is no record to withdraw, and without more the certifier would go on as if nothing had been found."""
+    bundle, runtime = opened
+    failing = _Flipping(runtime, references)
+    assert verify(bundle, "fp32", failing, references, write=False).verdict is Verdict.NUMERICS
+    assert suspended_because(bundle) is None
+    assert verify(bundle, "fp32", failing, references).verdict is Verdict.NUMERICS
+    assert "computes something else" in str(suspended_because(bundle))
+
+
+def test_a_failure_that_cannot_be_kept_is_told_all_the_same(opened, references, monkeypatch):
+    from edge_sdk import verify as module
+
+    def refuse(bundle, reason):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(module, "suspend", refuse)
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", _Flipping(runtime, references), references)
+    assert result.verdict is Verdict.NUMERICS and "read-only" in result.sentence
