@@ -226,9 +226,16 @@ class Trust:
             )
 
     def remember(self, signature: Signature) -> None:
-        """Note a release that was loaded, so that no older one is loaded after it."""
-        if self.log is not None and signature.release > self._seen():
+        """Note a release that was loaded, so that no older one is loaded after it. Raises: EdgeError: it cannot be noted."""
+        if self.log is None or signature.release <= self._seen():
+            return
+        try:
             write_json(self.log, {**self._log(), self.release_key.key_id: signature.release})
+        except OSError as error:
+            raise EdgeError(
+                f"{self.log}: cannot remember release {signature.release} there ({error.strerror or error}), so an older one"
+                " could not be refused; name a file in a folder that can be written"
+            ) from error
 
     def _seen(self) -> int:
         return int(self._log().get(self.release_key.key_id, 0))

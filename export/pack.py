@@ -27,9 +27,13 @@ def pack_bundle(bundle: Path, file: Path) -> str:
 
     Raises:
         BundleError: the bundle is damaged.
-        ExportError: `file` exists, or SOURCE_DATE_EPOCH is not a number.
+        ExportError: `file` exists or lies within the bundle, or SOURCE_DATE_EPOCH is not a number.
     """
     Bundle.open(bundle)
+    if bundle.resolve() in file.resolve().parents:
+        raise ExportError(
+            f"{file}: lies within the bundle, which may not change; choose a place outside {bundle}"
+        )
     if file.exists():
         raise ExportError(f"{file}: exists already; remove it or choose another name")
     stamp = _stamp()
@@ -58,7 +62,7 @@ def unpack_bundle(file: Path, bundle: Path, *, trust: Optional[Trust] = None) ->
     """Unpack a packed bundle into the new folder `bundle`, check it, and return the manifest's digest.
 
     Raises:
-        ExportError: not a packed bundle, a name that points outside, or the folder exists.
+        ExportError: not a packed bundle, a name that points outside or to what only a device adds, or the folder exists.
         BundleError: what was unpacked is damaged, or not signed by whom `trust` names.
     """
     with whole_or_not_at_all(bundle) as folder:
@@ -79,6 +83,11 @@ def _check_members(archive: zipfile.ZipFile) -> None:
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename or member.is_dir():
             raise ValueError(f"member {member.filename!r} is no plain file inside the bundle")
+        # No signature of the release covers these, and a robot may have been told to accept what lies there.
+        if path.parts[:1] == (DEVICE_FOLDER,):
+            raise ValueError(
+                f"member {member.filename!r} is a device's own record, which no release contains"
+            )
         size += member.file_size
     if size > _LIMIT:
         raise ValueError(f"{size} bytes unpacked, expected at most {_LIMIT}")

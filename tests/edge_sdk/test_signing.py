@@ -128,6 +128,16 @@ def test_an_older_release_is_refused(copy: Path, key: PrivateKey, tmp_path: Path
         Certifier.load(copy, trust=trust)
 
 
+def test_a_release_that_cannot_be_remembered_is_not_loaded(
+    copy: Path, key: PrivateKey, tmp_path: Path
+) -> None:
+    """Where the log lies on a read-only disk, an older bundle would load next time."""
+    (tmp_path / "file").write_text("")
+    sign_bundle(copy, key, 5)
+    with pytest.raises(EdgeError, match="cannot remember release 5"):
+        Certifier.load(copy, trust=Trust.of(key.public, log=tmp_path / "file" / "releases.json"))
+
+
 def record_of(bundle: Bundle) -> VerificationRecord:
     execution = bundle.calibrations["fp32"].execution
     names = set(VerificationRecord.__dataclass_fields__)
