@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ def baseline_qualities(path: Path, references: References, radii: Sequence[float
             raise ExportError(
                 f"baseline {path}: its {what} are {got}, the new bundle's are {expected}; name another baseline"
             )
+    if not bundle.calibrations:
+        raise ExportError(f"baseline {path}: has no calibrated artefact; name another baseline")
     qualities = {}
     for name, record in bundle.calibrations.items():
         model = bundle.model(name)
@@ -78,23 +81,30 @@ class BundleDiff:
     artefacts: Tuple[ArtefactDiff, ...]
 
     def largest_drop(self) -> float:
-        """Largest loss of certified accuracy, over artefacts and radii."""
-        return max(
-            (item.new.costs(item.old) for item in self.artefacts if item.new.certified_accuracy), default=0.0
-        )
+        """Largest loss of certified accuracy, over artefacts and radii; NaN where one has no frame with a known class."""
+        return float(np.max([item.new.costs(item.old) for item in self.artefacts]))
 
     def to_json(self) -> Dict[str, Any]:
         return {
             "settings": [list(entry) for entry in self.settings],
             "artefacts": [item.to_json() for item in self.artefacts],
-            "largest_drop": self.largest_drop(),
+            "largest_drop": None if math.isnan(self.largest_drop()) else self.largest_drop(),
         }
 
 
 def diff(old: Path, new: Path) -> BundleDiff:
-    """Compare two bundles by their manifests, calibration records and recorded verification scores."""
+    """Compare two bundles by their manifests, calibration records and recorded verification scores.
+
+    Raises:
+        ExportError: they have no calibrated artefact in common.
+    """
     bundles = Bundle.open(old), Bundle.open(new)
     shared = [name for name in bundles[1].calibrations if name in bundles[0].calibrations]
+    if not shared:
+        before, after = (", ".join(sorted(bundle.calibrations)) or "none" for bundle in bundles)
+        raise ExportError(
+            f"diff: got calibrated artefacts {before} and {after}, expected one that both bundles have"
+        )
     return BundleDiff(tuple(_settings(*bundles)), tuple(_artefact_diff(name, *bundles) for name in shared))
 
 

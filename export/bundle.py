@@ -78,7 +78,7 @@ def whole_or_not_at_all(out: Path, *, replace: bool = False) -> Iterator[Path]:
         ) from error
     try:
         yield folder
-        _publish(folder, out)
+        _publish(folder, out, replace)
     except OSError as error:
         raise ExportError(
             f"{out}: writing stopped ({error.strerror or error}); nothing was left there. Free some space or choose another "
@@ -103,16 +103,22 @@ def _check_target(out: Path, replace: bool) -> None:
         )
 
 
-def _publish(folder: Path, out: Path) -> None:
+def _publish(folder: Path, out: Path, replace: bool) -> None:
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
     folder.chmod(0o755)
-    if out.exists():
+    if replace and out.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
         os.replace(out, old / out.name)
-        os.replace(folder, out)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(folder, out)
+        except OSError:
+            os.replace(old / out.name, out)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
+        # Where another export was quicker, the system refuses: a folder with content is never replaced unasked.
         os.replace(folder, out)
     _sync(out.parent)
 

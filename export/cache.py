@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,16 @@ def conversion_key(source: Source, precision: str, batch_size: int) -> str:
 
 
 def _versions() -> Dict[str, str]:
-    return {tool: importlib.metadata.version(tool) for tool in _TOOLS}
+    return {tool: _version(tool) for tool in _TOOLS}
+
+
+def _version(tool: str) -> str:
+    try:
+        return importlib.metadata.version(tool)
+    except (
+        importlib.metadata.PackageNotFoundError
+    ):  # its distribution has another name, as onnxruntime-gpu has
+        return str(importlib.import_module(tool).__version__)
 
 
 def _code_digest() -> str:

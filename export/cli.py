@@ -166,7 +166,7 @@ def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> No
             rows.append((f"{item.artefact}: answers", f"{flips} on {item.common} common frames"))
     rows.append(("largest drop of certified accuracy", f"{found.largest_drop():.4f}"))
     summary("difference", rows, found.to_json(), json_flag)
-    if max_drop is not None and found.largest_drop() > max_drop:
+    if max_drop is not None and not found.largest_drop() <= max_drop:
         raise CheckFailed(
             f"certified accuracy drops by {found.largest_drop():.4f}, expected at most {max_drop:g}"
         )

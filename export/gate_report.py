@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -14,6 +15,10 @@ LABEL_FLIPS, ABSTAIN_FLIPS = "label flips against PyTorch", "abstain flips again
 PROBIT_CHANGE, RADIUS_INCREASE = "change of the probit", "largest radius increase"
 COMPARISON_CHECKS = (LABEL_FLIPS, ABSTAIN_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE)
 """Names of the checks that a tolerance decides."""
+
+
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold, however they are written; a file name or a parser's message may have some."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def junit(reports: Sequence[GateReport]) -> bytes:
                 suite, "testcase", classname=f"gate.{report.artefact}", name=check.name
             )
             if not check.passed:
-                message = f"got {check.got}, expected {check.limit}"
+                message = _NOT_XML.sub("?", f"got {check.got}, expected {check.limit}")
                 ElementTree.SubElement(case, "failure", message=message).text = message
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -41,10 +42,13 @@ class Quality:
         return asdict(self)
 
     def costs(self, reference: "Quality") -> float:
-        """Largest loss of certified accuracy against `reference` over the radii; negative where it gains everywhere."""
-        return max(
-            theirs - mine for mine, theirs in zip(self.certified_accuracy, reference.certified_accuracy)
-        )
+        """Largest loss of certified accuracy against `reference` over the radii; negative where it gains everywhere.
+
+        NaN where one of the two has no frame with a known class: no comparison with a limit then passes.
+        """
+        pairs = zip(self.certified_accuracy, reference.certified_accuracy)
+        # Rounded to what a share of frames can differ by, so that a loss of exactly one point is not more than a point.
+        return round(max((theirs - mine for mine, theirs in pairs), default=math.nan), 9)
 
 
 def measure(

@@ -23,7 +23,7 @@ from edge_sdk.errors import BundleError
 from export.compare import TOLERANCES, Answers, compare, parse_tolerances
 from export.errors import ExportError
 from export.gate import gate, most_by_chance
-from export.gate_report import GateReport, junit, save_reports
+from export.gate_report import Check, GateReport, junit, save_reports
 from export.source import Source, float32_tolerance, torch_reference
 from tests.export import damage
 from trainer.preprocess import Preprocess
@@ -213,6 +213,13 @@ def test_findings_are_written_for_machines(
     assert [suite.get("failures") for suite in suites] == ["0", str(len(bad.failures()))]
     assert len(suites.findall(".//failure")) == len(bad.failures()) >= 1
     assert junit([good, bad]) == junit([good, bad])
+
+
+def test_junit_is_xml_whatever_a_message_holds() -> None:
+    odd = "a \x00\x1b[2K\ufffe\ud800 <&> é"
+    text = junit([GateReport("fp32", (Check("opens", False, odd, "sound"),))])
+    (failure,) = ElementTree.fromstring(text).iter("failure")
+    assert failure.text == "got a ??[2K?? <&> é, expected sound"
 
 
 def test_coverage_counts_what_the_guarantee_counts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from edge_sdk.loading import State
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
 from export import pipeline
+from export.bundle import whole_or_not_at_all
 from export.errors import ExportError
 from export.pipeline import GateFailed, export_source
 from export.source import Source, torch_reference
@@ -234,6 +236,33 @@ def test_an_existing_bundle_is_replaced_on_request(
     export_source(colour_source, bundle, replace_existing=True)
     assert set(Bundle.open(bundle).manifest.artefacts) == {"fp32"}
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Another export was quicker: nobody asked to replace what it wrote."""
+    out = tmp_path / "bundle"
+    with pytest.raises(ExportError, match="writing stopped"), whole_or_not_at_all(out) as folder:
+        (folder / "mine").write_text("")
+        out.mkdir()
+        (out / "theirs").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "theirs"]
+
+
+def test_a_replacement_that_fails_leaves_the_old_bundle(
+    colour_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, before = damage.copy_of(colour_bundle, tmp_path), contents(colour_bundle)
+    original = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == bundle and ".old." not in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", failing)
+    with pytest.raises(ExportError, match="Input/output error"), whole_or_not_at_all(bundle, replace=True):
+        pass
+    assert contents(bundle) == before and [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("when", [Scores.save, Calibration.save, pipeline.fill])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import zipfile
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from click.testing import CliRunner
 
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError
+from edge_sdk.manifest import Manifest
 from export import baseline
 from export.cache import Cache, conversion_key
 from export.cli import main
 from export.errors import ExportError
+from export.gate_report import Check, GateReport
 from export.pack import pack_bundle, unpack_bundle
 from export.pipeline import GateFailed, export_source
-from export.policy import Policy
+from export.policy import Policy, check_policy
 from export.quality import Quality, flags, latency_ratios, quality_table
 from export.source import Source
 from tests.export import damage
@@ -126,6 +129,43 @@ def test_a_baseline_stops_a_drop(
     assert not baseline.diff(colour_bundle, colour_bundle).settings
 
 
+def test_a_precision_that_the_baseline_lacks_is_held_against_its_fp32(
+    colour_source: Source, tmp_path: Path, memory: Cache
+) -> None:
+    old = export_source(colour_source, tmp_path / "old", cache=memory).path
+    arguments: dict[str, Any] = {"baseline": old, "cache": memory}
+    worse = wider_offset(colour_source)
+    with pytest.raises(GateFailed, match=r"fp16: acceptance: drop .* against its fp32, expected at most"):
+        export_source(worse, tmp_path / "new", ("fp16",), policy=Policy(max_drop=0.001), **arguments)
+
+
+def test_a_drop_that_nothing_can_show_fails() -> None:
+    """Frames without a known class: no number is no pass. A loss of exactly the limit is one."""
+    blind, seen = replace(quality("fp32", ()), radii=()), quality("fp32", (0.95, 0.5))
+    report = GateReport("fp32", (Check("opens", True, "", ""),))
+    for old, new, passes in (
+        (seen, blind, False),
+        (blind, seen, False),
+        (seen, quality("fp32", (0.94, 0.5)), True),
+        (seen, quality("fp32", (0.939, 0.5)), False),
+    ):
+        assert bool(check_policy(Policy(max_drop=0.01), [new], [report], {"fp32": old})[0]) is passes
+    assert flags([seen, quality("int8", (0.94, 0.5))]) == []
+
+
+def test_bundles_without_a_common_artefact_have_no_difference(
+    colour_bundle: Path, colour_source: Source, tmp_path: Path
+) -> None:
+    copy = damage.copy_of(colour_bundle, tmp_path)
+    manifest = Manifest.load(copy / "manifest.json")
+    artefacts = {name: replace(entry, calibration=None) for name, entry in manifest.artefacts.items()}
+    replace(manifest, artefacts=artefacts).save(copy / "manifest.json")
+    result = CliRunner().invoke(main, ["diff", str(colour_bundle), str(copy), "--max-drop", "1"])
+    assert result.exit_code == 2 and "expected one that both bundles have" in result.stderr
+    with pytest.raises(ExportError, match="has no calibrated artefact"):
+        baseline.baseline_qualities(copy, colour_source.verification, (0.0,))
+
+
 def test_a_baseline_with_other_classes_is_refused(colour_bundle: Path, colour_source: Source) -> None:
     other = replace(colour_source.verification, class_names=tuple("abcdefghij"))
     with pytest.raises(ExportError, match="its classes are"):
@@ -179,6 +219,21 @@ def test_the_cache_key_holds_everything_that_counts(colour_source: Source) -> No
     assert conversion_key(tuned, "fp32", 1) == conversion_key(colour_source, "fp32", 1)
 
 
+def test_tools_may_come_from_distributions_with_other_names(
+    colour_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu brings the module onnxruntime."""
+    wanted, original = conversion_key(colour_source, "fp32", 1), importlib.metadata.version
+
+    def without_onnxruntime(name: str) -> str:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return original(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_onnxruntime)
+    assert conversion_key(colour_source, "fp32", 1) == wanted
+
+
 def test_a_packed_bundle_is_one_reproducible_file(
     colour_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +255,13 @@ def test_a_packed_bundle_is_one_reproducible_file(
         pack_bundle(colour_bundle, tmp_path / "e.rrise")
 
 
+def test_a_bundle_is_not_packed_into_itself(colour_bundle: Path, tmp_path: Path) -> None:
+    copy = damage.copy_of(colour_bundle, tmp_path)
+    with pytest.raises(ExportError, match="lies within the bundle"):
+        pack_bundle(copy, copy / "recorded" / "a.rrise")
+    assert Bundle.open(copy)
+
+
 def outside(archive: zipfile.ZipFile) -> None:
     archive.writestr("../outside", b"x")
 
@@ -208,7 +270,14 @@ def extra(archive: zipfile.ZipFile) -> None:
     archive.writestr("extra.bin", b"x")
 
 
-@pytest.mark.parametrize(("add", "error"), [(outside, ExportError), (extra, BundleError)])
+def device_record(archive: zipfile.ZipFile) -> None:
+    """No digest of the release covers it, and a robot may accept local records."""
+    archive.writestr("device/onnxruntime-1/calibration.json", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("add", "error"), [(outside, ExportError), (extra, BundleError), (device_record, ExportError)]
+)
 def test_what_is_not_a_packed_bundle_is_refused(
     colour_bundle: Path, tmp_path: Path, add: Callable[[zipfile.ZipFile], None], error: type[Exception]
 ) -> None:
