@@ -57,9 +57,10 @@ class Guard:
         Raises:
             CalibrationError: rho / s so large that no level is left.
         """
-        normal = NormalDist()
-        # The margin covers the rounding of quantile and distribution, whose relative error is far below 1e-9.
-        value = normal.cdf(normal.inv_cdf(float(error)) - self.rho / self.noise) * (1 - 1e-9)
+        quantile = NormalDist().inv_cdf(float(error)) - self.rho / self.noise
+        # Through erfc, since NormalDist.cdf loses all digits in the tail. The margin covers the rounding of quantile and
+        # distribution, whose relative error is far below 1e-9.
+        value = 0.5 * math.erfc(-quantile / math.sqrt(2.0)) * (1 - 1e-9)
         if value < 1e-15:
             raise CalibrationError(
                 f"guard: rho / noise = {self.rho / self.noise:.3g} leaves no error level; expected a larger noise or a "

@@ -36,8 +36,8 @@ def parse_level(value: Level, name: str) -> Fraction:
 
 
 def _exact(text: str) -> Fraction:
-    # "1e-999999999" would be a number of a billion digits.
-    if len(text) > 60 or re.search(r"[eE][+-]?\d{4}", text):
+    # "1e-999999999" would be a number of a billion digits, and below 1e-300 a level vanishes in double precision.
+    if len(text) > 60 or re.search(r"[eE][+-]?\d{3}", text):
         raise ValueError(text)
     return Fraction(text)
 

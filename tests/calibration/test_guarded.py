@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from mpmath import mp
 from scipy.stats import chi2, kstest, norm
 
 from calibration import CalibrationError, Guarantee, calibrate, check_rank
@@ -24,6 +25,21 @@ def test_level_is_the_formula_rounded_down(error: str, ratio: float) -> None:
     exact = norm.cdf(norm.ppf(float(Fraction(error))) - ratio)
     assert float(level) <= exact
     assert float(level) == pytest.approx(exact, rel=2e-6)
+
+
+@pytest.mark.parametrize("error", ["0.05", "0.001", "1e-6"])
+def test_level_is_rounded_down_in_the_tail_too(error: str) -> None:
+    """Against forty digits. In double precision 1 - Phi(z) has lost its last ones long before the level is 1e-15."""
+    with mp.workdps(40):
+        wanted = mp.mpf(Fraction(error).numerator) / Fraction(error).denominator
+        start = mp.findroot(lambda z: mp.ncdf(z) - wanted, norm.ppf(float(Fraction(error))))
+        for ratio in np.linspace(0.0, 7.0, 60):
+            exact = mp.ncdf(start - mp.mpf(float(ratio)))
+            if exact < 2e-15:
+                break
+            level = Guard(float(ratio), 1.0).level(Fraction(error))
+            found = mp.mpf(level.numerator) / level.denominator
+            assert exact * (1 - 2e-6) < found <= exact
 
 
 def test_least_frames_of_the_documentation() -> None:

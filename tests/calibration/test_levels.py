@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration import CalibrationError, parse_level
+from calibration import CalibrationError, Guarantee, parse_level
 from calibration.levels import level_text
 
 
@@ -53,6 +53,13 @@ def test_bad_levels_are_named_and_refused(value: object) -> None:
 def test_an_absurd_exponent_is_refused_and_not_computed() -> None:
     with pytest.raises(CalibrationError, match="error: got"):
         parse_level("1e-999999999", "error")
+
+
+@pytest.mark.parametrize("text", ["1e-400", "1e-310", "1E-100"])
+def test_a_level_that_vanishes_in_double_precision_is_refused(text: str) -> None:
+    with pytest.raises(CalibrationError, match="error: got"):
+        Guarantee.of("pac", text)
+    assert Guarantee.of("pac", "1e-99").frames_needed() > 10**99
 
 
 @given(st.fractions(min_value=Fraction(1, 10**9), max_value=1 - Fraction(1, 10**9)))
