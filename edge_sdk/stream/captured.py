@@ -43,7 +43,10 @@ class Source(Protocol):
     live: bool
 
     def read(self) -> Optional[Captured]:
-        """The next frame, or None at the end of a recording. Raises: SourceLost."""
+        """The next frame, or None at the end of a recording. Raises: SourceLost.
+
+        Its pixels are handed on without a copy, to the certifier and to the loop: give each frame memory of its own.
+        """
 
     def reopen(self) -> None:
         """Try once to get a lost source back. Raises: SourceLost."""

@@ -12,7 +12,7 @@ import numpy as np
 from edge_sdk.certificate import Certificate, Status, withheld
 from edge_sdk.encodings import convert
 from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import as_array, check_frame
+from edge_sdk.inputs import as_array, capture_seconds, check_frame
 from edge_sdk.stream.captured import Captured, Source
 from edge_sdk.stream.checks import CheckSettings, FrameChecks
 from edge_sdk.stream.mailbox import Mailbox
@@ -93,9 +93,12 @@ class Stream:
                 self._mailbox.start()
             while not self._closed:
                 captured = self._next()
-                if captured is None:
+                if captured is not None:
+                    answer = self.answer(captured)
+                elif self._mailbox is not None and not self._mailbox.ended:
+                    answer = self._silent()
+                else:
                     return
-                answer = self.answer(captured)
                 self.counts.statuses[answer.certificate.status.value] += 1
                 yield answer
         finally:
@@ -109,16 +112,21 @@ class Stream:
         captured = self._mailbox.take(self.settings.silence)
         box, counts = self._mailbox, self.counts
         counts.received, counts.dropped, counts.reconnects = box.received, box.dropped, box.reconnects
-        if captured is None and not box.ended:
-            return Captured(None, self.settings.clock(), problem=f"no frame for {self.settings.silence} s")
         return captured
+
+    def _silent(self) -> Answer:
+        why = f"no frame for {self.settings.silence} s"
+        return Answer(None, withheld(Status.STALE, why, capture_time=self.settings.clock()))
 
     def answer(self, captured: Captured) -> Answer:
         """Judge one frame and certify it if it is fit for that."""
-        when, name = captured.capture_time, captured.frame_id
-        if captured.frame is None:
-            status = Status.INVALID_INPUT if not self._source.live else Status.STALE
-            return Answer(None, withheld(status, captured.problem, capture_time=when, frame_id=name))
+        when, name = self.settings.clock(), captured.frame_id
+        try:
+            when = capture_seconds(captured.capture_time)
+            if captured.frame is None:
+                raise FrameError(captured.problem or "frame: the source delivered none")
+        except FrameError as error:
+            return Answer(None, withheld(Status.INVALID_INPUT, str(error), capture_time=when, frame_id=name))
         late = self._late(when, self.settings.max_staleness, "old")
         if late:
             return Answer(None, withheld(Status.STALE, late, capture_time=when, frame_id=name))
@@ -159,7 +167,7 @@ class Stream:
         if limit is None:
             return ""
         age = self.settings.clock() - capture_time
-        if not age >= -CLOCK_SKEW:
+        if age < -CLOCK_SKEW:
             return f"the frame's capture time lies {-age:.3f} s ahead of the clock; synchronise the clocks"
         return f"the frame is {age:.3f} s {what}, at most {limit:g} s are allowed" if age > limit else ""
 

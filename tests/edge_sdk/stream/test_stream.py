@@ -48,7 +48,7 @@ def test_stale_frames_are_not_run(certifier, frames, monkeypatch):
     captured = [Captured(frame, 100.0 - age, index) for index, (frame, age) in enumerate(zip(frames, ages))]
     certificates = [certificate for _, certificate in certifier.stream(captured, settings)]
     assert [certificate.status.value for certificate in certificates] == [
-        "certified", "certified", "stale", "stale", "certified", "stale", "stale",
+        "certified", "certified", "stale", "stale", "certified", "stale", "invalid_input",
     ]  # fmt: skip
     assert "0.210 s old" in certificates[2].reason and "synchronise" in certificates[5].reason
     assert certificates[2].label is None
@@ -179,3 +179,19 @@ def test_leaving_the_loop_releases_the_camera(certifier, frames):
 def test_impossible_times_are_refused(name, value):
     with pytest.raises(EdgeError, match=name):
         StreamSettings(**{name: value})
+
+
+@pytest.mark.parametrize("when", ["later", None, float("nan"), float("inf")])
+def test_a_capture_time_that_is_none_ends_no_loop(certifier, frames, when):
+    settings = StreamSettings(max_staleness=0.2, deadline=0.2, clock=Clock(100.0))
+    captured = [Captured(frames[0], when, 1), Captured(frames[1], 100.0, 2)]
+    first, second = [certificate for _, certificate in certifier.stream(captured, settings)]
+    assert first.status is Status.INVALID_INPUT and "capture_time" in first.reason
+    assert first.capture_time == 100.0 and second.status is not Status.INVALID_INPUT
+
+
+def test_a_broken_message_of_a_camera_is_no_silence(certifier, frames):
+    camera = _Camera(frames)
+    with certifier.stream(camera) as stream:
+        (_, certificate) = stream.answer(Captured(None, 0.0, problem="image message: step too small"))
+    assert certificate.status is Status.INVALID_INPUT and "step too small" in certificate.reason
