@@ -158,7 +158,7 @@ def _fit(chosen: Scores, guarantee: Guarantee, head: CertificateHead, offsets: S
     if head.threshold is not None:
         excess = excess[head.raw_radius(chosen.probit) > np.float32(head.threshold)]
     found = _ranked(excess, guarantee)
-    if head.threshold is not None and found.rank is not None and found.offset[0] > np.float32(head.threshold):
+    if head.threshold is not None and np.float32(head.threshold) < found.offset[0] < math.inf:
         return _Fit(
             (math.inf,),
             found.num_frames,
@@ -173,7 +173,9 @@ def _ranked(excess: np.ndarray, guarantee: Guarantee) -> _Fit:
     rank = guarantee.rank(len(excess))
     if rank is None:
         return _Fit((math.inf,), len(excess), None, too_few(len(excess), guarantee))
-    return _Fit((float(np.sort(excess)[rank - 1]),), len(excess), rank)
+    offset = float(np.sort(excess)[rank - 1])
+    withheld = "" if math.isfinite(offset) else "no finite offset brings enough frames below their reference"
+    return _Fit((offset,), len(excess), rank, withheld)
 
 
 def too_few(num_frames: int, guarantee: Guarantee) -> str:
@@ -196,6 +198,9 @@ def _per_class(excess: np.ndarray, chosen: Scores, guarantee: Guarantee) -> _Fit
         withheld = f"classes with too few calibration frames, {guarantee.frames_needed()} of each are needed: {', '.join(poor)}"
     if len(poor) == len(fits):
         return _Fit((math.inf,), len(chosen), None, withheld, frames)
+    endless = [fit for fit in fits if fit.rank is not None and math.isinf(fit.offset[0])]
+    if endless:
+        return _Fit((math.inf,), len(chosen), None, endless[0].withheld, frames)
     offset = tuple(WITHHELD if fit.rank is None else fit.offset[0] for fit in fits)
     ranked = [fit for fit in fits if fit.rank is not None]
     return _Fit(

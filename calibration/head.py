@@ -87,8 +87,10 @@ class CertificateHead:
         if self.threshold is not None:
             issued &= raw > np.float32(self.threshold)
         if self.difficulty:
-            # A difficulty of zero or less would switch the offset off or turn it into a bonus.
-            issued &= np.asarray(difficulty, np.float32) > 0
+            # A difficulty of zero or less would switch the offset off or turn it into a bonus, an infinite one would turn
+            # a negative offset into an infinite radius.
+            size = np.asarray(difficulty, np.float32)
+            issued &= (size > 0) & (size < np.inf)
         return np.where(issued, radius, np.float32(0))
 
     def with_offset(self, offset: Sequence[float]) -> "CertificateHead":

@@ -50,13 +50,14 @@ def smallest_offsets(
         difficulty: float32 [n] > 0, or None for u = 1.
 
     Returns:
-        float32 [n]. Rounding the exact quotient up would not do: fl(raw - fl(q u)) may still exceed the reference.
+        float32 [n]; infinity where no finite q is enough, since u is so tiny. Rounding the exact quotient up would not
+        do: fl(raw - fl(q u)) may still exceed the reference.
     """
     raw, reference = np.asarray(raw, np.float32), np.asarray(reference, np.float32)
     scale = np.ones_like(raw) if difficulty is None else np.asarray(difficulty, np.float32)
     # fl(raw - fl(q u)) never increases with q, so bisect over the float32 numbers in their order as integers.
     low = np.full(raw.shape, _to_order(np.float32(-np.finfo(np.float32).max)), np.int64)
-    high = np.full(raw.shape, _to_order(np.float32(np.finfo(np.float32).max)), np.int64)
+    high = np.full(raw.shape, _to_order(np.float32(np.inf)), np.int64)
     with np.errstate(over="ignore"):
         while (low < high).any():
             middle = (low + high) // 2

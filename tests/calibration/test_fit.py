@@ -144,6 +144,15 @@ def test_frames_of_one_clip_count_once() -> None:
     assert not poor and "60 calibration frames are too few" in poor.message()
 
 
+@pytest.mark.parametrize("kind", ["pac", "marginal", "per-class", "whole-clip"])
+def test_where_no_finite_offset_is_enough_nothing_is_issued(kind: str) -> None:
+    scores = draw_scores(0, 400, difficulty=True)
+    record = calibrate(replace(scores, difficulty=np.full(400, 1e-40, np.float32)), Guarantee.of(kind))
+    assert not record and "no finite offset" in record.message()
+    assert (_radius(scores, record) == 0).all()
+    assert Calibration.from_json(record.to_json()) == record
+
+
 def test_selective_threshold_ranks_among_the_issued() -> None:
     scores = draw_scores(0, 800)
     record = calibrate(scores, Guarantee.of("selective"), MAP, threshold=0.3)

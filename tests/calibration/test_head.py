@@ -40,7 +40,7 @@ def test_never_nan_never_negative(
     assert (radius >= 0).all()
     assert (radius[np.isnan(probit)] == 0).all()
     if difficulty is not None:
-        assert (radius[~(difficulty > 0)] == 0).all()
+        assert (radius[~((difficulty > 0) & np.isfinite(difficulty))] == 0).all()
     if head.issues_nothing:
         assert (radius[~np.isinf(probit)] == 0).all()
 

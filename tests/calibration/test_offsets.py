@@ -31,6 +31,14 @@ def test_smallest_offset_is_enough_and_its_predecessor_is_not(
     assert (raw - smaller * u > reference).all()
 
 
+def test_no_finite_offset_is_infinity() -> None:
+    """A subnormal difficulty times the largest float32 is about 1: an offset that is not enough is never returned."""
+    raw, tiny = np.array([3, 3, 3], np.float32), np.array([1e-39, 1e-45, 1e-38], np.float32)
+    offset = smallest_offsets(raw, np.zeros(3, np.float32), tiny)
+    assert np.isinf(offset).tolist() == [True, True, False]
+    assert raw[2] - offset[2] * tiny[2] <= 0
+
+
 def test_rounding_the_exact_offset_up_is_not_enough() -> None:
     """Why the search: the product q u is rounded too, so the next float32 above (raw - reference) / u may fall short."""
     rng = np.random.default_rng(0)
