@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import signal
+import threading
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import click
 
@@ -63,7 +65,10 @@ def watch(
     json_flag: bool,
     **options: Any,
 ) -> None:
-    """Certify SOURCE with BUNDLE and show it live: a camera number, a URI, a video, a folder, a bag or an MCAP file."""
+    """Certify SOURCE with BUNDLE and show it live: a camera number, a URI, a video, a folder, a bag or an MCAP file.
+
+    Ctrl-C or SIGTERM ends it in order, with its summary.
+    """
     from edge_sdk.auditing.base import BaseModel
     from edge_sdk.auditing.process import AuditProcess, AuditSettings
     from edge_sdk.certifier import Certifier
@@ -94,18 +99,19 @@ def watch(
             stack.enter_context(MetricsServer(metrics, metrics_port))
         opened = int(source) if source.isdigit() else source
         stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
-        for number, (frame, certificate) in enumerate(stream, start=1):
-            view.add(certificate, stream.counts.dropped)
-            metrics.add(certificate)
-            metrics.set_stream(stream.counts)
-            if recorder is not None:
-                recorder.add(certificate)
-            if shown is not None:
-                shown.add(frame, certificate)
-            if audits is not None and frame is not None:
-                audits.offer(frame, certificate)
-            if number == count:
-                break
+        with _stopped_by_signals():
+            for number, (frame, certificate) in enumerate(stream, start=1):
+                view.add(certificate, stream.counts.dropped)
+                metrics.add(certificate)
+                metrics.set_stream(stream.counts)
+                if recorder is not None:
+                    recorder.add(certificate)
+                if shown is not None:
+                    shown.add(frame, certificate)
+                if audits is not None and frame is not None:
+                    audits.offer(frame, certificate)
+                if number == count:
+                    break
         view.finish()
         if audits is not None and not stream.live:
             audits.finish()
@@ -127,6 +133,21 @@ def watch(
         rows += audits.rows().items()
         as_json["audits"] = {**asdict(audits.counts), "problem": audits.problem, "base": audits.base.proof}
     summary(f"watched {source}", rows, as_json, json_flag)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Leave the block at Ctrl-C, and at SIGTERM too, which is how a service is stopped: what was seen is kept and told."""
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @click.command()

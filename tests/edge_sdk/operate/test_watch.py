@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -98,3 +99,21 @@ def test_watch_what_is_not_there(hand_bundle, tmp_path):
     assert result.exit_code == 2 and "does not exist" in result.output
     result = _run("watch", hand_bundle, tmp_path, "--deadline", -1)
     assert result.exit_code == 2 and "deadline" in result.output
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_watch_that_is_stopped_tells_what_it_saw(hand_bundle, monkeypatch, name):
+    """Ctrl-C is the only end that watching a camera has, SIGTERM that of a service."""
+    from edge_sdk.stream import sources
+
+    def frames():
+        yield from helpers.random_frames(Spec(), 3)
+        signal.raise_signal(getattr(signal, name))
+        raise AssertionError("still running")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sources, "open_source", lambda *words, **named: sources.IterableSource(frames()))
+    result = _run("watch", hand_bundle, "0", "--json")
+    assert result.exit_code == 0, result.output
+    assert sum(json.loads(result.output)["statuses"].values()) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
