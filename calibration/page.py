@@ -32,6 +32,10 @@ class Page:
         """A paragraph that must not be overlooked."""
         self._parts.append(f'<p class="note">{html.escape(text)}</p>')
 
+    def bullets(self, texts: Sequence[str]) -> None:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+        self._parts.append(f"<ul>{items}</ul>")
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
         body = "".join(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curve = Tuple[np.ndarray, np.ndarray]
+UNIT = "(L2, pixel values in [0, 1])"
 
 
 def _axes(title: str, x_label: str, y_label: str) -> "tuple[Any, Axes]":
@@ -40,11 +41,10 @@ def _svg(figure: Any) -> str:
 
 def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accuracy") -> str:
     """Shares against radius, one line each; the first is drawn boldest."""
-    figure, axes = _axes(
-        f"{y_label.capitalize()} against radius", "radius r (L2, pixel values in [0, 1])", y_label
-    )
+    figure, axes = _axes(f"{y_label.capitalize()} against radius", f"radius r {UNIT}", y_label)
     for place, (name, (radii, shares)) in enumerate(curves.items()):
-        axes.plot(radii, shares, label=name, linewidth=2.5 if place == 0 else 1.3, drawstyle="steps-post")
+        # Shares fall with the radius, so a step back from each radius never shows more than there is.
+        axes.plot(radii, shares, label=name, linewidth=2.5 if place == 0 else 1.3, drawstyle="steps-pre")
     axes.set_ylim(0, 1)
     axes.legend()
     return _svg(figure)
@@ -65,19 +65,23 @@ def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_
 
 def raw_against_reference(raw: np.ndarray, reference: np.ndarray, offset: Optional[float]) -> str:
     """Calibration frames: raw against reference radius, with the line raw = reference + offset."""
-    figure, axes = _axes("Calibration frames", "reference radius", "raw radius")
+    figure, axes = _axes(
+        "Calibration frames: raw against reference radius", f"reference radius {UNIT}", "raw radius"
+    )
     axes.scatter(reference, raw, s=9, alpha=0.5, label="calibration frame")
     ends = np.array([0.0, max(float(reference.max()), float(raw.max()), 1e-3)])
     axes.plot(ends, ends, color="0.5", linewidth=1, label="raw = reference")
     if offset is not None:
-        axes.plot(ends, ends + offset, color="C3", linewidth=1.5, label=f"offset {offset:.4g}")
+        axes.plot(
+            ends, ends + offset, color="C3", linewidth=1.5, label=f"raw = reference + offset {offset:.4g}"
+        )
     axes.legend()
     return _svg(figure)
 
 
-def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float) -> str:
-    """Share of frames above their reference with its interval: rows of (name, share, lower, upper)."""
-    figure, axes = _axes("Frames whose radius exceeds the reference", "share of frames", "")
+def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float, unit: str = "frames") -> str:
+    """Share of units above their reference with its interval: rows of (name, share, lower, upper)."""
+    figure, axes = _axes(f"{unit.capitalize()} whose radius exceeds the reference", f"share of {unit}", "")
     places = np.arange(len(rows))
     share = np.array([row[1] for row in rows])
     spread = np.abs(np.array([[row[1] - row[2], row[3] - row[1]] for row in rows])).T
@@ -86,7 +90,7 @@ def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float) ->
     axes.set_yticks(places, [row[0] for row in rows])
     axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.set_xlim(left=0)
-    axes.legend()
+    axes.legend(loc="center right")
     return _svg(figure)
 
 

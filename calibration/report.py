@@ -38,11 +38,21 @@ def _quality_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
         ),
         (
             "above reference, verification",
-            f"{check['exceeding']} of {check['frames']} frames = {check['share']:.3f} {interval}",
+            f"{check['exceeding']} of {check['frames']} {check['unit']} = {check['share']:.3f} {interval}",
         ),
         ("label agreement", f"{numbers['label_agreement']:.3f}"),
         ("probit RMSE", f"{numbers['probit_rmse']:.3f}"),
         ("calibration", numbers["message"]),
+        *attempt_rows(numbers),
+    ]
+
+
+def attempt_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """Says so where the calibration split had been used before; nothing after the first use."""
+    if numbers["attempt"] == 1:
+        return []
+    return [
+        ("attempt", f"{numbers['attempt']} on these calibration frames: the promise is weaker than it says")
     ]
 
 
@@ -87,18 +97,40 @@ def write_report(tables: ReportTables, folder: Path) -> Dict[str, Any]:
     page = Page("rrise: what this bundle certifies")
     page.paragraph(numbers["sentence"])
     page.note(numbers["limits"])
+    page.paragraph("It holds under these conditions:")
+    page.bullets(numbers["conditions"])
+    page.table(("made from", ""), _origin_rows(tables, numbers))
     _accuracy_part(page, tables, numbers)
     _calibration_part(page, tables, numbers)
     page.heading("Cost and speed")
     if tables.latency is not None:
         samples = {"certify": tables.latency.certify, "bare runtime": tables.latency.bare}
-        page.figure(plots.latency_histogram(samples), f"Raw samples, none removed. {tables.latency.machine}")
+        longest = ", ".join(f"{name} {values.max():,.0f} us" for name, values in samples.items())
+        page.figure(
+            plots.latency_histogram(samples),
+            f"Raw samples; the drawing ends at the 99.9th percentile, the longest calls took: {longest}. "
+            f"{tables.latency.machine}",
+        )
     page.table(("", "value"), cost_rows(numbers))
     page.table(("stage", "base passes"), [(entry.stage, f"{entry.total:,}") for entry in tables.cost.entries])
     write_json(folder / "report.json", numbers)
     with atomic_file(folder / "report.html", "w") as file:
         file.write(page.render())
     return numbers
+
+
+def _origin_rows(tables: ReportTables, numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    record = tables.calibration
+    fewest, most = record.num_samples
+    return [
+        ("noise sigma", f"{numbers['sigma']:g}"),
+        ("execution", record.execution.name),
+        ("artefact", record.execution.artefact),
+        ("base classifier", numbers["base_digest"]),
+        ("calibration frames", f"{record.num_frames}, digest {record.calibration_digest}"),
+        ("reference samples", f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"),
+        *attempt_rows(numbers),
+    ]
 
 
 def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any]) -> None:
@@ -116,7 +148,7 @@ def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any])
         "Abstentions count as wrong and stay in the denominator. Monte Carlo certifies each input separately at level "
         f"{CERTIFY_ALPHA}; the one-pass certificate holds over inputs, as stated above."
     )
-    page.figure(plots.accuracy_curves(curves), f"{len(test)} test frames")
+    page.figure(plots.accuracy_curves(curves), f"{len(test)} test frames, sigma {test.sigma:g}.")
     header = ("at radius", *(f"{value:.3g}" for value in numbers["radii"]))
     page.table(header, [(name, *_shares(line)) for name, line in numbers["certified_accuracy"].items()])
     page.table(header, [(f"issued, {name}", *_shares(line)) for name, line in numbers["issued"].items()])
@@ -129,13 +161,20 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     page.heading("Calibration")
     page.paragraph(numbers["message"])
     reference = reference_for(table, guarantee)
+    caption = "Certificates of points above the red line exceed their reference."
     page.figure(
         plots.raw_against_reference(head.raw_radius(table.probit), reference, offset),
-        "Points above the red line exceed their reference.",
+        caption if offset is not None else "The offset differs from frame to frame, or there is none.",
     )
     rows = coverage_rows(tables)
-    drawn = [(row.split, row.share, row.lower, row.upper) for row in rows]
-    page.figure(plots.coverage(drawn, float(guarantee.alpha)), "Intervals: Clopper-Pearson, 95 %.")
+    drawn = [
+        (f"{row.split}, {row.exceeding} of {row.frames}", row.share, row.lower, row.upper) for row in rows
+    ]
+    page.figure(
+        plots.coverage(drawn, float(guarantee.alpha), rows[0].unit),
+        "Intervals: Clopper-Pearson, 95 %. The calibration frames are within the allowed share by construction; the "
+        "verification frames were not used to fit anything.",
+    )
     verdict = AuditVerdict(**numbers["audit"])
     page.heading("Audit")
     page.paragraph(

@@ -19,7 +19,7 @@ from calibration.evaluation import (
     probit_rmse,
 )
 from calibration.latency import Latency, latency_numbers
-from calibration.offsets import reference_for
+from calibration.offsets import one_frame_per_clip, reference_for
 from calibration.record import Calibration
 from calibration.scores import Scores
 
@@ -89,7 +89,11 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "guarantee": tables.calibration.guarantee.to_json(),
         "sentence": tables.calibration.guarantee.sentence(),
         "limits": tables.calibration.guarantee.limits(),
+        "conditions": list(tables.calibration.guarantee.conditions()),
         "message": tables.calibration.message(),
+        "attempt": tables.calibration.attempt,
+        "sigma": test.sigma,
+        "base_digest": test.base_digest,
         "execution": tables.calibration.execution.to_json(),
         "wrong_per_hour": tables.calibration.guarantee.wrong_per_hour(tables.frame_rate),
         "frame_rate": tables.frame_rate,
@@ -124,7 +128,10 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
 
 @dataclass(frozen=True)
 class CoverageRow:
-    """How many frames of a split have a radius above their reference, with a 95 % Clopper-Pearson interval."""
+    """How many units of a split have a radius above their reference, with a 95 % Clopper-Pearson interval.
+
+    unit: what the guarantee speaks of and `frames` counts: frames (one of each clip), certificates or clips.
+    """
 
     split: str
     exceeding: int
@@ -132,19 +139,39 @@ class CoverageRow:
     share: float
     lower: float
     upper: float
+    unit: str = "frames"
 
 
 def coverage_rows(tables: ReportTables) -> List[CoverageRow]:
     """Coverage of the calibration split (by construction) and of the verification split (an independent check)."""
     rows = []
+    unit = {"selective": "certificates", "whole-clip": "clips"}.get(
+        tables.calibration.guarantee.kind, "frames"
+    )
     for split in ("calibration", "verification"):
-        table = tables.scores[split]
-        reference = reference_for(table, tables.calibration.guarantee)
-        exceeding = int((tables.radius(split) > reference).sum())
-        lower = float(clopper_pearson_lower(exceeding, len(table), 0.025))
-        upper = float(clopper_pearson_upper(exceeding, len(table), 0.025))
-        rows.append(CoverageRow(split, exceeding, len(table), exceeding / len(table), lower, upper))
+        above = _above(tables, split)
+        exceeding, count = int(above.sum()), len(above)
+        lower = float(clopper_pearson_lower(exceeding, count, 0.025)) if count else 0.0
+        upper = float(clopper_pearson_upper(exceeding, count, 0.025)) if count else 1.0
+        rows.append(CoverageRow(split, exceeding, count, exceeding / max(count, 1), lower, upper, unit))
     return rows
+
+
+def _above(tables: ReportTables, split: str) -> np.ndarray:
+    """Whether the radius exceeds the reference, bool over independent units: what alpha is the allowed share of.
+
+    Frames of one clip are not independent, and a share of all frames would flatter a promise about issued ones or clips.
+    """
+    table, record = tables.scores[split], tables.calibration
+    radius = tables.radius(split)
+    above = radius > reference_for(table, record.guarantee)
+    if record.guarantee.kind == "whole-clip":
+        clips, place = np.unique(table.clip, return_inverse=True)
+        return np.bincount(place[above], minlength=len(clips)) > 0
+    counted = np.isin(table.digest, one_frame_per_clip(table, record.seed).digest)
+    if record.guarantee.kind == "selective":
+        counted &= radius > 0
+    return np.asarray(above[counted])
 
 
 def _floats(values: np.ndarray) -> List[float]:

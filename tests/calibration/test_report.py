@@ -13,6 +13,7 @@ from scipy.stats import beta as beta_law
 
 from calibration import CalibrationError, CertifyCounts, CostEntry, CostLedger, Guarantee, calibrate
 from calibration.latency import Latency
+from calibration.offsets import reference_for
 from calibration.report import summary_rows, write_report
 from calibration.summary import ReportTables, coverage_rows, default_radii, summarise
 from tests.calibration.helpers import EXECUTION, SIGMA, draw_scores
@@ -84,6 +85,36 @@ def test_coverage_intervals_are_clopper_pearson(tables: ReportTables) -> None:
     assert coverage_rows(tables)[0].exceeding <= allowed
 
 
+def test_coverage_counts_what_the_guarantee_speaks_of(tables: ReportTables) -> None:
+    """A share of all frames would flatter a promise about clips or about issued certificates."""
+    clips = {
+        name: dataclasses.replace(table, clip=np.arange(len(table)) // 4)
+        for name, table in tables.scores.items()
+    }
+    record = calibrate(clips["calibration"], Guarantee.of("whole-clip", error="0.4"))
+    found = dataclasses.replace(tables, calibration=record, scores=clips)
+    row, table = coverage_rows(found)[1], clips["verification"]
+    above = found.radius("verification") > reference_for(table, record.guarantee)
+    assert row.unit == "clips" and row.frames == len(table) // 4
+    assert row.exceeding == sum(above[table.clip == clip].any() for clip in np.unique(table.clip)) > 0
+
+    plain = dataclasses.replace(tables, scores=clips)
+    assert coverage_rows(plain)[1].frames == len(table) // 4, "one frame of each clip"
+
+    chosen = calibrate(tables.scores["calibration"], Guarantee.of("selective", error="0.3"), threshold=0.3)
+    issued = dataclasses.replace(tables, calibration=chosen)
+    row = coverage_rows(issued)[1]
+    assert row.unit == "certificates" and row.frames == (issued.radius("verification") > 0).sum() < len(table)
+
+
+def test_a_second_use_of_the_calibration_split_is_shown(tables: ReportTables, tmp_path: Path) -> None:
+    assert "attempt" not in dict(summary_rows(summarise(tables)))
+    again = dataclasses.replace(tables, calibration=dataclasses.replace(tables.calibration, attempt=3))
+    numbers = write_report(again, tmp_path)
+    assert dict(summary_rows(numbers))["attempt"].startswith("3 on these calibration frames")
+    assert "the promise is weaker than it says" in (tmp_path / "report.html").read_text()
+
+
 def test_the_offline_cost_leaves_out_base_training_and_evaluation(tables: ReportTables) -> None:
     numbers = summarise(tables)
     assert numbers["offline_passes"] == 50_000 + 40_000 + 2_000 + 3 * 1_000
@@ -103,6 +134,9 @@ def test_the_page_is_self_contained_and_carries_the_promise_and_its_limits(
     numbers = write_report(tables, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert numbers["sentence"] in page and numbers["limits"] in page
+    assert all(condition in page for condition in numbers["conditions"]) and numbers["conditions"]
+    assert tables.calibration.execution.artefact in page and tables.calibration.base_digest in page
+    assert f"certify {tables.latency.certify.max():,.0f} us" in page, "what the histogram cuts off is said"
     assert page.count("<svg") == 4 and "<script" not in page
     assert not re.findall(r'(?:src|href)="https?:', page)
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(numbers))
