@@ -18,7 +18,9 @@ from examples.reproduce.rows import Row
 from examples.reproduce.run import Run
 from examples.reproduce.settings import Settings, preset
 from examples.reproduce.table import make_table
-from examples.reproduce.third_party import LOSSES, ThirdParty, load_counts, run_third_party
+from examples.reproduce.third_party import LOSSES, ThirdParty
+from examples.reproduce.third_party_counts import load_counts
+from examples.reproduce.third_party_table import run_third_party
 from trainer.errors import TrainerError
 
 FOLDER = click.Path(path_type=Path)

@@ -10,55 +10,38 @@ from typing import Any
 
 import numpy as np
 
-from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
 from calibration.certify import CertifyCounts
 from calibration.cost import break_even
 from calibration.evaluation import AuditVerdict, audit, certified_accuracy, label_agreement, probit_rmse
 from calibration.fit import calibrate
 from calibration.guarantee import Guarantee
-from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
+from calibration.maps import IDENTITY, RadiusMap
 from calibration.plan import choose_plan
 from calibration.record import Calibration
 from calibration.scores import Scores
+from examples.reproduce.measures import Difference, Share, certified_right
 
 CERTIFY_ALPHA = 0.001
 TABLE_BETA = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
-class Share:
-    """hits of frames, with a 95 % Clopper-Pearson interval."""
-
-    hits: int
-    frames: int
-    value: float
-    lower: float
-    upper: float
-
-    @classmethod
-    def of(cls, hits: int, frames: int) -> Share:
-        if not frames:
-            return cls(0, 0, 0.0, 0.0, 1.0)
-        lower = float(clopper_pearson_lower(hits, frames, 0.025))
-        return cls(hits, frames, hits / frames, lower, float(clopper_pearson_upper(hits, frames, 0.025)))
-
-
-@dataclass(frozen=True)
 class Row:
     """One method under one promise.
 
-    accuracy: certified accuracy at each of `radii`. wrong: by the audit, of all test frames; wrong_issued: of those
-    with a certificate; worst_class: the predicted class with the largest share wrong among its certificates. undecided:
-    certificates that the audit could neither confirm nor refute. agreement, rmse: of the surrogate; None without one.
-    offline_passes: base evaluations spent before the first query, less base training, audit and CERTIFY.
-    break_even: queries after which CERTIFY at `against` draws would have cost more.
-    choice: map, beta and whatever else was chosen on the tuning split.
+    accuracy: certified accuracy at each of `radii`. gap: of each to CERTIFY at its largest budget; empty for CERTIFY
+    itself. wrong: by the audit, of all test frames; wrong_issued: of those with a certificate; worst_class: the predicted
+    class with the largest share wrong among its certificates. undecided: certificates that the audit could neither
+    confirm nor refute. agreement, rmse: of the surrogate; None without one. offline_passes: base evaluations spent before
+    the first query, less base training, audit and CERTIFY. break_even: queries after which CERTIFY at `against` draws
+    would have cost more. choice: map, beta and whatever else was chosen on the tuning split.
     """
 
     method: str
     guarantee: str
     radii: tuple[float, ...]
     accuracy: tuple[Share, ...]
+    gap: tuple[Difference, ...]
     average_radius: float
     issued: Share
     wrong: Share | None
@@ -79,14 +62,33 @@ class Row:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cost:
-    """passes, milliseconds: of one query; offline: base passes; against: draws of the CERTIFY it is compared with."""
+    """passes, milliseconds: of one query; offline: base passes; against: draws of the CERTIFY it is compared with.
+
+    certified: where that CERTIFY certifies the true label, bool [test frames, radii]; None where nothing is compared.
+    """
 
     passes: float
     offline: int
     against: int
     milliseconds: float | None = None
+    certified: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The map of a method: `map`, or else chosen with beta and difficulty on the tuning split.
+
+    radius: at which most certificates are wanted; None: the largest mean radius.
+    """
+
+    map: RadiusMap | None = None
+    radius: float | None = None
+
+
+PAPER = Choice(IDENTITY)
+TUNED = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +120,8 @@ def evaluate(
     none. rho: guarded tier: a certificate promises radius + rho around the clean frame, so that is audited.
     """
     judged = replace(test, label=label)
-    right = [
-        round(float(share) * len(test)) for share in certified_accuracy(label, radius, test.target, radii)
-    ]
+    right = certified_right(label, radius, test.target, radii)
+    theirs = None if cost.certified is None else cost.certified[: len(test)]
     claimed = np.where(radius > 0, radius + np.float32(rho), np.float32(0))
     verdict = audit(judged, claimed) if audited else None
     worst, share = _worst_class(judged, claimed) if audited else (None, None)
@@ -129,7 +130,8 @@ def evaluate(
         method=method,
         guarantee=guarantee,
         radii=tuple(radii),
-        accuracy=tuple(Share.of(hits, len(test)) for hits in right),
+        accuracy=tuple(Share.of(int(column.sum()), len(test)) for column in right.T),
+        gap=() if theirs is None else tuple(map(Difference.of, theirs.T, right.T)),
         average_radius=float(np.mean(np.where(label == test.target, radius, 0.0))),
         issued=Share.of(int((radius > 0).sum()), len(test)),
         wrong=Share.of(verdict.wrong, verdict.frames) if verdict else None,
@@ -163,17 +165,15 @@ def _worst_class(test: Scores, radius: np.ndarray) -> tuple[str | None, Share | 
 
 @cache
 def calibrated(
-    tables: Tables, guarantee: Guarantee, radius_map: RadiusMap | None, betas: tuple[str, ...] = ()
+    tables: Tables, guarantee: Guarantee, choice: Choice, betas: tuple[str, ...] = ()
 ) -> tuple[Calibration, str]:
-    """The record of one method under one guarantee, and what was chosen for it.
-
-    radius_map None: map and beta are chosen on the tuning split; the calibration split is used once in either case.
-    """
-    difficulty = False
+    """The record of one method under one guarantee, and what was chosen for it; the calibration split is used once."""
+    difficulty, radius_map = False, choice.map
     if radius_map is None:
         plan = choose_plan(
             tables.tuning,
             guarantee,
+            radius=choice.radius,
             num_calibration=len(tables.calibration),
             betas=tuple(Fraction(beta) for beta in betas),
         )
@@ -205,17 +205,17 @@ def calibrated_row(
     method: str,
     tables: Tables,
     guarantee: Guarantee,
-    radius_map: RadiusMap | None,
+    choice: Choice,
     betas: tuple[str, ...],
     radii: Sequence[float],
     cost: Cost,
 ) -> Row:
     """Calibrate a surrogate's scores and judge what it then issues on the test frames."""
-    record, choice = calibrated(tables, guarantee, radius_map, betas)
+    record, chosen = calibrated(tables, guarantee, choice, betas)
     test = tables.test
     radius = record.head.radius(test.probit, test.label, test.difficulty)
     rho = guarantee.guard.rho if guarantee.guard is not None else 0.0
-    return evaluate(method, promise(guarantee), test.label, radius, test, radii, cost, choice=choice, rho=rho)
+    return evaluate(method, promise(guarantee), test.label, radius, test, radii, cost, choice=chosen, rho=rho)
 
 
 def certify_rows(
@@ -264,7 +264,7 @@ def published_prior(test: Scores, num_samples: int) -> np.ndarray:
 
 
 def gap_curve(
-    tables: Mapping[str, tuple[Tables, RadiusMap | None]],
+    tables: Mapping[str, tuple[Tables, Choice]],
     monte_carlo: float,
     radius: float,
     errors: Sequence[str],
@@ -274,71 +274,12 @@ def gap_curve(
     Every point is a promise of its own at its own level; they do not hold together at one delta.
     """
     found: dict[str, list[float]] = {}
-    for name, (table, radius_map) in tables.items():
+    for name, (table, choice) in tables.items():
         gaps = []
         for error in errors:
-            record, _ = calibrated(table, Guarantee.of("pac", error), radius_map, (str(TABLE_BETA),))
+            record, _ = calibrated(table, Guarantee.of("pac", error), choice, (str(TABLE_BETA),))
             got = record.head.radius(table.test.probit, table.test.label, table.test.difficulty)
             accuracy = certified_accuracy(table.test.label, got, table.test.target, [radius])
             gaps.append(monte_carlo - float(accuracy[0]))
         found[name] = gaps
     return found
-
-
-def calibration_ablations(
-    tables: Tables, error: str, betas: tuple[str, ...], radii: Sequence[float], cost: Cost, seed: int
-) -> list[Row]:
-    """One surrogate's scores under other maps, betas, numbers of calibration frames and of reference draws, one at a time.
-
-    Rows to learn from, not to choose from: a choice belongs on the tuning split.
-    """
-    draws = int(np.median(tables.calibration.num_samples))
-
-    def row(
-        name: str, changed: Tables, guarantee: Guarantee | None = None, radius_map: RadiusMap | None = None
-    ) -> Row:
-        asked = guarantee or Guarantee.of("pac", error)
-        curve = radius_map or _curve(changed, asked)
-        return calibrated_row(name, changed, asked, curve, betas, radii, cost)
-
-    rows = [
-        row("Clopper-Pearson map, beta 0.1", tables),
-        row("identity map", tables, radius_map=IDENTITY),
-        calibrated_row(
-            "map and beta chosen on tuning", tables, Guarantee.of("pac", error), None, betas, radii, cost
-        ),
-        row("marginal instead of PAC", tables, Guarantee.of("marginal", error)),
-    ]
-    for beta in betas:
-        if Fraction(beta) != TABLE_BETA:
-            rows.append(row(f"beta {beta}", tables, Guarantee.of("pac", error, beta=beta)))
-    count = len(tables.calibration)
-    for frames in (count // 8, count // 4, count // 2):
-        fewer = replace(tables, calibration=tables.calibration.take(np.arange(frames)))
-        rows.append(row(f"{frames:,} calibration frames", fewer))
-    for fewer_draws in (draws // 16, draws // 4):
-        thin = replace(tables, calibration=thinned(tables.calibration, fewer_draws, seed))
-        rows.append(row(f"{fewer_draws:,} draws per reference", thin))
-    return rows
-
-
-def _curve(tables: Tables, guarantee: Guarantee) -> RadiusMap:
-    draws = int(np.median(tables.calibration.num_samples))
-    return clopper_pearson_map(tables.calibration.sigma, draws, float(guarantee.beta))
-
-
-def thinned(scores: Scores, num_samples: int, seed: int) -> Scores:
-    """The table with `num_samples` of each frame's draws, chosen at random without replacement.
-
-    Such a subset has the law of fewer draws made in the first place.
-    """
-    random = np.random.default_rng(seed)
-    counts = random.multivariate_hypergeometric
-    kept = np.stack([counts(row, num_samples) for row in scores.counts.astype(np.int64)])
-    return replace(
-        scores,
-        counts=kept.astype(np.uint32),
-        num_samples=np.full(len(scores), num_samples, np.uint32),
-        reference=None,
-        beta=None,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,21 @@ from calibration.certify import CertifyCounts
 from calibration.evaluation import certified_accuracy
 from calibration.guarantee import Guarantee
 from calibration.guarded import Guard
-from calibration.maps import IDENTITY, RadiusMap
+from calibration.plan import default_radii
 from calibration.scores import Scores
+from examples.reproduce.ablations import calibration_ablations
+from examples.reproduce.measures import certified_right
 from examples.reproduce.report import write
 from examples.reproduce.rows import (
     CERTIFY_ALPHA,
+    PAPER,
+    TUNED,
+    Choice,
     Cost,
     Row,
     Tables,
     calibrated,
     calibrated_row,
-    calibration_ablations,
     certify_rows,
     evaluate,
     gap_curve,
@@ -51,7 +56,9 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
         network = run.with_difficulty(recipe) if recipe.name == "ours" else run.surrogate(recipe)
         scores[recipe.name] = run.tables(recipe.name, network, recipe.guard)
     timing, against = run.timing(run.base), asked.selection + max(asked.certify)
-    costs = {name: Cost(1, _offline(run, name), against, timing["single"]) for name in scores}
+    best = certify.at(max(asked.certify), CERTIFY_ALPHA)
+    right = certified_right(best.label, best.radius, certify.target, asked.radii)
+    costs = {name: Cost(1, _offline(run, name), against, timing["single"], right) for name in scores}
     rows = certify_rows(certify, scores["clean"].test, asked.radii, timing["batch"])
     for error in asked.errors:
         rows += _calibrated_rows(scores, costs, error, run)
@@ -63,7 +70,7 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
         others = [recipe.name for recipe in run.settings.recipes() if recipe.name not in TITLES]
         promise = Guarantee.of("pac", error)
         tables["Surrogates, one change at a time"] = [
-            calibrated_row(name, scores[name], promise, None, asked.betas, asked.radii, costs[name])
+            calibrated_row(name, scores[name], promise, TUNED, asked.betas, asked.radii, costs[name])
             for name in ("ours", "paper", *others)
         ]
     tables["Calibration of our surrogate, one change at a time"] = calibration_ablations(
@@ -89,17 +96,21 @@ def _calibrated_rows(
     scores: Mapping[str, Tables], costs: Mapping[str, Cost], error: str, run: Run
 ) -> list[Row]:
     asked, rows = run.settings, []
-    for name in ("ours", "paper", "prior", "clean", "guarded"):
-        if name not in scores:
-            continue
-        guard = Guard(*asked.guard) if name == "guarded" else None
+
+    def add(name: str, title: str, choice: Choice, guard: Guard | None = None) -> None:
         promise = Guarantee.of("pac", error, guard=guard)
-        radius_map = IDENTITY if name == "paper" else None
         rows.append(
-            calibrated_row(
-                TITLES[name], scores[name], promise, radius_map, asked.betas, asked.radii, costs[name]
-            )
+            calibrated_row(title, scores[name], promise, choice, asked.betas, asked.radii, costs[name])
         )
+
+    add("ours", TITLES["ours"], TUNED)
+    for radius in default_radii(asked.sigma):
+        add("ours", f"{TITLES['ours']}, for r = {radius:g}", Choice(radius=radius))
+    add("paper", TITLES["paper"], PAPER)
+    add("prior", TITLES["prior"], TUNED)
+    add("clean", TITLES["clean"], TUNED)
+    if "guarded" in scores:
+        add("guarded", TITLES["guarded"], TUNED, Guard(*asked.guard))
     return rows
 
 
@@ -120,12 +131,13 @@ def published_row(test: Scores, cost: Cost, radii: tuple[float, ...]) -> Row:
 def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
     """Our surrogate proposes its calibrated radius at the largest error level, a sequential test confirms it."""
     asked = run.settings
-    record, _ = calibrated(tables, Guarantee.of("pac", asked.errors[0]), None, asked.betas)
+    record, _ = calibrated(tables, Guarantee.of("pac", asked.errors[0]), TUNED, asked.betas)
     proposal = record.head.radius(tables.test.probit, tables.test.label, tables.test.difficulty)
     radius, samples = run.verified("ours", tables.test.label, proposal)
     first = tables.test.take(np.arange(len(radius)))
     passes = 1 + float(samples.mean())
-    spent = Cost(passes, cost.offline, cost.against, run.timing(run.base)["batch"] * passes)
+    milliseconds = run.timing(run.base)["batch"] * passes
+    spent = replace(cost, passes=passes, milliseconds=milliseconds)
     return evaluate(
         f"RRISE, verified tier (first {len(radius)} test frames)",
         f"per input, alpha {CERTIFY_ALPHA:g}",
@@ -145,18 +157,19 @@ def _write(
     gap_radius = asked.radii[1]
     best = certify.at(max(certify.budgets), CERTIFY_ALPHA)
     monte_carlo = float(certified_accuracy(best.label, best.radius, certify.target, [gap_radius])[0])
-    compared: dict[str, tuple[Tables, RadiusMap | None]] = {
-        TITLES[name]: (scores[name], IDENTITY if name == "paper" else None)
+    compared = {
+        TITLES[name]: (scores[name], PAPER if name == "paper" else TUNED)
         for name in ("ours", "paper", "prior", "clean")
     }
+    compared[f"{TITLES['ours']}, for r = {gap_radius:g}"] = (scores["ours"], Choice(radius=gap_radius))
     gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS)
     grid = np.linspace(0, 4 * asked.sigma, 200)
     curves = {
         f"{name}, eps {asked.errors[-1]}": (
             grid,
-            curve(table, radius_map, asked.errors[-1], asked.betas, grid),
+            curve(table, choice, asked.errors[-1], asked.betas, grid),
         )
-        for name, (table, radius_map) in compared.items()
+        for name, (table, choice) in compared.items()
     }
     label = f"CERTIFY, N = {max(certify.budgets):,}"
     curves[label] = (grid, certified_accuracy(best.label, best.radius, certify.target, grid.tolist()))
@@ -166,11 +179,9 @@ def _write(
     )  # fmt: skip
 
 
-def curve(
-    tables: Tables, radius_map: RadiusMap | None, error: str, betas: tuple[str, ...], grid: np.ndarray
-) -> np.ndarray:
+def curve(tables: Tables, choice: Choice, error: str, betas: tuple[str, ...], grid: np.ndarray) -> np.ndarray:
     """Certified accuracy of a calibrated surrogate at every radius of `grid`."""
-    record, _ = calibrated(tables, Guarantee.of("pac", error), radius_map, betas)
+    record, _ = calibrated(tables, Guarantee.of("pac", error), choice, betas)
     test = tables.test
     radius = record.head.radius(test.probit, test.label, test.difficulty)
     return certified_accuracy(test.label, radius, test.target, grid.tolist())

@@ -9,7 +9,7 @@ pays for.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.certify import CertifyCounts
-from calibration.digests import combined_digest, file_digest, json_digest
-from calibration.evaluation import certified_accuracy
-from calibration.files import read_json, write_json
-from calibration.guarantee import Guarantee
-from calibration.maps import IDENTITY
+from calibration.digests import combined_digest, json_digest
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
 from examples.reproduce.learn import Schedule, fit
-from examples.reproduce.report import write
-from examples.reproduce.rows import (
-    CERTIFY_ALPHA,
-    TABLE_BETA,
-    Cost,
-    Row,
-    Tables,
-    calibrated_row,
-    calibration_ablations,
-    certify_rows,
-    gap_curve,
-)
+from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
-from examples.reproduce.table import GAP_ERRORS, curve, published_row
+from examples.reproduce.third_party_counts import Counts
 from examples.reproduce.views import augment, jensen_shannon, mixing_weights, probit_regression
 from trainer.errors import TrainerError
 from trainer.networks import build_network, load_network, save_network
@@ -48,8 +32,6 @@ from trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
 LOSSES = ("ce", "probit", "both", "js")
-REFERENCE_DRAWS = 10_000
-BETAS = ("0.05", "0.1", "0.2")
 
 
 @dataclass(frozen=True)
@@ -94,48 +76,6 @@ class ThirdParty:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Independent draws. train: uint32 [n, K]; the others, on the test frames, uint32 [m, K] each.
-
-    references: N = 10,000. selection: 5,000, with which CERTIFY chooses its label. audit: 80,000.
-    """
-
-    train: np.ndarray
-    selection: np.ndarray
-    references: np.ndarray
-    audit: np.ndarray
-    digest: str
-
-
-def load_counts(path: Path, sigma: float) -> Counts:
-    """Read the published counts and take them apart into independent draws.
-
-    The budgets are not prefixes of one another: 5,000, 10,000, 25,000 and 50,000 are draws of their own, and 100,000 is
-    their sum, the 5,000 once more, and 5,000 others. So N = 100,000 less N = 10,000 would be independent of the
-    references but would count 5,000 draws twice; the audit takes them out both times.
-
-    Raises TrainerError where an array is missing or the counts do not add up like that.
-    """
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name].astype(np.int64) for name in archive.files}
-    budgets = (5000, 10_000, 25_000, 50_000, 100_000)
-    names = [f"train_sigma{sigma}_N100000", *(f"test_sigma{sigma}_N{n}" for n in budgets)]
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise TrainerError(f"{path}: got {sorted(arrays)}, missing {missing}")
-    train, *tests = (arrays[name] for name in names)
-    selection, references, third, fourth, largest = tests
-    rest = largest - fourth - third - references - 2 * selection
-    if (rest < 0).any() or (rest.sum(axis=1) != 5000).any():
-        raise TrainerError(
-            f"{path}: the counts do not add up as the published ones do, so no part of them is a known independent audit"
-        )
-    audit = fourth + third + rest
-    parts = [part.astype(np.uint32) for part in (train, selection, references, audit)]
-    return Counts(parts[0], parts[1], parts[2], parts[3], file_digest(path))
-
-
 class Ensemble(nn.Module):
     """The mean of its members' log-probabilities: float32 [B, C, H, W] -> [B, K]."""
 
@@ -147,36 +87,7 @@ class Ensemble(nn.Module):
         return torch.stack([member(x).log_softmax(1) for member in self.members]).mean(0)
 
 
-def run_third_party(
-    folder: Path, asked: ThirdParty, source: Source, counts: Counts, device: torch.device, clock: Clock
-) -> list[Row]:
-    """Train what is missing, then write results.json, table.md and the figures."""
-    if len(counts.train) != len(source.train.labels) or len(counts.audit) != len(source.held_out.labels):
-        raise TrainerError(
-            f"counts of {len(counts.train)} and {len(counts.audit)} frames, images {len(source.train.labels)} and "
-            f"{len(source.held_out.labels)}; expected the whole data set in official order"
-        )
-    made_from = {
-        "settings": asked.to_json(),
-        "counts": counts.digest,
-        "train": source.train.describe(),
-        "held out": source.held_out.describe(),
-    }
-    path = folder / "run.json"
-    if path.exists() and read_json(path, "run") != made_from:
-        raise TrainerError(
-            f"{path}: begun with other settings or data; use the same, or another --out folder"
-        )
-    write_json(path, made_from)
-    work = _Work(folder, asked, source, counts, device, clock)
-    scores = {"ours": work.tables("ours", asked)}
-    if asked.prior:
-        plain = replace(asked, loss="js", mix=0.0, shift=0, flip=False, members=1)
-        scores["prior"] = work.tables("prior", plain)
-    return _report(folder, asked, scores, work, made_from)
-
-
-class _Work:
+class Work:
     """Splits, training and scores of one folder."""
 
     def __init__(
@@ -313,84 +224,3 @@ def _spec(asked: ThirdParty, train: Images) -> dict[str, Any]:
         "mean": [round(float(value), 6) for value in pixels.mean(0)],
         "std": [round(float(value), 6) for value in pixels.std(0)],
     }
-
-
-def _certify(work: _Work, selection: np.ndarray, counts: np.ndarray) -> CertifyCounts:
-    rows = work.rows["test"]
-    return CertifyCounts(
-        digest=work.held_out.digests[rows],
-        target=work.held_out.labels[rows],
-        selection=selection[rows],
-        counts=counts[rows][None],
-        budgets=(int(counts[0].sum()),),
-        sigma=work.asked.sigma,
-        class_names=work.held_out.class_names,
-        base_digest=work.counts.digest,
-    )
-
-
-def _report(
-    folder: Path, asked: ThirdParty, scores: dict[str, Tables], work: _Work, made_from: dict[str, Any]
-) -> list[Row]:
-    titles = {"ours": f"surrogate ({asked.loss})", "prior": "Accelerated Smoothing's recipe"}
-    counts, error, radius = work.counts, asked.errors[-1], asked.radii[1]
-    early = _certify(work, counts.selection, counts.references)
-    late = _certify(work, counts.references, counts.audit)
-    costs = _costs(asked, work, scores)
-    rows = certify_rows(early, scores["ours"].test, asked.radii, None)
-    # These draws are the audit itself, so they cannot judge this row.
-    rows += certify_rows(late, scores["ours"].test, asked.radii, None, audited=False)
-    rows += _surrogate_rows(asked, scores, costs, titles)
-    best = early.at(REFERENCE_DRAWS, CERTIFY_ALPHA)
-    monte_carlo = float(certified_accuracy(best.label, best.radius, early.target, [radius])[0])
-    compared = {titles[name]: (table, None) for name, table in scores.items()}
-    grid = np.linspace(0, 4 * asked.sigma, 200)
-    curves = {
-        f"{titles[name]}, eps {error}": (grid, curve(table, None, error, BETAS, grid))
-        for name, table in scores.items()
-    }
-    curves[f"CERTIFY, N = {REFERENCE_DRAWS:,}"] = (
-        grid,
-        certified_accuracy(best.label, best.radius, early.target, grid.tolist()),
-    )
-    changes = calibration_ablations(scores["ours"], error, BETAS, asked.radii, costs["ours"], asked.seed)
-    write(
-        folder,
-        f"third-party counts, sigma {asked.sigma:g}",
-        {**made_from, "torch": torch.__version__, "device": str(work.device)},
-        {"Methods": rows, "Calibration, one change at a time": changes},
-        curves,
-        gap_curve(compared, monte_carlo, radius, GAP_ERRORS),
-        GAP_ERRORS,
-        radius,
-    )
-    return rows
-
-
-def _costs(asked: ThirdParty, work: _Work, scores: dict[str, Tables]) -> dict[str, Cost]:
-    """Offline passes count what others drew; a pass of the surrogate counts as one of the base classifier."""
-    train = work.counts.train[work.rows["train"]]
-    drawn = int(train.sum(dtype=np.int64)) + REFERENCE_DRAWS * (asked.tuning + asked.calibration)
-    costs = {}
-    for name in scores:
-        members = asked.members if name == "ours" else 1
-        offline = drawn + members * 3 * asked.epochs * len(train)
-        costs[name] = Cost(members, offline, REFERENCE_DRAWS, work.milliseconds[name])
-    return costs
-
-
-def _surrogate_rows(
-    asked: ThirdParty, scores: dict[str, Tables], costs: dict[str, Cost], titles: dict[str, str]
-) -> list[Row]:
-    rows = []
-    for error in asked.errors:
-        promise = Guarantee.of("pac", error)
-        for name, table in scores.items():
-            for end, radius_map in ((", identity map", IDENTITY), (", our calibration", None)):
-                title = titles[name] + end
-                rows.append(
-                    calibrated_row(title, table, promise, radius_map, BETAS, asked.radii, costs[name])
-                )
-    if "prior" in scores:
-        rows.append(published_row(scores["prior"].test, costs["prior"], asked.radii))
-    return rows
