@@ -30,6 +30,8 @@ from export.source import Source
 PROBE_FILE = "probe.npz"
 PROBE_QUANTILES = (1.0, 0.75, 0.5, 0.0)
 """Which verification frames, ordered by radius, become probe frames: certain ones, usual ones and an abstention."""
+ROUNDING = 1e-4
+"""Share by which the stated norm of crop and resize is above the exact one, for the float32 they are computed in."""
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "torch")
 
 
@@ -191,14 +193,15 @@ def _answers(product: Product, frames: np.ndarray, noise: Optional[np.ndarray]) 
 def preprocessing_record(source: Source) -> Dict[str, object]:
     """The manifest's preprocessing: the trainer's record and the operator norm, rounded up.
 
-    The matrices are applied in float32; a part in a million is far above that rounding. Where resized pixels are
+    The map is computed in float32, and one level of a bright pixel is only 2^16 of its steps: rounding alone stretches a
+    change by up to 1.5e-5. `ROUNDING` is above that. Where resized pixels are
     rounded to the guarded tier's grid the map is not linear, so no norm and hence no frame radius is stated.
     """
     if source.preprocess.to_json().get("grid"):
         return {**source.preprocess.to_json(), "operator_norm": None}
     return {
         **source.preprocess.to_json(),
-        "operator_norm": math.nextafter(source.preprocess.operator_norm() * (1 + 1e-6), math.inf),
+        "operator_norm": math.nextafter(source.preprocess.operator_norm() * (1 + ROUNDING), math.inf),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from export.bundle import preprocessing_record
 from export.lower import lower
 from export.precision import split_preprocessing
 from export.source import Source
+from trainer.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,23 @@ def test_the_operator_norm_is_the_largest_singular_value(
     largest = np.linalg.svd(exported_map, compute_uv=False)[0]
     stated = Bundle.open(colour_bundle).manifest.preprocessing["operator_norm"]
     assert stated == preprocessing_record(colour_source)["operator_norm"]
-    assert largest <= stated <= largest * (1 + 1e-5)
+    assert largest <= stated <= largest * (1 + 2e-4)
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "bgr8"])
+@pytest.mark.parametrize("size", [None, (7, 5), (19, 23), (40, 40)])
+def test_the_norm_covers_the_rounding_of_a_change_by_one_level(
+    colour_source: Source, encoding: str, size: tuple[int, int] | None
+) -> None:
+    """Even frames of every grey and the next: float32 moves a bright frame by more than the exact map would."""
+    channels = {"mono8": 1, "bgr8": 3}[encoding]
+    preprocess = Preprocess((19, 23, channels), encoding, None, size).eval()
+    stated = preprocessing_record(replace(colour_source, preprocess=preprocess))["operator_norm"]
+    greys = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(256, 19, 23, channels)
+    with torch.inference_mode():
+        tensors = preprocess(greys).double().flatten(1)
+    moved = (tensors[1:] - tensors[:-1]).norm(dim=1).max()
+    assert moved <= stated * np.sqrt(19 * 23 * channels) / 255
 
 
 def test_the_exported_map_crops_resizes_and_turns_bgr_into_rgb(
@@ -79,7 +97,7 @@ def test_a_change_within_the_frame_radius_stays_within_the_radius(
     for certificate in issued:
         moved = np.linalg.norm(exported_map @ (directions[0] * certificate.frame_radius))
         assert moved <= certificate.radius
-        assert moved >= 0.9999 * certificate.radius
+        assert moved >= 0.9998 * certificate.radius
 
 
 def test_the_preprocessing_is_one_linear_part_of_the_graph(colour_source: Source) -> None:
