@@ -14,7 +14,7 @@ from typing import Any, List, Optional
 from calibration.cli_tools import duration
 from calibration.files import atomic_file
 from edge_sdk.contract import FRAME
-from edge_sdk.runtime.engines import EngineKey
+from edge_sdk.runtime.engines import EngineKey, started
 from export.errors import ExportError
 
 
@@ -27,10 +27,11 @@ def build_engine(trt: Any, model: bytes, key: EngineKey, *, timing_cache: Option
         timing_cache: file in which measured tactics are kept between builds.
 
     Raises:
+        RuntimeUnavailable: TensorRT does not start, as with a driver that is too old for it.
         ExportError: an operator that this TensorRT cannot parse (named, with its layer), or a failed build.
     """
     logger = _log_of(trt)
-    builder = trt.Builder(logger)
+    builder = started(lambda: trt.Builder(logger), key)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):

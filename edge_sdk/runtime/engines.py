@@ -9,7 +9,7 @@ import hashlib
 import importlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from calibration.digests import json_digest
 from calibration.files import atomic_file
@@ -67,6 +67,24 @@ def import_tensorrt() -> Any:
         "TensorRT is not installed: it comes with JetPack (10.3 or newer); on a PC with an RTX GPU "
         "`pip install tensorrt-rtx-cu13`"
     )
+
+
+def started(make: Callable[[], Any], key: EngineKey) -> Any:
+    """What `make` creates: TensorRT's builder or runtime, the first objects of it that need the GPU.
+
+    Raises:
+        RuntimeUnavailable: there is none, as with a driver that is too old for this TensorRT; says what was found.
+    """
+    try:
+        made, why = make(), "it returned nothing"
+    except Exception as error:  # the bindings raise a TypeError about a null pointer
+        made, why = None, str(error)
+    if made is None:
+        raise RuntimeUnavailable(
+            f"{key.module} {key.version} does not start on {key.device} with a driver for CUDA {key.driver} ({why}): the driver"
+            " is probably too old for it; install the driver that this TensorRT asks for, or an older TensorRT (10.3 or newer)"
+        )
+    return made
 
 
 def engine_key(bundle: Bundle, artefact: str, trt: Any, device: Device) -> EngineKey:

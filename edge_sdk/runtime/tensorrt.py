@@ -25,7 +25,7 @@ from edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
 from edge_sdk.runtime.base import Graph, Outputs
 from edge_sdk.runtime.cuda import Driver
 from edge_sdk.runtime.device_frames import DeviceFrame, view_on_device
-from edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines
+from edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines, started
 from edge_sdk.runtime.lane import GRAPH, Lane
 from edge_sdk.runtime.onnx_file import read_metadata
 
@@ -85,7 +85,8 @@ class TensorRTRuntime:
                 f"no engine of {artefact} for {key.module} {key.version} on {driver.device.architecture}, driver {key.driver}: "
                 f"found {found}; run `rrise-export tensorrt {bundle.path}` here"
             )
-        engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
+        deserialiser = started(lambda: trt.Runtime(trt.Logger(trt.Logger.ERROR)), key)
+        engine = deserialiser.deserialize_cuda_engine(plan)
         if engine is None:
             raise RuntimeUnavailable(
                 f"TensorRT {key.version} cannot load the engine {key.name}; build it again"

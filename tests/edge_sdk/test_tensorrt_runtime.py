@@ -105,6 +105,24 @@ def test_a_machine_without_driver_or_tensorrt_says_what_is_missing(monkeypatch: 
         import_tensorrt()
 
 
+def test_a_driver_that_is_too_old_for_this_tensorrt_is_named(opened: Bundle) -> None:
+    """The bindings only say that a factory function returned nullptr."""
+
+    def null(*_: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt, library = fake_tensorrt("11.4.0"), FakeCuda()
+    install(opened, trt, library)
+    trt.Runtime = null
+    with pytest.raises(
+        RuntimeUnavailable, match=r"tensorrt 11\.4\.0 does not start on .* driver for CUDA 12\.6 .*too old"
+    ):
+        load(opened, trt, library)
+    trt.Runtime = lambda *_: None
+    with pytest.raises(RuntimeUnavailable, match="it returned nothing"):
+        load(opened, trt, library)
+
+
 @pytest.mark.parametrize(
     "other",
     [

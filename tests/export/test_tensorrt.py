@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -24,9 +25,12 @@ from export import on_device
 from export.cli import main
 from export.engine import build_engine
 from export.errors import ExportError
+from export.head import attach_head
+from export.lower import check_model
 from export.on_device import export_tensorrt
 from export.operators import TENSORRT_OPERATORS, foreign_operators
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
+from tests.export.test_head import CLASSES, HEADS
 
 BOARD = Device("Board", (8, 9), "13.0")
 
@@ -81,6 +85,53 @@ def test_an_operator_that_tensorrt_lacks_is_named_with_its_layer(trt: Any) -> No
     key = EngineKey("fp32", "0" * 64, "tensorrt_rtx", trt.__version__, "8.9", "Board", "13.0", (1, 2, 2))
     with pytest.raises(ExportError, match=r"operator Det in layer 'network/odd/Det_7'"):
         build_engine(trt, model.SerializeToString(), key)
+
+
+def test_a_builder_that_does_not_start_is_explained(
+    trt: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def null(*_: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    opened = Bundle.open(bundle)
+    key = engine_key(opened, "fp32", trt, BOARD)
+    monkeypatch.setattr(trt, "Builder", null)
+    with pytest.raises(RuntimeUnavailable, match=r"does not start on Board with a driver for CUDA 13\.0"):
+        build_engine(trt, opened.model("fp32"), key)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_kind_of_head_is_parsed_and_built(trt: Any, name: str) -> None:
+    """Tables, offsets by class, a threshold, a difficulty: whatever a guarantee may put behind the network."""
+    head = HEADS[name]
+    model = attach_head(convolution(2, CLASSES, head.difficulty), head)
+    check_model(model)
+    assert foreign_operators(model) == {}
+    key = EngineKey("fp32", "0" * 64, "tensorrt_rtx", trt.__version__, "8.9", "Board", "13.0", (2, 8, 8, 3))
+    assert build_engine(trt, model.SerializeToString(), key)
+
+
+def convolution(batch: int, classes: int, difficulty: bool) -> onnx.ModelProto:
+    """uint8 frames [batch, 8, 8, 3] through one convolution to logits, and to a difficulty if asked for."""
+    outputs = [("logits", classes)] + ([("hardness", 1)] if difficulty else [])
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["levels"], ["x"], perm=[0, 3, 1, 2]),
+    ]
+    weights = []
+    for name, size in outputs:
+        values = np.random.default_rng(size).normal(size=(size, 3, 8, 8)).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(values, f"{name}.weight"))
+        nodes.append(helper.make_node("Conv", ["x", f"{name}.weight"], [f"{name}.map"]))
+        nodes.append(helper.make_node("Flatten", [f"{name}.map"], [name], axis=1))
+    weights.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axis"))
+    values = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])]
+    if difficulty:
+        nodes.append(helper.make_node("Squeeze", ["hardness", "axis"], ["difficulty"]))
+        values.append(helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch]))
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, 8, 8, 3])
+    graph = helper.make_graph(nodes, "g", [frame], values, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
 def test_timing_caches_are_kept_and_foreign_ones_replaced(trt: Any, bundle: Path, tmp_path: Path) -> None:
