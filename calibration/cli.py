@@ -90,6 +90,7 @@ def fit(
     chosen = {
         **plan.to_json(),
         "offsets": list(offsets),
+        "scores": table.content_digest,
         "execution": table.execution.to_json(),
         "seed": seed,
     }
@@ -121,6 +122,8 @@ def _plan(
     threshold: Optional[float],
 ) -> Plan:
     """What is chosen before the calibration counts are looked at: on tuning scores, or without any."""
+    if tuning is not None:
+        _refuse_strangers(table, tuning)
     if tuning is not None and map_name in (None, "chosen") and threshold is None:
         units = len(np.unique(table.clip))
         betas = BETAS if choose_beta else ()
@@ -135,6 +138,23 @@ def _plan(
         curve = clopper_pearson_map(table.sigma, int(table.num_samples.min()), float(guarantee.beta))
     difficulty = table.difficulty is not None and threshold is None
     return Plan(guarantee, curve, difficulty, threshold, None, default_radii(table.sigma), ())
+
+
+def _refuse_strangers(table: Scores, tuning: Scores) -> None:
+    """A choice is no help for another base classifier or noise, and no free one on frames of the calibration's clips."""
+    for name in ("base_digest", "sigma", "class_names"):
+        mine, other = getattr(table, name), getattr(tuning, name)
+        if mine != other:
+            raise CalibrationError(
+                f"--tuning: got scores with {name} {other}, expected {mine} as in the calibration scores; score the tuning "
+                "split with the same workspace"
+            )
+    clips = set(table.clip.tolist()) & set(tuning.clip.tolist())
+    if clips and not set(table.digest.tolist()) & set(tuning.digest.tolist()):
+        raise CalibrationError(
+            f"--tuning: {len(clips)} clips are in the calibration split too, first {min(clips)}; expected every clip in one "
+            "split only, under a number of its own, since frames of one clip are not independent"
+        )
 
 
 def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:

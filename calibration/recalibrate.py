@@ -53,6 +53,7 @@ def recalibrate(
         )
     head = current.head
     chosen = {
+        "scores": scores.content_digest,
         "execution": scores.execution.to_json(),
         "guarantee": current.guarantee.to_json(),
         "map": head.map.to_json(),

@@ -5,6 +5,7 @@ It is the only thing that calibration, reports and studies read; whoever runs a 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Optional, Tuple
 
@@ -112,6 +113,18 @@ class Scores:
     def frames_digest(self) -> str:
         """One digest of all frames, independent of their order."""
         return combined_digest(sorted(self.digest.tolist()))
+
+    @property
+    def content_digest(self) -> str:
+        """One digest of every number that an offset depends on, independent of the order of the rows."""
+        order = np.argsort(self.digest, kind="stable")
+        total = hashlib.sha256()
+        for name in ("digest", "clip", "label", "probit", "difficulty", "counts", "num_samples", "reference"):
+            column = getattr(self, name)
+            if column is not None:
+                rows = np.ascontiguousarray(column[order])
+                total.update(f"{name} {rows.dtype.str} {rows.shape}".encode() + rows.tobytes())
+        return total.hexdigest()
 
     def label_counts(self) -> np.ndarray:
         """Counts of the surrogate's own label, int64 [n]."""

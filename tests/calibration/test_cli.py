@@ -124,6 +124,42 @@ def test_tuning_frames_among_the_calibration_frames_are_refused(folder: Path) ->
     assert done.exit_code == 2 and "100 calibration frames were used in training or tuning" in done.output
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_digest": "c" * 64}, "got scores with base_digest cccc"),
+        ({"sigma": 0.5}, "got scores with sigma 0.5, expected 0.25"),
+        ({"class_names": ("x", "y", "z")}, "got scores with class_names"),
+        ({"clip": np.arange(300) + 399}, "1 clips are in the calibration split too, first 399"),
+    ],
+)
+def test_tuning_scores_that_do_not_belong_are_refused(
+    folder: Path, change: "dict[str, object]", message: str
+) -> None:
+    replace(draw_scores(1, 300, 2000, split="tuning", start=10**6), **change).save(folder / "other.npz")  # type: ignore[arg-type]
+    for choice in ((), ("--map", "identity")):
+        done = _run(
+            "fit",
+            folder / "calibration.npz",
+            "--out",
+            folder / "r.json",
+            "--tuning",
+            folder / "other.npz",
+            *choice,
+        )
+        assert done.exit_code == 2 and message in done.output
+    assert not AttemptLog(folder / "attempts.jsonl").lines()
+
+
+def test_scores_drawn_again_are_another_attempt(folder: Path) -> None:
+    base = ("fit", folder / "calibration.npz", "--out", folder / "r.json", "--map", "identity")
+    assert _run(*base).exit_code == _run(*base).exit_code == 0
+    assert Calibration.load(folder / "r.json").attempt == 1
+    draw_scores(2, 400, 2001).save(folder / "calibration.npz")
+    assert _run(*base).exit_code == 0
+    assert Calibration.load(folder / "r.json").attempt == 2
+
+
 def test_the_wrong_split_is_named(folder: Path) -> None:
     done = _run("fit", folder / "tuning.npz", "--out", folder / "r.json")
     assert done.exit_code == 2 and "got scores of split 'tuning', expected 'calibration'" in done.output

@@ -44,6 +44,21 @@ def test_every_attempt_is_logged_and_numbered(tmp_path: Path) -> None:
     assert len(log.lines()) == 4
 
 
+def test_other_counts_on_the_same_frames_are_another_attempt(tmp_path: Path) -> None:
+    """Whoever draws the references again, or scores again with fresh guard noise, looks a second time."""
+    log = AttemptLog(tmp_path / "log")
+    current = calibrate(draw_scores(0), Guarantee.of(), MAP)
+    site = _stored(draw_scores(1, 300))
+    assert recalibrate(site, current, log).attempt == 1
+    counts = np.roll(site.counts, 1, axis=0)
+    again = _stored(replace(site, counts=counts, reference=None, beta=None))
+    assert recalibrate(again, current, log).attempt == 2
+    rescored = replace(site, probit=np.nextafter(site.probit, np.float32(0)))
+    assert recalibrate(rescored, current, log).attempt == 3
+    shuffled = site.take(np.random.default_rng(0).permutation(300))
+    assert recalibrate(shuffled, current, log).attempt == 1
+
+
 def test_an_attempt_that_fails_is_logged_too(tmp_path: Path) -> None:
     log = AttemptLog(tmp_path / "log")
     current = calibrate(draw_scores(0), Guarantee.of(), MAP)
