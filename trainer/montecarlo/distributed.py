@@ -95,7 +95,10 @@ def _joined(store: CountStore, rank: int, problem: list[str | None]) -> Iterator
             lock.acquire(shared=True)
         dist.all_reduce(torch.zeros(1))
         yield
-        # The counts of all processes are in the store when any of them goes on.
+        # When any process goes on, all counts are in the store; and the first one, which is the last to let go of the
+        # lock, finds it free when it comes back for more samples.
+        if rank != 0:
+            lock.release()
         dist.all_reduce(torch.zeros(1))
     finally:
         lock.release()

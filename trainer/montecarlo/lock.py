@@ -28,13 +28,7 @@ class WriterLock:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            owner = os.pread(handle, 100, 0).decode(errors="replace").strip() or "unknown"
-            os.close(handle)
-            raise TrainerError(
-                f"{self._path}: another process (process id {owner}) is writing this store; expected one writer at a "
-                "time. Wait until it ends, or end it: what it has stored is kept and this run continues from there. "
-                "To share the work among processes start them with torchrun"
-            ) from error
+            raise self._taken(handle) from error
         if not shared:
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
@@ -42,14 +36,29 @@ class WriterLock:
 
     def share(self) -> None:
         """Turn the exclusive lock into a shared one, so that the other processes of this run can take it."""
-        if self._handle is not None:
+        if self._handle is None:
+            return
+        try:
             fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:  # the system gives a lock back before it takes the other kind
+            handle, self._handle = self._handle, None
+            raise self._taken(handle) from error
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def _taken(self, handle: int) -> TrainerError:
+        """The message that another process has the lock; closes `handle`."""
+        owner = os.pread(handle, 100, 0).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        return TrainerError(
+            f"{self._path}: another process (process id {owner}) is writing this store; expected one writer at a "
+            "time. Wait until it ends, or end it: what it has stored is kept and this run continues from there. "
+            "To share the work among processes start them with torchrun"
+        )
 
     @staticmethod
     def _open(path: Path) -> int:

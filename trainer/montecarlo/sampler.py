@@ -68,8 +68,12 @@ def sample_counts(
                     part = frames[start : start + size]
                     _sample_block(store, counter, preprocess, part, start, wanted, progress)
             # Frames with an N of their own come from stages, which account for their looks themselves.
-            if crew.rank == 0 and np.ndim(num_samples) == 0 and (store.samples() <= num_samples).all():
-                store.record_look(int(num_samples))
+            if np.ndim(num_samples) == 0:
+                crew.wait()
+                if crew.rank == 0:
+                    # Usually one N. After a larger one was begun and given up there are several, each a look.
+                    for size in np.unique(store.samples()):
+                        store.record_look(int(size))
     finally:
         counter.close()
 
@@ -96,6 +100,7 @@ def _sample_block(
     wanted = wanted[start : start + len(frames)]
     counts = store.read(start, start + len(frames))
     if (_samples(counts) >= wanted).all():
+        store.settle(start, counts)
         return
     counter.load(preprocess(torch.from_numpy(np.array(frames)).to(counter.device)))
     for cells in _groups(counts, wanted, start, store.identity):

@@ -64,8 +64,8 @@ class CountStore:
     def __init__(self, path: Location, group: zarr.Group, identity: Identity, digests: np.ndarray) -> None:
         self.path, self.identity, self.digests = path.address, identity, digests
         self._location, self._group = path, group
-        self._counts: Any = group["counts"]
-        self._samples: Any = group["samples"]
+        self._counts: Any = _array(path, group, "counts")
+        self._samples: Any = _array(path, group, "samples")
 
     @staticmethod
     def open(
@@ -113,8 +113,13 @@ class CountStore:
         return self.read(0, self.identity.num_frames)
 
     def samples(self) -> np.ndarray:
-        """Samples per frame, uint32 [n]."""
-        return self.counts().sum(axis=1, dtype=np.uint64).astype(np.uint32)
+        """Samples per frame, uint32 [n]; memory holds the counts of a few blocks at a time."""
+        step = 16 * self.identity.image_block
+        parts = [
+            _row_sums(self.read(start, min(start + step, self.identity.num_frames)))
+            for start in range(0, self.identity.num_frames, step)
+        ]
+        return np.concatenate(parts)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Counts of frames start..stop, uint32 [stop - start, K].
@@ -190,9 +195,14 @@ class CountStore:
         stop = start + len(counts)
         try:
             self._counts[start:stop] = counts
-            self._samples[start:stop] = counts.sum(axis=1, dtype=np.uint64).astype(np.uint32)
+            self._samples[start:stop] = _row_sums(counts)
         except OSError as error:
             raise self._cannot_write(f"the counts of frames {start} to {stop - 1}", error) from error
+
+    def settle(self, start: int, counts: np.ndarray) -> None:
+        """Bring `samples` up to `counts`, as stored; a run killed between the two left them apart."""
+        if (np.asarray(self._samples[start : start + len(counts)]) != _row_sums(counts)).any():
+            self.write(start, counts)
 
     def looks(self) -> tuple[int, ...]:
         """The N at which all frames were finished, smallest first: the counts could be looked at there.
@@ -233,6 +243,10 @@ class CountStore:
             f"{self.path}: damaged counts in frames {start} to {stop - 1} ({why}); expected what rrise wrote. Find and "
             f"remove the damaged one of {files[0]} ... {files[-1]} and run again: only its frames are counted anew"
         )
+
+
+def _row_sums(counts: np.ndarray) -> np.ndarray:
+    return np.asarray(counts.sum(axis=1, dtype=np.uint64).astype(np.uint32))
 
 
 def _check(identity: Identity) -> None:
@@ -296,11 +310,22 @@ def _create(place: Location, identity: Identity, digests: np.ndarray) -> None:
 def _open_group(place: Location, stream: str) -> zarr.Group:
     try:
         return zarr.open_group(place.store(stream), mode="r+")
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainerError(
-            f"{place.address}: cannot read the stream {stream!r} ({error}); restore it, or remove "
-            f"{place.address}/{stream} to sample it again"
-        ) from error
+    except Exception as error:  # damaged metadata may raise anything
+        raise _unreadable(place, stream, error) from error
+
+
+def _array(place: Location, group: zarr.Group, name: str) -> Any:
+    try:
+        return group[name]
+    except Exception as error:  # see above
+        raise _unreadable(place, str(group.attrs["stream"]), error) from error
+
+
+def _unreadable(place: Location, stream: str, error: Exception) -> TrainerError:
+    return TrainerError(
+        f"{place.address}: cannot read the stream {stream!r} ({error!r}); restore it, or remove "
+        f"{place.address}/{stream} to sample it again"
+    )
 
 
 def _identity(path: str, group: zarr.Group) -> Identity:
@@ -310,7 +335,12 @@ def _identity(path: str, group: zarr.Group) -> Identity:
             f"{path}: got a Zarr group of format {attributes.get('format')!r}, version {attributes.get('version')!r}; "
             f"expected {FORMAT!r}, version {VERSION}. Give another path, or remove that group"
         )
-    return Identity(**{name: attributes[name] for name in Identity.__dataclass_fields__})  # type: ignore[arg-type]
+    try:
+        return Identity(**{name: attributes[name] for name in Identity.__dataclass_fields__})  # type: ignore[arg-type]
+    except KeyError as error:
+        raise TrainerError(
+            f"{path}: the attributes lack {error}; restore them, or remove the stream to sample it again"
+        ) from error
 
 
 def _compare(path: str, wanted: Identity, found: Identity, ignore_block: bool) -> None:

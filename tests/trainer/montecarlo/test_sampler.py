@@ -100,6 +100,23 @@ def test_every_finished_n_is_remembered_as_a_look(make_store, network, preproces
     assert make_store(stream="other").looks() == ()
 
 
+def test_a_larger_n_given_up_half_way_counts_as_a_look(make_store, network, preprocess, frames):
+    """Some frames keep the samples of an N that was chosen after looking: no bound may take them as the first look."""
+    store = make_store()
+    sample_counts(network, preprocess, frames, store, 20)
+    calls = itertools.count(1)
+
+    def interrupt(evaluations: int) -> None:
+        if next(calls) == 2:  # the first block of 64 frames has 40 samples now, the second still 20
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_counts(network, preprocess, frames, store, N, progress=interrupt)
+    assert store.looks() == (20,) and set(store.samples()) == {20, N}
+    sample_counts(network, preprocess, frames, store, 20)
+    assert store.looks() == (20, N)
+
+
 def test_frames_may_have_different_n(make_store, network, preprocess, frames, reference):
     store = make_store()
     wanted = np.where(np.arange(70) % 3 == 0, N, 10)

@@ -10,6 +10,7 @@ import zarr
 
 from calibration.digests import frame_digests
 from trainer.errors import TrainerError
+from trainer.montecarlo import CountStore
 
 
 def some_counts(rows: int = 64) -> np.ndarray:
@@ -104,6 +105,60 @@ def test_a_damaged_block_is_found_and_named(make_store):
     assert store.samples().sum() == 6 * 20
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "counts/zarr.json", "samples/zarr.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"{}", None])
+def test_damaged_metadata_is_refused_with_a_remedy(make_store, name, content):
+    store = make_store()
+    path = Path(store.path) / "train" / name
+    text = path.read_bytes()
+    path.write_bytes(
+        text.replace(b'"dtype"', b'"dtipe"').replace(b"node_type", b"node_tipe")
+        if content is None
+        else content
+    )
+    with pytest.raises(TrainerError, match=r"(restore|Give another path)"):
+        make_store()
+    path.write_bytes(text)
+    make_store()
+
+
+def test_a_lost_attribute_is_refused(make_store):
+    group = zarr.open_group(make_store().path, mode="a")["train"]
+    del group.attrs["base_digest"]
+    with pytest.raises(TrainerError, match="attributes lack 'base_digest'"):
+        make_store()
+
+
+def test_samples_are_brought_up_to_the_counts_of_a_killed_writer(make_store):
+    """`samples`, kept for other tools, is written after `counts`: a kill between the two leaves them apart."""
+    store = make_store()
+    store.write(0, some_counts())
+    group = zarr.open_group(store.path, mode="a")["train"]
+    group["samples"][:64] = 0
+    store.settle(0, some_counts())
+    np.testing.assert_array_equal(group["samples"][:], store.samples())
+
+
+def test_samples_reads_a_few_blocks_at_a_time(tmp_path, monkeypatch):
+    digests = np.array([f"{number:064d}" for number in range(3000)], dtype="S64")
+    store = CountStore.open(
+        tmp_path / "many.zarr",
+        stream="train",
+        digests=digests,
+        num_classes=2,
+        sigma=0.5,
+        seed=0,
+        base_digest="b",
+    )
+    store.write(2944, np.full((56, 2), 50, dtype=np.uint32))
+    rows: list[int] = []
+    original = store.read
+    monkeypatch.setattr(
+        store, "read", lambda start, stop: (rows.append(stop - start), original(start, stop))[1]
+    )
+    assert store.missing(200) == 3000 * 200 - 5600 and max(rows) <= 1024 and sum(rows) == 3000
+
+
 def test_counts_that_no_run_could_have_stored_are_refused(make_store):
     store = make_store()
     store.write(0, np.full((64, 3), 5, dtype=np.uint32))
@@ -144,6 +199,19 @@ def test_writers_of_one_run_share_the_lock_and_keep_others_out(make_store):
     second.release()
     stranger.acquire()
     stranger.release()
+
+
+def test_a_lock_lost_while_it_is_shared_is_refused_in_words(make_store, monkeypatch):
+    """The system takes an exclusive lock away before it gives the shared one; another run may be faster."""
+    lock = make_store().lock()
+    lock.acquire()
+
+    def faster(handle: int, kind: int) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("fcntl.flock", faster)
+    with pytest.raises(TrainerError, match="is writing this store"):
+        lock.share()
 
 
 def test_leftovers_of_a_killed_writer_are_swept(make_store):

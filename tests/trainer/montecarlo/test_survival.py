@@ -307,6 +307,12 @@ def torchrun(script: Path, path: Path, processes: int, *options: str) -> list[st
 
 TRAINING = """
 
+    whole = run
+
+    def run(path, n, **options):
+        for size in range(100, n + 1, 100):  # back at once for more: the lock is free again
+            whole(path, size, **options)
+
     from trainer.montecarlo.distributed import team
     from trainer.training import Recipe, seeded, train
 
