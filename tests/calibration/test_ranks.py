@@ -1,7 +1,10 @@
-"""Ranks against integers, scipy, MAPIE and TorchCP's formula."""
+"""Ranks against integers, scipy, MAPIE and TorchCP."""
 
+import importlib.util
 import math
+import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +39,44 @@ def torchcp_rank(num_frames: int, alpha: Fraction) -> "int | None":
 @pytest.mark.parametrize("num_frames", SIZES)
 def test_marginal_rank_is_torchcps(num_frames: int, level: str) -> None:
     assert marginal_rank(num_frames, Fraction(level)) == torchcp_rank(num_frames, Fraction(level))
+
+
+# What calculate_conformal_value of TorchCP 1.2.1 answers for the scores 1, 2, ..., n at each n of SIZES; - is infinity.
+TORCHCP = {
+    "0.01": "- - - - - - - - - - - 99 100 101 198 199 495 496 990 991 4950 4951",
+    "0.045": "- - - - - - - - - 49 95 96 97 98 191 192 478 479 955 956 4775 4776",
+    "0.05": "- - - - - - 19 20 21 49 95 95 96 97 190 191 475 476 950 951 4750 4751",
+    "0.09": "- - - - - 18 19 20 21 47 91 91 92 93 182 183 455 456 910 911 4550 4551",
+    "0.1": "- - - 9 10 18 18 19 20 46 90 90 91 92 180 181 450 451 900 901 4500 4501",
+    "0.25": "- - 5 8 9 15 15 16 17 39 75 75 76 77 150 151 375 376 750 751 3750 3751",
+}
+
+
+@pytest.mark.parametrize("level", TORCHCP)
+def test_marginal_rank_agrees_with_answers_of_torchcp(level: str) -> None:
+    ranks = [marginal_rank(num_frames, Fraction(level)) for num_frames in SIZES]
+    assert ["-" if rank is None else str(rank) for rank in ranks] == TORCHCP[level].split()
+
+
+def test_marginal_rank_agrees_with_torchcp_itself() -> None:
+    """Its one function is loaded by itself, since the package wants graph and language-model libraries."""
+    found = importlib.util.find_spec("torchcp")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("TorchCP is not installed: pip install --no-deps torchcp")
+    torch = pytest.importorskip("torch", reason="TorchCP needs torch: pip install torch")
+    path = Path(found.submodule_search_locations[0]) / "utils" / "common.py"
+    spec = importlib.util.spec_from_file_location("torchcp_common", path)
+    assert spec is not None and spec.loader is not None
+    common = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(common)
+    for level in TORCHCP:
+        for num_frames in SIZES:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = float(
+                    common.calculate_conformal_value(torch.arange(1.0, num_frames + 1), float(level))
+                )
+            assert theirs == (marginal_rank(num_frames, Fraction(level)) or math.inf)
 
 
 @pytest.mark.parametrize("level", [0.01, 0.02, 0.045, 0.05, 0.09, 0.1, 0.25, 0.5])
