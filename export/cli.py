@@ -89,9 +89,9 @@ def onnx(
                 policy=_policy(workspace, max_drop),
                 tolerances=allowed,
             )
-            latency = read_json(workspace / "report" / "export.json", "export report")["latency"]
-            rows += result_rows(result, latency)
-            results.append({**result_json(result), "latency": latency})
+            report = read_json(workspace / "report" / "export.json", "export report")
+            rows += result_rows(result, report["latency"], report["notes"])
+            results.append({**result_json(result), **{key: report[key] for key in ("latency", "notes")}})
         except RriseError as error:
             problems.append(error)
             rows.append((str(workspace), "no bundle"))

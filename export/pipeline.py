@@ -6,12 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 
 from calibration.cli_tools import Progress
 from calibration.digests import PathLike
 from calibration.errors import CheckFailed
-from calibration.files import write_json
 from calibration.fit import calibrate
 from calibration.head import CertificateHead
 from calibration.references import References
@@ -28,14 +27,14 @@ from export.bundle_report import bundle_page
 from export.cache import NO_CACHE, Cache, conversion_key
 from export.compare import Answers, Tolerance
 from export.errors import ExportError
+from export.export_report import save_export_report
 from export.gate import GateReport, gate
 from export.gate_report import save_reports
 from export.head import attach_head
-from export.latency import measure_latency
 from export.lower import check_model, lower
 from export.policy import Policy, check_policy
 from export.precision import PRECISIONS, convert
-from export.quality import RADII, Quality, flags, latency_ratios, measure
+from export.quality import RADII, Quality, measure
 from export.recheck import against_workspace
 from export.source import Source, float32_tolerance, load_source, torch_reference
 
@@ -119,25 +118,12 @@ def export_onnx(
         extra_files=extra_files,
         cache=NO_CACHE if source.foreign_code else Cache(source.path / ".cache" / "export"),
     )
-    write_json(source.path / "report" / "export.json", _export_report(result, source))
+    save_export_report(result, source)
     for product in result.products:
         for scores in (product.scored, product.recorded):
             table = replace(scores, execution=product.record.execution)
             table.save(source.path / "scores" / table.execution.name / f"{table.split}.npz")
     return result
-
-
-def _export_report(result: ExportResult, source: Source) -> Dict[str, Any]:
-    """What reports read: quality and latency of each precision. Latency stays out of the bundle, whose bytes repeat."""
-    models = {product.name: product.model for product in result.products}
-    samples = measure_latency(models, source.verification.frames)
-    return {
-        "release": result.manifest.digest,
-        "quality": [quality.to_json() for quality in result.qualities],
-        "flags": flags(result.qualities),
-        "latency": latency_ratios(samples, result.products[0].name),
-        "latency_rounds": len(samples[result.products[0].name]),
-    }
 
 
 def export_source(

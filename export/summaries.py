@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from export.gate_report import GateReport
 from export.quality import Quality, flags, ratio
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 Rows = List[Tuple[str, str]]
 
 
-def result_rows(result: "ExportResult", latency: Dict[str, Dict[str, float]]) -> Rows:
+def result_rows(
+    result: "ExportResult", latency: Dict[str, Dict[str, float]], notes: Sequence[str] = ()
+) -> Rows:
     rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
     for product, quality, report in zip(result.products, result.qualities, result.reports):
         rows.append((product.name, product.record.message()))
@@ -28,7 +30,7 @@ def result_rows(result: "ExportResult", latency: Dict[str, Dict[str, float]]) ->
             )
         )
     rows += [("guarantee", result.products[0].record.guarantee.sentence())]
-    rows += [("note", sentence) for sentence in flags(result.qualities)]
+    rows += [("note", sentence) for sentence in notes]
     return rows
 
 

@@ -35,6 +35,9 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
     assert said["artefacts"]["fp32"]["execution"]["runtime"] == "onnxruntime"
     assert said["artefacts"]["fp32"]["attempt"] == 1
     assert said["latency"]["fp32"]["p50_ratio"] == 1 and said["latency"]["fp32"]["p50_us"] > 0
+    assert said["notes"] == []
+    page = (copy / "report" / "export.html").read_text()
+    assert "latency p50" in page and "certified accuracy at 0.25" in page and "(1.000x)" in page
     again = CliRunner().invoke(main, ["onnx", str(copy)])
     assert again.exit_code == 2 and "pass --force" in again.stderr
 

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from export import baseline
 from export.cache import Cache, conversion_key
 from export.cli import main
 from export.errors import ExportError
+from export.export_report import export_page, operator_notes
 from export.gate_report import Check, GateReport
 from export.pack import pack_bundle, unpack_bundle
 from export.pipeline import GateFailed, export_source
@@ -66,6 +68,33 @@ def test_a_costly_precision_is_flagged() -> None:
     assert flags(table) == ["int8 costs 1.1 points of certified accuracy against fp32"]
     header, rows = quality_table(table)
     assert len(header) == 5 and rows[2][2] == "0.1500 (1.500x)" and rows[1][3] == "0.810 (1.012x)"
+
+
+def product(model: onnx.ModelProto) -> Any:
+    return SimpleNamespace(name="fp32", model=model.SerializeToString())
+
+
+def test_the_report_has_every_figure_as_a_ratio_and_names_foreign_operators(colour_bundle: Path) -> None:
+    table = [quality("fp32", (0.8, 0.5)), quality("int8", (0.8, 0.48), offset=0.15)]
+    times = {
+        name: {"p50_us": 10 * ratio, "p50_ratio": ratio, "p99_us": 20 * ratio, "p99_ratio": ratio}
+        for name, ratio in (("fp32", 1.0), ("int8", 0.5))
+    }
+    page = export_page(table, times, flags(table), 300).decode()
+    for cell in (
+        "0.1500 (1.500x)",
+        "0.480 (0.960x)",
+        "5 us (0.500x)",
+        "10 us (0.500x)",
+        "int8 costs 2.0 points",
+    ):
+        assert cell in page, cell
+    model = onnx.load(colour_bundle / "surrogate.onnx")
+    assert operator_notes([product(model)]) == []
+    layer = next(node for node in model.graph.node if node.name.startswith("network/"))
+    layer.op_type = "Det"
+    (note,) = operator_notes([product(model)])
+    assert f"operator Det in layer {layer.name!r} is not on the list of what TensorRT 10.3" in note
 
 
 def test_latency_is_a_ratio_of_raw_samples() -> None:
