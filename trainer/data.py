@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -87,6 +87,8 @@ def load_npz(path: Path) -> Dataset:
 
     The images may also be called frames, as in rrise's own reference packs.
     """
+    if not is_zipfile(path):
+        raise TrainerError(f"{path}: not an .npz file, or a damaged one; {NPZ_HELP}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
@@ -108,8 +110,11 @@ def load_npz(path: Path) -> Dataset:
     clips = arrays.get("clips", _one_clip_each(len(frames)))
     if clips.dtype.kind not in "iu":
         raise TrainerError(f"{path}: clips are {clips.dtype}, expected one integer per frame")
-    names = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
-    return Dataset(frames, labels.astype(np.int64), names, clips.astype(np.int64))
+    names = np.atleast_1d(arrays["class_names"])
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "replace")
+    class_names = tuple(str(name) for name in names)
+    return Dataset(frames, labels.astype(np.int64), class_names, clips.astype(np.int64))
 
 
 def load_folder(root: Path) -> Dataset:

@@ -79,8 +79,24 @@ def test_npz_may_call_its_images_frames(tmp_path: Path) -> None:
 def test_damaged_npz(tmp_path: Path) -> None:
     path = npz(tmp_path / "x.npz")
     path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainerError, match=r"not an .npz file, or a damaged one; expected arrays 'images'"):
+        load_dataset(path)
+    data = bytearray(npz(path).read_bytes())
+    data[60] ^= 1  # in the header of the first array
+    path.write_bytes(data)
     with pytest.raises(TrainerError, match=r"not a readable .npz"):
         load_dataset(path)
+
+
+def test_another_file_is_no_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.uint8))
+    with pytest.raises(TrainerError, match=r"x.npy: not an .npz file"):
+        load_dataset(tmp_path / "x.npy")
+
+
+def test_class_names_may_be_bytes(tmp_path: Path) -> None:
+    names = np.array(["Café".encode(), b"dog"])
+    assert load_dataset(npz(tmp_path / "x.npz", class_names=names)).class_names == ("Café", "dog")
 
 
 def test_folder_classes_in_order_and_rgb(tmp_path: Path) -> None:
