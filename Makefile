@@ -1,17 +1,16 @@
-# make demo [DATA=path]   the whole loop on real images
+# make demo [DATA=path] [DEMO=folder]   the whole loop on real images, by default in demo or runs/NAME
 # make test               all ordinary tests, with ruff and mypy
 # make test-all           the long versions as well: kills, fuzzing, statistics
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= digits
-DEMO ?= demo
 STAMP := $(VENV)/installed
 
 .PHONY: demo test test-all lint clean
 
 demo: $(STAMP)
-	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" --workspace "$(DEMO)"
+	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" $(if $(DEMO),--workspace "$(DEMO)")
 
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -30,4 +29,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,14 @@
 """The whole loop from Python: frames, base classifier, Monte Carlo, surrogate, calibration, bundle, certificate, report.
 
     python examples/01_the_loop.py                                   # scikit-learn's digits, a few minutes
-    python examples/01_the_loop.py --data my_images/ --workspace runs/mine
+    python examples/01_the_loop.py --data my_images/                 # your own, in runs/my_images
 
 Every stage that is finished already is kept, so the script may be stopped and started again.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +34,25 @@ Result = TypeVar("Result")
 @click.option(
     "--data", default="digits", help='"digits", an .npz file, or a folder with one sub-folder per class.'
 )
-@click.option("--workspace", "folder", type=click.Path(path_type=Path), default=Path("demo"))
+@click.option(
+    "--workspace",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="By default demo for the digits, runs/NAME for data called NAME.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="An rrise.toml with other settings.")
 @run_command
-def main(data: str, folder: Path, config: Path | None) -> None:
+def main(data: str, folder: Path | None, config: Path | None) -> None:
     """Run every stage and show what came out."""
     start = time.monotonic()
-    settings = (
-        trainer.load_config(config) if config else trainer.config_for(data, len(trainer.load_dataset(data)))
-    )
+    folder = folder or (Path("demo") if data == "digits" else Path("runs") / Path(data).stem)
+    if config:
+        settings = trainer.load_config(config)
+    else:
+        settings = trainer.config_for(data, trainer.load_dataset(data).frames.shape)
     workspace = trainer.Workspace.create(folder, settings)
+    if too_few := trainer.too_few_frames(workspace):
+        raise trainer.TrainerError(too_few)
     stage("base classifier under noise", lambda: trainer.train_base(workspace))
     drawn = stage("Monte Carlo: targets and references", lambda: trainer.build_targets(workspace))
     stage("surrogate", lambda: trainer.train_surrogate(workspace))
@@ -84,7 +94,9 @@ def stage(name: str, work: Callable[[], Result]) -> Result:
     click.echo(f"{name} ...", nl=False, err=True)
     start = time.monotonic()
     result = work()
-    click.echo(f" {duration(time.monotonic() - start)}", err=True)
+    # On a terminal the progress of the work has taken the place of the line.
+    again = f"\r{name} ..." if sys.stderr.isatty() else ""
+    click.echo(f"{again} {duration(time.monotonic() - start)}", err=True)
     return result
 
 

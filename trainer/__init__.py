@@ -4,6 +4,7 @@ from trainer.attack import attack
 from trainer.base import train_base
 from trainer.calibrate import calibrate
 from trainer.certify import certify_test_split
+from trainer.choice import too_few_frames
 from trainer.config import Config, config_for, load_config
 from trainer.data import Dataset, load_dataset
 from trainer.errors import TrainerError
@@ -30,6 +31,7 @@ __all__ = [
     "load_config",
     "load_dataset",
     "load_network",
+    "too_few_frames",
     "train_base",
     "train_surrogate",
 ]

@@ -18,6 +18,7 @@ from trainer.inputs import Inputs
 from trainer.networks import (
     build_network,
     check_logits,
+    differing,
     load_network,
     load_weights,
     read_safetensors,
@@ -168,8 +169,9 @@ def _check_settings(path: Path, settings: dict[str, Any], allow_code: bool) -> N
     found = load_network(path, allow_code=allow_code).metadata
     for name, expected in settings.items():
         if found.get(name) != expected:
+            was, wanted = differing(found.get(name), expected)
             raise TrainerError(
-                f"{path}: {name}: got {found.get(name)}, expected {expected} from rrise.toml; restore the settings, or "
+                f"{path}: {name}: got {was}, expected {wanted} from rrise.toml; restore the settings, or "
                 "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.fit import too_few
 from calibration.guarantee import Guarantee
 from calibration.guarded import Guard
 from calibration.maps import IDENTITY, clopper_pearson_map
@@ -60,6 +61,19 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
     radius = workspace.config.guarantee.radius or None
     plan = choose_plan(tuning, guarantee, radius=radius, num_calibration=units)
     return max(candidate.objective for candidate in plan.candidates)
+
+
+def too_few_frames(workspace: Workspace) -> str:
+    """Why no certificate can come of this workspace, said before anything is spent on it; empty where one can."""
+    units = calibration_units(workspace)
+    guarantees = [guarantee_for(workspace, noise) for noise in workspace.config.guard.noise or (0.0,)]
+    if any(guarantee.rank(units) is not None for guarantee in guarantees):
+        return ""
+    chosen = min(guarantees, key=lambda guarantee: guarantee.frames_needed())
+    return (
+        f"{too_few(units, chosen)}, so nothing would be certified; raise [guarantee] error, or start a new "
+        "workspace with more frames or a larger [splits] calibration"
+    )
 
 
 def calibration_units(workspace: Workspace) -> int:

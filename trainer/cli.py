@@ -18,6 +18,7 @@ from trainer.attack import Rate, attack
 from trainer.base import train_base
 from trainer.calibrate import CalibrateResult, calibrate
 from trainer.certify import certify_test_split
+from trainer.choice import too_few_frames
 from trainer.config import DataConfig, config_for, load_config, parse_config
 from trainer.data import load_dataset
 from trainer.montecarlo.benchmark import run_benchmark
@@ -62,7 +63,7 @@ _again = click.option("--again", is_flag=True, help="Train anew although there i
 @run_command
 def init(workspace: Path, data: str, template: Path | None, sigma: float | None, as_json: bool) -> None:
     """Make WORKSPACE with its rrise.toml, read the images and draw the five splits."""
-    config = load_config(template) if template else config_for(data, len(load_dataset(data)))
+    config = load_config(template) if template else config_for(data, load_dataset(data).frames.shape)
     if data != "digits" and template:
         config = dataclasses.replace(config, data=DataConfig(str(Path(data).resolve())))
     if sigma is not None:
@@ -80,6 +81,11 @@ def init(workspace: Path, data: str, template: Path | None, sigma: float | None,
         *((name, str(size)) for name, size in sizes.items()),
         ("settings", str(workspace / "rrise.toml")),
     ]
+    if made.preprocess.size != made.dataset.frames.shape[1:3]:
+        height, width = made.preprocess.size
+        rows.insert(1, ("network sees", f"{height}x{width} pixels ([preprocess] in rrise.toml)"))
+    if too_few := too_few_frames(made):
+        rows.append(("attention", too_few))
     summary("workspace", rows, {"frames": len(made.dataset), "splits": sizes}, as_json)
 
 

@@ -20,6 +20,10 @@ ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 METHODS = ("auto", "stored", "fresh")
 MAPS = ("auto", "clopper-pearson", "identity")
 
+SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
+"""Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
+as much more as there are pixels, and a first run should end within minutes."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -231,16 +235,22 @@ def load_config(path: Path) -> Config:
         raise TrainerError(f"{path}: {error}") from error
 
 
-def config_for(source: str, num_frames: int) -> Config:
-    """Settings to start from: those of the digits demo, with splits as shares where there are fewer frames than that.
+def config_for(source: str, shape: tuple[int, ...]) -> Config:
+    """Settings to start from: those of the digits demo, with splits as shares where there are fewer frames than that,
+    and larger images than the default network is made for resized.
 
-    source: "digits", or the path of an .npz file or folder, which is made absolute. num_frames: how many it holds.
+    source: "digits", or the path of an .npz file or folder, which is made absolute. shape: (n, H, W, C) of its frames.
     """
     where = source if source == "digits" else str(Path(source).resolve())
-    splits = SplitsConfig()
+    num_frames, height, width, _ = shape
+    splits, preprocess = SplitsConfig(), PreprocessConfig()
     if num_frames < 2 * sum(splits.sizes().values()):
         splits = SplitsConfig(tuning=0.1, calibration=0.2, verification=0.12, test=0.1)
-    return Config(data=DataConfig(where), splits=splits)
+    if max(height, width) > LARGEST_SIDE:
+        factor = RESIZED_SIDE / max(height, width)
+        size = (max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE))
+        preprocess = PreprocessConfig(size=size)
+    return Config(data=DataConfig(where), splits=splits, preprocess=preprocess)
 
 
 def check(config: Config) -> None:

@@ -204,6 +204,14 @@ def load_factory(
     return network
 
 
+def differing(got: Any, expected: Any) -> tuple[Any, Any]:
+    """Both values, of two tables only the keys whose values differ, for a message that a person can read."""
+    if not isinstance(got, Mapping) or not isinstance(expected, Mapping):
+        return got, expected
+    keys = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]
+    return {key: got.get(key) for key in keys}, {key: expected.get(key) for key in keys}
+
+
 def save_network(path: Path, module: nn.Module, spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Write weights, spec and metadata as one safetensors file, whole or not at all; returns the file's digest.
 

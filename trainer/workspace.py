@@ -18,7 +18,7 @@ from trainer.config import Config, load_config
 from trainer.data import Dataset, load_dataset
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
-from trainer.networks import Network, load_network
+from trainer.networks import Network, differing, load_network
 from trainer.preprocess import Preprocess
 from trainer.splits import Splits, make_splits
 
@@ -197,8 +197,9 @@ class Workspace:
         for name, expected in self.fingerprint().items():
             got = network.metadata.get(name)
             if got != expected:
+                was, wanted = differing(got, expected)
                 raise TrainerError(
-                    f"{path}: {name}: got {got}, expected {expected}; run `rrise-train {stage} {self.path} --again`, "
+                    f"{path}: {name}: got {was}, expected {wanted}; run `rrise-train {stage} {self.path} --again`, "
                     "or restore the settings it was made with"
                 )
 

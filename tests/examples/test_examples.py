@@ -54,6 +54,17 @@ def test_the_loop_keeps_what_is_finished(loop: "tuple[Path, str]", settings: Pat
     assert before and all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_too_few_frames_are_refused_before_the_work(tmp_path: Path) -> None:
+    """Also: data of one's own get a workspace of their own, so that they do not meet that of the digits."""
+    save_digits(tmp_path / "few.npz", 100)
+    command = [sys.executable, str(ROOT / "examples" / "01_the_loop.py"), "--data", "few.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "20 calibration frames are too few" in done.stderr
+    assert "at least 66" in done.stderr
+    assert (tmp_path / "runs" / "few" / "rrise.toml").exists()
+    assert not (tmp_path / "runs" / "few" / "base.safetensors").exists()
+
+
 def test_the_report_command_gives_the_same_numbers(loop: "tuple[Path, str]", tmp_path: Path) -> None:
     folder, _ = loop
     scores = next((folder / "scores").glob("onnxruntime-*"))

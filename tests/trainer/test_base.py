@@ -23,7 +23,9 @@ def test_learns_under_noise_and_is_kept(workspace: Path) -> None:
 
 def test_again_gives_the_same_network(workspace: Path, tmp_path: Path) -> None:
     copy = edit(copied(workspace, tmp_path), "epochs = 20", "epochs = 1")
-    with pytest.raises(TrainerError, match=r"settings: got .*--again"):
+    with pytest.raises(
+        TrainerError, match=r"settings: got {'epochs': 20}, expected {'epochs': 1} from rrise.toml.*--again"
+    ):
         train_base(copy)
     first = train_base(copy, again=True)
     second = train_base(copy, again=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -21,6 +22,16 @@ def test_init_writes_a_workspace(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout)["splits"]["calibration"] == 300
     assert "sigma = 0.5" in (tmp_path / "w" / "rrise.toml").read_text()
+
+
+def test_init_says_what_cannot_work_before_anything_is_spent(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 90, 80), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(60) % 2, class_names=np.array(["a", "b"]))
+    text = run("init", tmp_path / "w", "--data", tmp_path / "x.npz").stdout
+    assert "32x28 pixels" in text
+    # (1 - 0.045)^66 <= 0.05 < (1 - 0.045)^65
+    assert "12 calibration frames are too few: error 0.05 (pac) needs at least 66" in text
+    assert "attention" not in run("init", tmp_path / "digits").stdout
 
 
 @pytest.mark.parametrize("stage", ["base", "targets", "surrogate", "calibrate", "certify"])

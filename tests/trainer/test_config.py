@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from calibration.errors import RriseError
-from trainer.config import Config, load_config, parse_config
+from trainer.config import Config, config_for, load_config, parse_config
 from trainer.errors import TrainerError
 
 
@@ -26,6 +26,15 @@ def test_toml_round_trip(tmp_path: Path) -> None:
 def test_empty_file_is_the_digits_demo(tmp_path: Path) -> None:
     (tmp_path / "rrise.toml").write_text("")
     assert load_config(tmp_path / "rrise.toml") == Config()
+
+
+def test_settings_to_start_from_fit_the_data(tmp_path: Path) -> None:
+    assert config_for("digits", (1797, 8, 8, 1)) == Config()
+    few = config_for(str(tmp_path / "x"), (600, 32, 48, 3))
+    assert few.splits.calibration == 0.2 and few.preprocess.size == () and few.data.source == f"{tmp_path}/x"
+    # Larger images than the network is made for would take hours: resized, with their proportions.
+    assert config_for("x", (5000, 480, 640, 3)).preprocess.size == (24, 32)
+    assert config_for("x", (5000, 40, 640, 3)).preprocess.size == (8, 32)
 
 
 @pytest.mark.parametrize(
