@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from calibration.bounds import reference_radius
+from calibration.bounds import reference_radius, round_down
 from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
 from calibration.guarded import guarded_reference
@@ -53,7 +53,7 @@ def smallest_offsets(
         float32 [n]; infinity where no finite q is enough, since u is so tiny. Rounding the exact quotient up would not
         do: fl(raw - fl(q u)) may still exceed the reference.
     """
-    raw, reference = np.asarray(raw, np.float32), np.asarray(reference, np.float32)
+    raw, reference = np.asarray(raw, np.float32), round_down(reference)
     scale = np.ones_like(raw) if difficulty is None else np.asarray(difficulty, np.float32)
     # fl(raw - fl(q u)) never increases with q, so bisect over the float32 numbers in their order as integers.
     low = np.full(raw.shape, _to_order(np.float32(-np.finfo(np.float32).max)), np.int64)

@@ -99,8 +99,11 @@ class Scores:
                 f"scores: {int((~np.isfinite(self.probit)).sum())} probits are NaN or infinite; the execution is broken, "
                 "do not calibrate it"
             )
-        if self.difficulty is not None and not (np.isfinite(self.difficulty) & (self.difficulty > 0)).all():
-            raise CalibrationError("scores: difficulty must be positive and finite")
+        if self.difficulty is not None:
+            with np.errstate(over="ignore"):
+                size = self.difficulty.astype(np.float32)
+            if not (np.isfinite(size) & (size > 0)).all():
+                raise CalibrationError("scores: difficulty must be positive and finite, as float32")
         if (self.reference is None) != (self.beta is None):
             raise CalibrationError("scores: reference and beta belong together; give both or neither")
         if self.reference is not None and not (np.isfinite(self.reference) & (self.reference >= 0)).all():
@@ -184,7 +187,9 @@ def check_counts(counts: np.ndarray, num_samples: np.ndarray, num_classes: int) 
         )
     if (counts < 0).any() or (num_samples < 1).any():
         raise CalibrationError("counts: expected counts >= 0 and num_samples >= 1 for every frame")
-    wrong = np.flatnonzero(counts.sum(axis=1, dtype=np.int64) != num_samples)
+    # A single count beyond N could hide in a sum that overflows.
+    beyond = (counts > num_samples[:, None]).any(axis=1)
+    wrong = np.flatnonzero(beyond | (counts.sum(axis=1, dtype=np.int64) != num_samples))
     if len(wrong):
         raise CalibrationError(
             f"counts: frame {wrong[0]} has counts that sum to {counts[wrong[0]].sum()}, expected num_samples = "

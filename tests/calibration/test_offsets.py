@@ -31,6 +31,12 @@ def test_smallest_offset_is_enough_and_its_predecessor_is_not(
     assert (raw - smaller * u > reference).all()
 
 
+def test_a_reference_of_more_digits_is_rounded_down() -> None:
+    reference = np.random.default_rng(0).uniform(0, 1, 1000)
+    offset = smallest_offsets(np.ones(1000, np.float32), reference)
+    assert ((np.float32(1) - offset).astype(np.float64) <= reference).all()
+
+
 def test_no_finite_offset_is_infinity() -> None:
     """A subnormal difficulty times the largest float32 is about 1: an offset that is not enough is never returned."""
     raw, tiny = np.array([3, 3, 3], np.float32), np.array([1e-39, 1e-45, 1e-38], np.float32)

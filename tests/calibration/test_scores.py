@@ -59,6 +59,11 @@ BAD = {
     "NaN counts": ("counts", lambda c: _with(c.astype(float), (3, 0), np.nan), "expected integers"),
     "negative counts": ("counts", lambda c: _with(c.astype(np.int64), (3, 0), -1), "counts >= 0"),
     "counts beyond N": ("counts", lambda c: _with(c, (3, 0), 10_000), "frame 3 has counts that sum to"),
+    "counts whose sum overflows": (
+        "counts",
+        lambda c: _with(c.astype(np.uint64), (3, slice(None)), [2**64 - 1, 1, 500]),
+        "frame 3 has counts",
+    ),
     "too few counts": (
         "counts",
         lambda c: _with(c, (3, slice(None)), 0),
@@ -76,6 +81,16 @@ BAD = {
     "float label": ("label", lambda c: c.astype(float), "expected integers"),
     "text digest": ("digest", lambda c: c.astype("U64"), "expected bytes"),
     "zero difficulty": ("difficulty", lambda c: _with(c, 3, 0), "difficulty must be positive"),
+    "vanishing difficulty": (
+        "difficulty",
+        lambda c: c.astype(np.float64) * 1e-300,
+        "difficulty must be positive",
+    ),
+    "overflowing difficulty": (
+        "difficulty",
+        lambda c: c.astype(np.float64) * 1e300,
+        "difficulty must be positive",
+    ),
     "NaN difficulty": ("difficulty", lambda c: _with(c, 3, np.nan), "difficulty must be positive"),
 }
 
