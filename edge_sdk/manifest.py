@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -16,6 +17,7 @@ from edge_sdk.sealed import read_sealed, write_sealed
 FORMAT = "rrise-bundle"
 VERSION = 1
 MANIFEST_FILE = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,12 @@ class Manifest:
     replay: str = ""
 
     def __post_init__(self) -> None:
+        odd = [name for name in self.artefacts if not _NAME.fullmatch(name)]
+        if odd:
+            raise BundleError(
+                f"manifest artefacts: got the name {odd[0]!r}, expected letters, digits, '.', '_' and '-' as in fp32, since"
+                " files of a device are named after it; export the bundle again"
+            )
         if (self.guard is None) != (self.replay == ""):
             raise BundleError(
                 f"manifest guard: got {self.guard} with replay seed {self.replay!r}, expected both or neither; export the"

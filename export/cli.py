@@ -92,7 +92,8 @@ def onnx(
             report = read_json(workspace / "report" / "export.json", "export report")
             rows += result_rows(result, report["latency"], report["notes"])
             results.append({**result_json(result), **{key: report[key] for key in ("latency", "notes")}})
-        except RriseError as error:
+        except (RriseError, OSError) as found:
+            error = found if isinstance(found, RriseError) else ExportError(f"{workspace}: {found}")
             problems.append(error)
             rows.append((str(workspace), "no bundle"))
             results.append({"workspace": str(workspace), "bundle": None, "error": str(error)})

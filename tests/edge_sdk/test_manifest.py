@@ -51,3 +51,10 @@ def test_impossible_inputs_are_refused(change):
     assert InputSpec(**sound).frame_shape == (8, 8, 3)
     with pytest.raises(BundleError, match="expected"):
         InputSpec(**{**sound, **change})
+
+
+@pytest.mark.parametrize("name", ["../../etc/fp32", "a/b", "", ".hidden", "fp32*", "a\nb"])
+def test_an_artefact_is_named_like_a_file(manifest, name):
+    """Engines are written under its name."""
+    with pytest.raises(BundleError, match="manifest artefacts: got the name"):
+        replace(manifest, artefacts={name: next(iter(manifest.artefacts.values()))})

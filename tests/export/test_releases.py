@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -322,8 +323,6 @@ def test_what_is_not_a_packed_bundle_is_refused(
 
 
 def test_one_bad_workspace_does_not_stop_the_others(workspace: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = shutil.copytree(workspace, tmp_path / "good")
     result = CliRunner().invoke(main, ["onnx", str(tmp_path / "nowhere"), str(copy), "--json"])
     assert result.exit_code == 2 and "no rrise.toml" in result.stderr
@@ -331,6 +330,19 @@ def test_one_bad_workspace_does_not_stop_the_others(workspace: Path, tmp_path: P
     assert said[0]["bundle"] is None and said[1]["bundle"] == str(copy / "bundle")
     record = Bundle.open(copy / "bundle").calibrations["fp32"]
     assert (copy / "scores" / record.execution.name / "calibration.npz").is_file()
+
+
+def test_a_workspace_whose_report_cannot_be_written_does_not_stop_the_others(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("export.pipeline.save_export_report", full)
+    copy = shutil.copytree(workspace, tmp_path / "full")
+    result = CliRunner().invoke(main, ["onnx", str(copy), str(tmp_path / "nowhere"), "--json"])
+    assert result.exit_code == 2 and "No space left" in result.stderr and "no rrise.toml" in result.stderr
+    assert [entry["bundle"] for entry in json.loads(result.stdout)["exports"]] == [None, None]
 
 
 def test_the_check_command_runs_the_gate_again(workspace: Path, bundle: Path, tmp_path: Path) -> None:
