@@ -259,8 +259,11 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
         calibration: its record.
 
     Raises:
-        CalibrationError: other frames, another artefact or another base classifier than the record's.
+        CalibrationError: other frames, another artefact or another base classifier than the record's, or not one radius
+            for each row.
     """
+    if np.shape(radius) != (len(scores),):
+        raise CalibrationError(f"check_rank: got radii {np.shape(radius)}, expected ({len(scores)},)")
     if scores.frames_digest != calibration.calibration_digest:
         raise CalibrationError(
             "check_rank: got other frames than the record was calibrated on; score the calibration split"
@@ -273,7 +276,8 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
             f"check_rank: got scores of artefact {scores.execution.artefact[:12]} (base {scores.base_digest[:12]}), expected "
             f"{calibration.execution.artefact[:12]} (base {calibration.base_digest[:12]}) as in the record; score that one"
         )
-    above = np.asarray(radius) > reference_for(scores, calibration.guarantee)
+    # Not "greater": a radius that is NaN is no certificate that holds.
+    above = ~(np.asarray(radius) <= reference_for(scores, calibration.guarantee))
     allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank
     if calibration.guarantee.kind == "whole-clip":
         return RankCheck(len(np.unique(scores.clip[above])), allowed)

@@ -117,7 +117,7 @@ class Calibration:
                 class_frames=tuple(int(count) for count in value["class_frames"]),
                 withheld=str(value["withheld"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise CalibrationError(
                 f"calibration record: {error!r} is missing or malformed; calibrate again"
             ) from error

@@ -238,6 +238,14 @@ def test_rank_check_wants_the_same_frames() -> None:
         check_rank(draw_scores(0, start=1), np.zeros(200, np.float32), record)
 
 
+def test_rank_check_takes_nan_for_too_large_and_wants_every_radius() -> None:
+    scores = draw_scores(0)
+    record = calibrate(scores, Guarantee.of())
+    assert check_rank(scores, np.full(200, np.nan, np.float32), record).exceeding == 200
+    with pytest.raises(CalibrationError, match=r"got radii \(1,\), expected \(200,\)"):
+        check_rank(scores, np.zeros(1, np.float32), record)
+
+
 @pytest.mark.parametrize("change", ["artefact", "base"])
 def test_rank_check_wants_the_same_artefact(change: str) -> None:
     scores = draw_scores(0)

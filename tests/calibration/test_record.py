@@ -1,6 +1,7 @@
 """Calibration records: round trips, digests, messages, damage."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_every_missing_field_is_an_error(tmp_path: Path) -> None:
     [
         {"format": "rrise-calibration/2"},
         {"rank": "last"},
+        {"rank": math.inf},
+        {"attempt": math.inf},
         {"num_samples": 5},
         {"num_samples": []},
         {"execution": {}},
