@@ -48,10 +48,12 @@ class DeviceCounter:
         on_cuda = device.type == "cuda"
         self._graphs = on_cuda if graphs is None else graphs
         words = NoiseKey(identity.seed, identity.stream).words()
-        self._key = (words[0], words[1])
-        self._noisy: Callable[[Tensor, Tensor, Tensor], Tensor] = self._add_noise
+        self._key = torch.tensor(words[:2], dtype=torch.int64, device=device)
+        self._sigma = torch.tensor(identity.sigma, dtype=torch.float32, device=device)
+        self._noisy = noisy_copies
         if (on_cuda and _has_triton()) if compile_noise is None else compile_noise:
-            self._noisy = torch.compile(self._add_noise, dynamic=False)
+            # Not for one batch size: after a few of them (each stream tries several) PyTorch gives up compiling.
+            self._noisy = torch.compile(noisy_copies)
         self._wanted, self.batch_size = batch_size, batch_size or 1
         self._step: Callable[[], None] | None = None
         self._step_size = 0
@@ -122,17 +124,11 @@ class DeviceCounter:
         # Past the end (and in trials of the batch size, which have no cells) any cell will do.
         cell = (evaluation // block).clamp(max=self._cells.shape[1] - 1)
         row, frame, sample_block = self._cells[:, cell]
-        x = self._noisy(row, frame, sample_block * block + evaluation % block)
+        sample = sample_block * block + evaluation % block
+        x = self._noisy(self._frames, row, frame, sample, self._sigma, self._key)
         labels = self._labeller(x)
         self._counts.scatter_add_(0, row * columns + labels, inside.to(torch.int64))
         self._place[0] += len(offsets)
-
-    def _add_noise(self, row: Tensor, frame: Tensor, sample: Tensor) -> Tensor:
-        """float32 [B, C, H, W], channels_last: frames[row] + sigma * noise, summed in float32."""
-        height, width, channels = self._frames.shape[1:]
-        noise = normals(frame, sample, height * width * channels, self._key)
-        noisy = self._frames[row] + self._identity.sigma * noise.view(-1, height, width, channels)
-        return noisy.permute(0, 3, 1, 2)
 
     def _find_batch_size(self) -> int:
         """Double the batch while that pays; at most one group, and less than what runs out of memory."""
@@ -171,6 +167,20 @@ class DeviceCounter:
     def close(self) -> None:
         """Release the graph and its memory."""
         self._step = None
+
+
+def noisy_copies(
+    frames: Tensor, row: Tensor, frame: Tensor, sample: Tensor, sigma: Tensor, key: Tensor
+) -> Tensor:
+    """float32 [B, C, H, W], channels_last: frames[row] + sigma * noise of (key, frame, sample), summed in float32.
+
+    frames: float32 [rows, H, W, C]. Nothing in here is a Python number that differs between streams, so that one
+    compiled kernel serves all of them.
+    """
+    height, width, channels = frames.shape[1:]
+    noise = normals(frame, sample, height * width * channels, key)
+    noisy = frames[row] + sigma * noise.view(-1, height, width, channels)
+    return noisy.permute(0, 3, 1, 2)
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:

@@ -28,10 +28,10 @@ class Words(NamedTuple):
     w3: Tensor
 
 
-def philox(counter: Words, key: tuple[int, int]) -> Words:
-    """Ten rounds of Philox-4x32 on int64 tensors that hold 32-bit words (and broadcast together)."""
+def philox(counter: Words, key: Tensor) -> Words:
+    """Ten rounds of Philox-4x32 on int64 tensors that hold 32-bit words (and broadcast together); key: int64 [2]."""
     c0, c1, c2, c3 = counter
-    k0, k1 = key
+    k0, k1 = key[0], key[1]
     for _ in range(_ROUNDS):
         # The product of two 32-bit words wraps around as int64; its bits are the right ones all the same.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -45,8 +45,8 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     return Words(c0, c1, c2, c3)
 
 
-def normals(frame: Tensor, sample: Tensor, numel: int, key: tuple[int, int]) -> Tensor:
-    """Standard normal numbers, float32 [B, numel]; row b belongs to (frame[b], sample[b]), both int64 [B]."""
+def normals(frame: Tensor, sample: Tensor, numel: int, key: Tensor) -> Tensor:
+    """Standard normal numbers, float32 [B, numel]; row b belongs to (frame[b], sample[b]), both int64 [B]. key: int64 [2]."""
     quads = -(-numel // 4)
     element = torch.arange(quads, device=frame.device)[None, :]
     words = philox(Words(element, sample[:, None], frame[:, None], torch.zeros_like(element)), key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,30 @@ def test_nan_is_refused_and_wrong_shapes_too(make_store, preprocess, frames, on_
         with pytest.raises(TrainerError, match=message):
             sample_counts(broken, preprocess, frames, store, N)
     assert store.samples().sum() == 0
+
+
+def test_the_noise_is_compiled_for_all_batch_sizes_and_streams(
+    make_store, network, preprocess, frames, tmp_path, on_device, monkeypatch
+):
+    """PyTorch gives up compiling after eight versions of a function, and every stream has a key of its own."""
+    versions: list[int] = []
+
+    def backend(graph, inputs):
+        versions.append(len(versions))
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    for stream in ("train", "audit"):
+        for batch_size in (20, 40, 64, 128):
+            on_device(compile_noise=True)
+            store = make_store(tmp_path / f"{batch_size}.zarr", stream=stream)
+            sample_counts(network, preprocess, frames, store, 10, batch_size=batch_size)
+        on_device(compile_noise=False)
+        eager = make_store(tmp_path / "eager.zarr", stream=stream)
+        sample_counts(network, preprocess, frames, eager, 10, batch_size=128)
+        np.testing.assert_array_equal(store.counts(), eager.counts())
+    assert 1 <= len(versions) <= 3
 
 
 @pytest.mark.long
