@@ -111,7 +111,7 @@ class Certifier(Answering):
         Raises:
             BundleError, RuntimeUnavailable: the new bundle cannot be used; the old one stays in use.
             EdgeError: it takes other frames, has other classes or is of another tier, which the camera loop is not made
-                for.
+                for; or this certifier is closed.
         """
         new = Certifier.load(path, **self._load_options)
         mine, theirs = self.bundle.manifest, new.bundle.manifest
@@ -128,7 +128,11 @@ class Certifier(Answering):
                 f" {mine.class_names}; load it with `Certifier.load`"
             )
         superseded = self._previous
-        self._previous = self._take_over(vars(new))
+        try:
+            self._previous = self._take_over(vars(new))
+        except EdgeError:
+            new.close()
+            raise
         if superseded is not None:
             superseded["runtime"].close()
 
@@ -145,15 +149,23 @@ class Certifier(Answering):
         abandoned["runtime"].close()
 
     def _take_over(self, state: Dict[str, Any]) -> Dict[str, Any]:
-        """Replace everything but the lock, between two frames; what was there is returned."""
+        """Replace everything but the lock, between two frames; what was there is returned. Raises: EdgeError: closed."""
         self._swapping = True
         try:
             with self._audit_entry, self._entry:
-                own = ("_entry", "_audit_entry", "_swapping", "_previous")
+                if self._closed:
+                    raise EdgeError("swap: this certifier is closed; load a new one with `Certifier.load`")
+                own = ("_entry", "_audit_entry", "_swapping", "_previous", "_closed", "_freed")
                 kept = {name: value for name, value in vars(self).items() if name not in own}
                 vars(self).update({name: state[name] for name in kept})
+                # A `close` that came meanwhile found the lock taken, and must not be undone.
+                self._out_of_use = self._out_of_use or self._closed
         finally:
             self._swapping = False
+            if self._closed:
+                self._free()
+        if kept["_monitor"] is not None:
+            kept["_monitor"].save()
         return kept
 
     def record_audit(self, wrong: bool, *, slip: float = 0.0, bundle: Optional[Bundle] = None) -> None:

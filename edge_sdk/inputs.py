@@ -107,6 +107,10 @@ def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:
         if hasattr(frame, "__dlpack__"):
             if frame.__dlpack_device__()[0] != _CPU:
                 raise FrameError(_ELSEWHERE)
+            if not hasattr(np, "from_dlpack"):
+                raise FrameError(
+                    f"frame: got DLPack with numpy {np.__version__}, expected 1.22 or newer; pass it as a numpy array"
+                )
             return np.from_dlpack(frame)
         if hasattr(frame, "__array_interface__"):
             return np.asarray(frame)

@@ -80,6 +80,12 @@ def test_dlpack_and_array_interface(certifier, frame):
     assert _same(certifier.certify(torch.from_numpy(frame.transpose(2, 0, 1).copy()).permute(1, 2, 0)), plain)
 
 
+def test_dlpack_with_the_oldest_numpy_says_what_it_needs(frame, monkeypatch):
+    monkeypatch.delattr(np, "from_dlpack", raising=False)
+    with pytest.raises(FrameError, match=r"expected 1\.22 or newer"):
+        as_array(_Tensor(frame), SIGNATURE)
+
+
 def test_device_memory_and_broken_exporters_are_refused(frame):
     with pytest.raises(FrameError, match=r"device memory.*\.cpu\(\)"):
         as_array(_Tensor(frame, device=2), SIGNATURE)

@@ -270,3 +270,28 @@ def test_verification_judges_what_a_certifier_would_take(copied, pack, monkeypat
     options[:] = [Candidate("absent", absent)]
     with pytest.raises(RuntimeUnavailable, match="not absent: no such thing"):
         module.load_runtime(bundle, "fp32")
+
+
+def test_a_closed_certifier_is_not_opened_by_a_swap(hand_bundle, second_bundle):
+    certifier = Certifier.load(hand_bundle)
+    certifier.close()
+    with pytest.raises(EdgeError, match="closed"):
+        certifier.swap(second_bundle)
+    with pytest.raises(EdgeError, match="closed"):
+        certifier.certify(FRAMES[0])
+
+
+def test_a_swap_keeps_what_the_monitor_saw(copied, second_bundle):
+    from edge_sdk.drift import DriftMonitor, DriftSettings, fit_reference
+
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"))
+    fit_reference(
+        bundle, runtime, helpers.make_references(Spec(), "calibration", 220, seed=4), DriftSettings(0.0)
+    )
+    with Certifier.load(copied) as certifier:
+        for frame in FRAMES[:7]:
+            certifier.certify(frame)
+        certifier.swap(second_bundle)
+        monitor = DriftMonitor.load(bundle, runtime.execution)
+    assert monitor is not None and monitor.test.martingale.seen == 7
