@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from calibration.references import References
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import RuntimeUnavailable
+from edge_sdk.noise import ReplayNoise
 from edge_sdk.runtime.cuda import Device, Driver
 from edge_sdk.runtime.engines import EngineKey, engine_key
 from edge_sdk.verify import Verdict
@@ -26,11 +28,14 @@ from export.cli import main
 from export.engine import build_engine
 from export.errors import ExportError
 from export.head import attach_head
-from export.lower import check_model
+from export.lower import check_model, lower
 from export.on_device import export_tensorrt
 from export.operators import TENSORRT_OPERATORS, foreign_operators
+from export.precision import convert
+from export.source import Source, joined
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 from tests.export.test_head import CLASSES, HEADS
+from trainer.preprocess import Preprocess
 
 BOARD = Device("Board", (8, 9), "13.0")
 
@@ -108,6 +113,31 @@ def test_every_kind_of_head_is_parsed_and_built(trt: Any, name: str) -> None:
     check_model(model)
     assert foreign_operators(model) == {}
     key = EngineKey("fp32", "0" * 64, "tensorrt_rtx", trt.__version__, "8.9", "Board", "13.0", (2, 8, 8, 3))
+    assert build_engine(trt, model.SerializeToString(), key)
+
+
+@pytest.fixture(scope="module")
+def guarded_graph(colour_source: Source) -> onnx.ModelProto:
+    """A graph of the guarded tier, whose noise is added behind a resize: it rounds to the grid of the noise."""
+    preprocess = Preprocess((20, 24, 3), "bgr8", crop=(1, 2, 18, 18), size=(10, 9), grid=True)
+    module = joined(preprocess, colour_source.module.get_submodule("network"), guarded=True)
+    return lower(module, (torch.zeros((1, 20, 24, 3), dtype=torch.uint8), torch.zeros((1, 3, 10, 9))))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_graphs_of_the_guarded_tier_are_parsed_and_built(
+    trt: Any, guarded_graph: onnx.ModelProto, colour_source: Source, precision: str
+) -> None:
+    noise = ReplayNoise(0.1, "0" * 64, (3, 10, 9))
+    converted = convert(guarded_graph, precision, colour_source.tuning.frames, noise)
+    model = attach_head(converted, HEADS["clopper-pearson"])
+    assert foreign_operators(model) == {} and {value.name for value in model.graph.input} == {
+        "frame",
+        "noise",
+    }
+    key = EngineKey(
+        precision, "0" * 64, "tensorrt_rtx", trt.__version__, "8.9", "Board", "13.0", (1, 20, 24, 3)
+    )
     assert build_engine(trt, model.SerializeToString(), key)
 
 
