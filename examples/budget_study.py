@@ -3,10 +3,11 @@
     rrise-train base runs/demo && rrise-train targets runs/demo
     python examples/budget_study.py runs/demo --seeds 5
 
-For every way of training (stored counts, or fresh noisy evaluations of augmented views, by epochs and evaluations per
-view) and every N of the references, it prints the cost in base forward passes, the certified accuracy on the test
-split over the seeds, and after how many queries direct Monte Carlo with 10,000 samples would have cost as much. Smaller
-N come from thinning the stored counts: a random subset of the draws has exactly the distribution of fewer draws.
+For every way of training (counts stored for each frame, or fresh noisy evaluations of augmented views, by epochs and by
+evaluations of each frame or view) and every N of the references, it prints the cost in base forward passes, the certified
+accuracy on the test split over the seeds, and after how many queries direct Monte Carlo with 10,000 samples would have
+cost as much. Smaller N come from thinning the stored counts: a random subset of the draws has exactly the distribution of
+fewer draws.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from calibration.evaluation import certified_accuracy
 from trainer import TrainerError, Workspace, train_surrogate
 from trainer.calibrate import score_all, seen_digests
 from trainer.choice import guarantee_for
+from trainer.montecarlo import CountStore
+from trainer.targets import stored_counts
+from trainer.workspace import load_digest
 
 QUERY_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way of training; samples: evaluations per view, 0 for stored counts."""
+    """One way of training; samples: evaluations of every augmented view, or (stored) of every frame, once."""
 
     method: str
     epochs: int
@@ -43,7 +47,7 @@ class Way:
     @property
     def name(self) -> str:
         """For the table."""
-        return f"{self.method}, {self.epochs} epochs" + (f", {self.samples} per view" if self.samples else "")
+        return f"{self.method}, {self.epochs} epochs, {self.samples} per {'view' if self.method == 'fresh' else 'frame'}"
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,25 @@ class Point:
 @click.option(
     "--samples", multiple=True, type=int, default=(1, 2, 4), show_default=True, help="Evaluations per view."
 )
+@click.option(
+    "--stored",
+    multiple=True,
+    type=int,
+    default=(20, 100, 500),
+    show_default=True,
+    help="Stored counts per frame.",
+)
 @click.option("--references", multiple=True, type=int, default=(200, 500, 1000, 2000), show_default=True)
 @click.option("--radius", default=0.1, show_default=True, help="Certified accuracy is taken at this radius.")
 @click.option("--json", "as_json", is_flag=True)
 @run_command
 def main(
-    workspace: Path, seeds: int, epochs: tuple[int, ...], samples: tuple[int, ...], references: tuple[int, ...],
-    radius: float, as_json: bool,
+    workspace: Path, seeds: int, epochs: tuple[int, ...], samples: tuple[int, ...], stored: tuple[int, ...],
+    references: tuple[int, ...], radius: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Print cost against certified accuracy for many budgets of one workspace."""
     ways = [Way("fresh", epoch, sample) for epoch, sample in product(epochs, samples)]
-    ways += [Way("stored", epoch, 0) for epoch in epochs]
+    ways += [Way("stored", epoch, count) for epoch, count in product(epochs, stored)]
     points: list[Point] = []
     for way in ways:
         runs = [study(workspace, way, seed, references, radius) for seed in range(seeds)]
@@ -120,14 +132,34 @@ def scratch(source: Path, target: Path, way: Way, seed: int) -> Workspace:
     )
     surrogate = dataclasses.replace(
         original.config.surrogate, method=way.method, epochs=way.epochs, stored_epochs=way.epochs,
-        samples_per_view=max(way.samples, 1), difficulty=False, seed=seed,
+        samples_per_view=way.samples, difficulty=False, seed=seed,
     )  # fmt: skip
+    targets = original.config.targets
+    if way.method == "stored":
+        thin_training(original, target, way.samples, seed)
+        targets = dataclasses.replace(targets, train=way.samples)
     data = original.config.data
     if (source / data.source).exists():
         data = dataclasses.replace(data, source=str((source / data.source).resolve()))
-    config = dataclasses.replace(original.config, surrogate=surrogate, data=data)
+    config = dataclasses.replace(original.config, surrogate=surrogate, data=data, targets=targets)
     (target / "rrise.toml").write_text(config.to_toml())
     return Workspace(target, config)
+
+
+def thin_training(original: Workspace, target: Path, count: int, seed: int) -> None:
+    """Leave the copy at `target` with `count` of each training frame's stored draws."""
+    digest = load_digest(original.base_path)
+    counts = stored_counts(original, "train", digest)
+    shutil.rmtree(target / original.targets_path.name / "train")
+    store = CountStore.open(
+        target / original.targets_path.name, stream="train",
+        digests=original.splits.digests[original.splits.indices("train")], num_classes=counts.shape[1],
+        sigma=original.config.smoothing.sigma, seed=original.config.smoothing.seed, base_digest=digest,
+        dtype=original.config.targets.dtype, sample_block=count,
+    )  # fmt: skip
+    thinned = fewer(counts, count, np.random.default_rng(seed))
+    for start in range(0, len(thinned), store.identity.image_block):
+        store.write(start, thinned[start : start + store.identity.image_block])
 
 
 def surrogate_cost(workspace: Workspace, way: Way) -> tuple[int, int]:
@@ -141,15 +173,22 @@ def surrogate_cost(workspace: Workspace, way: Way) -> tuple[int, int]:
 
 def thin(table: Scores, count: int, rng: np.random.Generator) -> Scores:
     """The table with `count` of each frame's draws, drawn without replacement."""
-    if (table.num_samples < count).any():
-        raise TrainerError(
-            f"references: got N = {count}, expected at most {table.num_samples.min()}, which the workspace holds; ask "
-            "for less, or raise [targets] calibration and run `rrise-train targets` again (it continues)"
-        )
-    rows = [rng.multivariate_hypergeometric(row, count) for row in table.counts.astype(np.int64)]
     samples = np.full(len(table), count, dtype=np.uint32)
-    counts = np.array(rows, dtype=np.uint32)
+    counts = fewer(table.counts, count, rng)
     return dataclasses.replace(table, counts=counts, num_samples=samples, reference=None, beta=None)
+
+
+def fewer(counts: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of the draws in every row of counts uint32 [n, K], drawn without replacement."""
+    least = int(counts.sum(axis=1).min())
+    if least < count:
+        raise TrainerError(
+            f"stored draws: got N = {count}, expected at most {least}, which the workspace holds; ask for less, or "
+            "raise the sizes in [targets] and run `rrise-train targets` again (it continues)"
+        )
+    return np.array(
+        [rng.multivariate_hypergeometric(row, count) for row in counts.astype(np.int64)], np.uint32
+    )
 
 
 def report(points: list[Point], radius: float, as_json: bool) -> None:
