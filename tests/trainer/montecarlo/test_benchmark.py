@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from trainer.montecarlo.benchmark import run_benchmark, usual_loop
+from trainer.montecarlo.benchmark import LOOP_BATCH, run_benchmark, usual_loop
 
 
 class FirstPixel(nn.Module):
@@ -40,3 +40,23 @@ def test_the_comparison(network, preprocess, frames):
     text = dict(result.lines())
     assert text["float32: engine"] == f"{row.engine:,.0f} evaluations/s"
     assert "batches of" in text["float32: plain forward"] and np.isfinite(row.engine)
+
+
+def test_the_usual_loop_stays_in_float32(network, preprocess, frames):
+    """Whatever the engine runs in: else a slow bfloat16 would flatter it."""
+    seen: set[torch.dtype] = set()
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == LOOP_BATCH:
+                seen.add(x.dtype)
+            return self.inner(x)
+
+    run_benchmark(
+        Watching(), preprocess, frames, 3, dtypes=("bfloat16",), batch_sizes=(8,), rounds=1, seconds=0.01
+    )
+    assert seen == {torch.float32}

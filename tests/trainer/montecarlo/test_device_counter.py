@@ -112,6 +112,7 @@ def test_nan_is_refused_and_wrong_shapes_too(make_store, preprocess, frames, on_
     assert store.samples().sum() == 0
 
 
+@pytest.mark.long
 def test_the_noise_is_compiled_for_all_batch_sizes_and_streams(
     make_store, network, preprocess, frames, tmp_path, on_device, monkeypatch
 ):
