@@ -1,6 +1,6 @@
 // Certify a frame in Node.js with the bundle's ONNX file, without the rrise SDK.
 //
-//     npm install onnxruntime-node
+//     npm install onnxruntime-node    # --ignore-scripts leaves out its CUDA libraries, which the processor does not need
 //     node examples/05_node.cjs BUNDLE FRAME.raw
 //
 // FRAME.raw holds the bytes of one uint8 frame [H, W, C] as the manifest's "input" says. Prints label and certified

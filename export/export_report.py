@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from export.pipeline import ExportResult
 
 
-def save_export_report(result: "ExportResult", source: Source) -> None:
-    """Measure latency on this processor and write both files."""
+def save_export_report(result: "ExportResult", source: Source, notes: Sequence[str] = ()) -> None:
+    """Measure latency on this processor and write both files. notes: what else to say, beside what is found here."""
     models = {product.name: product.model for product in result.products}
     samples = measure_latency(models, source.verification.frames)
     latency = latency_ratios(samples, result.products[0].name)
-    notes = [*flags(result.qualities), *operator_notes(result.products)]
+    found = [*notes, *flags(result.qualities), *operator_notes(result.products)]
     content: Dict[str, Any] = {
         "release": result.manifest.digest,
         "quality": [quality.to_json() for quality in result.qualities],
         "flags": flags(result.qualities),
-        "notes": notes,
+        "notes": found,
         "latency": latency,
         "latency_rounds": len(samples[result.products[0].name]),
     }
     folder = source.path / "report"
     write_json(folder / "export.json", content)
     with atomic_file(folder / "export.html") as file:
-        file.write(export_page(result.qualities, latency, notes, content["latency_rounds"]))
+        file.write(export_page(result.qualities, latency, found, content["latency_rounds"]))
 
 
 def operator_notes(products: "Sequence[Product]") -> List[str]:

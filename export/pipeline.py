@@ -118,7 +118,9 @@ def export_onnx(
         extra_files=extra_files,
         cache=NO_CACHE if source.foreign_code else Cache(source.path / ".cache" / "export"),
     )
-    save_export_report(result, source)
+    rules = policy if policy is not None else source.policy
+    unchecked = ["max_drop was not checked, since no --baseline was given"]
+    save_export_report(result, source, unchecked if baseline is None and rules.max_drop is not None else ())
     for product in result.products:
         for scores in (product.scored, product.recorded):
             table = replace(scores, execution=product.record.execution)

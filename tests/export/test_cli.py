@@ -28,6 +28,8 @@ def test_a_workspace_becomes_a_bundle(bundle: Path, workspace: Path) -> None:
 
 def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(workspace, tmp_path / "workspace")
+    settings = copy / "rrise.toml"
+    settings.write_text(settings.read_text().replace("[acceptance]", "[acceptance]\nmax_drop = 0.01"))
     result = CliRunner().invoke(main, ["onnx", str(copy), "--json"])
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -35,7 +37,7 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
     assert said["artefacts"]["fp32"]["execution"]["runtime"] == "onnxruntime"
     assert said["artefacts"]["fp32"]["attempt"] == 1
     assert said["latency"]["fp32"]["p50_ratio"] == 1 and said["latency"]["fp32"]["p50_us"] > 0
-    assert said["notes"] == []
+    assert said["notes"] == ["max_drop was not checked, since no --baseline was given"]
     page = (copy / "report" / "export.html").read_text()
     assert "latency p50" in page and "certified accuracy at 0.25" in page and "(1.000x)" in page
     again = CliRunner().invoke(main, ["onnx", str(copy)])
