@@ -12,7 +12,7 @@ from edge_sdk.audit import AuditLog
 from edge_sdk.bundle import Bundle
 from edge_sdk.drift import DriftMonitor
 from edge_sdk.errors import EdgeError
-from edge_sdk.loading import choose, warm_up
+from edge_sdk.loading import choose, readable, warm_up
 from edge_sdk.runtime.select import candidates
 from edge_sdk.signing import Trust
 
@@ -60,18 +60,19 @@ class Certifier(Answering):
             BundleError: the bundle is damaged, contradicts itself, or is not what `trust` asks for.
             RuntimeUnavailable: the runtime or provider is not there.
         """
-        bundle = Bundle.open(path, trust=trust)
-        name = bundle.artefact_name(artefact)
-        options = candidates(bundle, name, runtime=runtime, provider=provider, threads=threads)
-        chosen = choose(bundle, name, options)
-        try:
-            monitor = DriftMonitor.load(bundle, chosen.runtime.execution)
-            warm_up(chosen.runtime)
-        except BaseException:
-            chosen.runtime.close()
-            raise
-        if trust is not None and bundle.signature is not None:
-            trust.remember(bundle.signature)
+        with readable(path):
+            bundle = Bundle.open(path, trust=trust)
+            name = bundle.artefact_name(artefact)
+            options = candidates(bundle, name, runtime=runtime, provider=provider, threads=threads)
+            chosen = choose(bundle, name, options)
+            try:
+                monitor = DriftMonitor.load(bundle, chosen.runtime.execution)
+                warm_up(chosen.runtime)
+            except BaseException:
+                chosen.runtime.close()
+                raise
+            if trust is not None and bundle.signature is not None:
+                trust.remember(bundle.signature)
         certifier = cls(bundle, name, chosen.runtime, chosen.state, allow_unverified, monitor, chosen.why)
         certifier._load_options = {
             "artefact": artefact,
@@ -98,7 +99,9 @@ class Certifier(Answering):
             self._allow_unverified,
             why=f"{self._why} (clone)",
         )
-        twin._hold = self._hold
+        # Looking at the device anew may have shown what another process found.
+        found, twin._hold = twin._hold.why, self._hold
+        self._hold.why = self._hold.why or found
         twin._load_options = self._load_options
         return twin
 

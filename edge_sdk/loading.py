@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
-from typing import List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 
+from calibration.digests import PathLike
 from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration
 from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
@@ -54,6 +56,17 @@ class Chosen:
     runtime: Runtime
     state: ExecutionState
     why: str
+
+
+@contextmanager
+def readable(path: PathLike) -> Iterator[None]:
+    """What the system says about files, as a `BundleError`: whoever loads a bundle catches the package's errors."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error}); make every file in it readable for this user"
+        ) from error
 
 
 def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chosen:

@@ -20,7 +20,7 @@ from calibration.scores import Scores
 from edge_sdk.binomial import upper_limit, upper_tail
 from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration, remove_device_calibration
-from edge_sdk.errors import BundleError
+from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows, misfit, to_keep
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe
 from edge_sdk.runtime.base import Outputs, Runtime
@@ -150,6 +150,7 @@ def verify(
 
     Raises:
         BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
+        EdgeError: a passed verification cannot be kept.
 
     **Guarantee**: of the coverage test: a bundle whose certificates exceed the reference radius with probability at
     most alpha fails with probability at most `level`, over independent frames with independent Monte Carlo noise.
@@ -189,7 +190,13 @@ def verify(
         saved = VerificationRecord(
             bundle.manifest.digest, runtime.execution, probe, digest, replay.frames, margin
         )
-        save_record(bundle, saved)
+        try:
+            save_record(bundle, saved)
+        except OSError as error:
+            raise EdgeError(
+                f"verify: passed, but its record cannot be kept ({error}); make the bundle's device folder writable, or make a"
+                " dry run"
+            ) from error
     elif write and verdict is not Verdict.PASSED:
         sentence += _withdraw(bundle, artefact, record, runtime, verdict, sentence)
     elif verdict is Verdict.PASSED and not replay.complete and not calibrated:

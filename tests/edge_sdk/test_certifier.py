@@ -270,3 +270,14 @@ def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bu
     with Certifier.load(hand_bundle) as certifier:
         certifier.runtime, certifier._monitor = Failing(certifier.runtime, (0, 0.5)), Monitor()
         assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.FAULT
+
+
+def test_files_that_may_not_be_read_are_the_packages_error(hand_bundle, monkeypatch):
+    from edge_sdk import loading
+
+    def refuse(*words):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(loading, "load_device_calibration", refuse)
+    with pytest.raises(BundleError, match=r"Permission denied.*readable"):
+        Certifier.load(hand_bundle)

@@ -129,6 +129,15 @@ def test_a_suspension_holds_for_clones(copied):
         assert twin.certify(FRAMES[0]).status is not Status.SUSPENDED
 
 
+def test_a_suspension_that_a_clone_finds_holds_for_both(copied):
+    from edge_sdk.suspension import suspend
+
+    with Certifier.load(copied) as certifier:
+        suspend(certifier.bundle, "found by another process")
+        with certifier.clone() as twin:
+            assert {one.certify(FRAMES[0]).status for one in (certifier, twin)} == {Status.SUSPENDED}
+
+
 def test_swap_and_rollback(hand_bundle, second_bundle):
     with Certifier.load(hand_bundle) as certifier, Certifier.load(second_bundle) as second:
         before, after = _radii(certifier), _radii(second)

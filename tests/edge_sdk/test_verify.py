@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.references import References
-from edge_sdk import Bundle, BundleError, Certifier, State
+from edge_sdk import Bundle, BundleError, Certifier, EdgeError, State
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.suspension import suspended_because
 from edge_sdk.verification_record import RECORD_FILE, load_record
@@ -250,3 +250,11 @@ def test_a_failure_that_cannot_be_kept_is_told_all_the_same(opened, references, 
     bundle, runtime = opened
     result = verify(bundle, "fp32", _Flipping(runtime, references), references)
     assert result.verdict is Verdict.NUMERICS and "read-only" in result.sentence
+
+
+def test_a_record_that_cannot_be_kept_is_an_error(opened, references):
+    bundle, runtime = opened
+    (bundle.path / "device").write_text("not a folder")
+    with pytest.raises(EdgeError, match=r"passed, but.*dry run"):
+        verify(bundle, "fp32", _Shifted(runtime), references)
+    assert verify(bundle, "fp32", _Shifted(runtime), references, write=False)
