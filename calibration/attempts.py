@@ -9,7 +9,7 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import IO, Any, Dict, List, Optional
 
 from calibration.digests import PathLike, json_digest
 from calibration.errors import CalibrationError
@@ -69,16 +69,17 @@ class AttemptLog:
             Its number among the different attempts on these frames, from 1. The very same computation again is no
             other attempt, since it gives the same offset.
         """
-        lines = self.lines()
-        entry: Dict[str, Any] = {
-            "time": (now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
-            "frames": frames,
-            "attempt": attempt,
-            "previous": lines[-1]["digest"] if lines else "",
-        }
-        entry["digest"] = _digest(entry)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
+            _lock(file)  # or two processes would both follow the same line, and break the chain
+            lines = self.lines()
+            entry: Dict[str, Any] = {
+                "time": (now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+                "frames": frames,
+                "attempt": attempt,
+                "previous": lines[-1]["digest"] if lines else "",
+            }
+            entry["digest"] = _digest(entry)
             file.write(_text(entry))
             file.flush()
             os.fsync(file.fileno())
@@ -87,6 +88,15 @@ class AttemptLog:
             if line["frames"] == frames and line["attempt"] not in different:
                 different.append(line["attempt"])
         return different.index(attempt) + 1
+
+
+def _lock(file: IO[str]) -> None:
+    """Wait until no other process appends; until the file is closed. Nothing where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _digest(line: Dict[str, Any]) -> str:

@@ -240,5 +240,6 @@ class Guarantee:
 
 
 def percent(level: Fraction) -> str:
-    """A level as a percentage: Fraction(1, 20) is "5 %"."""
-    return f"{float(level * 100):.6g} %"
+    """A level as a percentage: Fraction(1, 20) is "5 %"; what is not certain is never called 100 %."""
+    text = f"{float(level * 100):.6g}"
+    return "just under 100 %" if text == "100" and level < 1 else f"{text} %"

@@ -28,6 +28,28 @@ def test_nothing_that_was_written_changes(tmp_path: Path) -> None:
     assert log.path.read_bytes().startswith(before)
 
 
+def test_no_other_process_can_append_between_reading_and_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="this system has no file locks")
+    log, tries = AttemptLog(tmp_path / "log"), []
+
+    def lines(self: AttemptLog) -> "list[dict[str, object]]":
+        with open(self.path) as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                tries.append("free")
+            except BlockingIOError:
+                tries.append("locked")
+        return []
+
+    monkeypatch.setattr(AttemptLog, "lines", lines)
+    log.append("f", {"map": "a"})
+    assert tries == ["locked"]
+    monkeypatch.undo()
+    assert log.append("f", {"map": "b"}) == 2
+
+
 @pytest.mark.parametrize("change", ["remove", "edit", "edit last", "reorder", "garbage", "number", "space"])
 def test_a_changed_log_is_noticed(tmp_path: Path, change: str) -> None:
     log = AttemptLog(tmp_path / "attempts.jsonl")

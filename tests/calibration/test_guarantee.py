@@ -85,3 +85,5 @@ def test_confidence_belongs_to_every_kind_but_marginal() -> None:
 
 def test_percent() -> None:
     assert [percent(Fraction(text)) for text in ("0.05", "0.001", "1/3")] == ["5 %", "0.1 %", "33.3333 %"]
+    assert percent(Fraction("0.999999")) == "99.9999 %"
+    assert percent(Fraction("0.99999999")) == "just under 100 %"
