@@ -188,6 +188,7 @@ def bench(
     """Time `certify` and two identical sets of bare calls, one of each per round and in random order.
 
     Args:
+        certifier: on a robot a clone, which has no drift monitor that would take these frames for the camera's.
         count: rounds; p99.9 needs a few thousand.
         frames: [m, ...] to cycle through; by default random ones.
         warm_up: rounds before the first that counts.

@@ -87,7 +87,8 @@ class Certifier(Answering):
     def clone(self) -> "Certifier":
         """A certifier for another thread on the same weights; a suspension of one holds for both.
 
-        The drift monitor stays with the original. Closing one leaves the other open.
+        The drift monitor stays with the original, so a clone is also what to give frames that no camera delivers now:
+        benchmarks, replays. Closing one leaves the other open.
         """
         if self._out_of_use:
             raise EdgeError("clone: this certifier is closed or failed; load a new one with `Certifier.load`")

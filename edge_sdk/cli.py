@@ -90,7 +90,11 @@ def certify(
 
     files, trust = find_images(list(images)), trust_of(options)
     certificates: List[Certificate] = []
-    with Certifier.load(bundle, allow_unverified=allow_unverified, trust=trust, **options) as certifier:
+    # A clone, for pictures from a disk are no evidence of what the camera sees: the drift monitor leaves them alone.
+    with (
+        Certifier.load(bundle, allow_unverified=allow_unverified, trust=trust, **options) as loaded,
+        loaded.clone() as certifier,
+    ):
         for file in files:
             certificates.append(read_certified(certifier, file))
             line = (
@@ -150,7 +154,8 @@ def bench(
     from edge_sdk.bench import bench as run_bench
     from edge_sdk.certifier import Certifier
 
-    with Certifier.load(bundle, trust=trust_of(options), **options) as certifier:
+    # A clone, as above: random frames would be a sign of drift.
+    with Certifier.load(bundle, trust=trust_of(options), **options) as loaded, loaded.clone() as certifier:
         result = run_bench(certifier, count=count, pacing=Pacing(rate, random, deadline))
     base_pass = None if base is None else time_base(str(base), threads=options["threads"])
     if out is not None:

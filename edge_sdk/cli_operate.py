@@ -22,7 +22,11 @@ from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, 
 @click.option("--topic", help="Image topic of a bag or MCAP file.")
 @click.option("--max-staleness", type=float, help="Seconds after which a frame is too old to be run.")
 @click.option("--deadline", type=float, help="Seconds after which an answer comes too late.")
-@click.option("--replay", is_flag=True, help="Still or dark pictures are no fault: for recordings.")
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="For recordings: still or dark pictures are no fault, and no sign of drift.",
+)
 @click.option("--count", type=int, help="Stop after so many frames. [default: at the end of the source]")
 @click.option("--metrics-port", type=int, help="Serve Prometheus metrics on this port of localhost.")
 @click.option("--record", type=click.Path(path_type=Path), help="Folder of a flight recorder (MCAP).")
@@ -85,6 +89,10 @@ def watch(
     with ExitStack() as stack:
         options["trust"] = trust_of(options)
         certifier = stack.enter_context(Certifier.load(bundle, allow_unverified=allow_unverified, **options))
+        if (
+            replay
+        ):  # no evidence of what the camera sees now: the drift monitor, which no clone has, leaves it alone
+            certifier = stack.enter_context(certifier.clone())
         audits: Optional[AuditProcess] = None
         if audit is not None:
             base = BaseModel.load(audit, certifier.bundle, record=base_record, accept=accept_base)

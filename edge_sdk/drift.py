@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
@@ -79,6 +80,7 @@ class DriftMonitor:
         self.settings = settings
         self._folder = bundle.device_folder(execution)
         self._p_value = reference.p_values()
+        self._kept: Optional[int] = None
         self.test = self._restore()
         self._next_time = -math.inf
 
@@ -125,10 +127,16 @@ class DriftMonitor:
     def save(self) -> str:
         """Remember the evidence across restarts; why that is impossible, or an empty text.
 
-        A monitor whose alarm would be forgotten at the next start is none, so certificates are withheld then.
+        A monitor whose alarm would be forgotten at the next start is none, so certificates are withheld then. Nothing is
+        written unless a frame was tested, so that a second process which only looks forgets nothing of the first.
         """
+        seen = self.test.martingale.seen
         try:
-            write_sealed(self._folder / STATE_FILE, self.test.martingale.to_json())
+            if seen != self._kept:
+                write_sealed(self._folder / STATE_FILE, self.test.martingale.to_json())
+                self._kept = seen
+            elif not os.access(self._folder, os.W_OK):
+                raise PermissionError(f"{self._folder} is read-only")
         except OSError as error:
             return f"drift: the monitor's memory cannot be kept ({error}); make the bundle's device folder writable"
         return ""
@@ -136,16 +144,18 @@ class DriftMonitor:
     def reset(self) -> None:
         """Forget the evidence."""
         forget(self._folder)
-        self.test = DriftTest()
+        self.test, self._kept = DriftTest(), None
 
     def _restore(self) -> DriftTest:
         if not (self._folder / STATE_FILE).exists():
             return DriftTest()
         value = read_sealed(self._folder / STATE_FILE, "drift monitor's memory")
         try:
-            return DriftTest(SleepingMartingale.from_json(value, len(POWERS)))
+            restored = DriftTest(SleepingMartingale.from_json(value, len(POWERS)))
         except CalibrationError as error:
             raise BundleError(f"drift monitor's memory: {error}; run `rrise-edge reset`") from error
+        self._kept = restored.martingale.seen
+        return restored
 
 
 def fit_reference(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from calibration.references import References
 from edge_sdk.cli import main
+from edge_sdk.drift import STATE_FILE
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -148,3 +149,21 @@ def test_recalibrate(copied, tmp_path):
     told = json.loads(_run("info", copied, "--threads", 2, "--json").output)
     assert told["state"] == "calibrated" and told["margin"] == margin > 0
     assert _run("recalibrate", copied, "--references", tmp_path / "absent.npz").exit_code == 2
+
+
+def test_what_no_camera_delivers_is_no_sign_of_drift(copied, pictures, tmp_path):
+    """Otherwise a benchmark in the field would suspend the robot's certificates."""
+    helpers.make_references(Spec(), "calibration", 220, seed=5).save(tmp_path / "pack.npz")
+    assert _run("drift", copied, "--references", tmp_path / "pack.npz", "--interval", 0).exit_code == 0
+
+    def memory():
+        (file,) = (copied / "device").rglob(STATE_FILE)
+        return file.read_bytes(), file.stat().st_mtime_ns
+
+    for words in (("info",), ("certify", pictures), ("bench", "--count", 5), ("watch", pictures, "--replay")):
+        assert _run(words[0], copied, *words[1:]).exit_code == 0
+        assert b'"seen": 0' in memory()[0], words
+    assert _run("watch", copied, pictures).exit_code == 0
+    once = memory()
+    assert b'"seen": 5' in once[0]
+    assert _run("info", copied).exit_code == 0 and memory() == once, "a second process wrote over it"
