@@ -113,7 +113,12 @@ def test_a_watch_that_is_stopped_tells_what_it_saw(hand_bundle, monkeypatch, nam
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sources, "open_source", lambda *words, **named: sources.IterableSource(frames()))
-    result = _run("watch", hand_bundle, "0", "--json")
+    # A shell that starts these tests in the background has them ignore Ctrl-C.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = _run("watch", hand_bundle, "0", "--json")
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert result.exit_code == 0, result.output
     assert sum(json.loads(result.output)["statuses"].values()) == 3
     assert signal.getsignal(signal.SIGTERM) is before
