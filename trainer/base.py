@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calibration.digests import file_digest
 from trainer.augment import augment
 from trainer.blackbox import labels_of, onnx_spec, open_black_box
 from trainer.errors import TrainerError
@@ -54,10 +55,12 @@ def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = 
     again: make it anew although there is one. Targets and surrogate of the old one then no longer fit.
     allow_code: let a configured factory execute its code.
 
-    Raises TrainerError where a base.safetensors with other settings exists, or weights are not finite.
+    Raises TrainerError where a base.safetensors with other settings or of another own classifier exists, or weights are
+    not finite.
     """
     start = time.monotonic()
     settings = {**workspace.fingerprint(), "settings": _plain(asdict(workspace.config.base))}
+    settings |= _own_file(workspace)
     path = workspace.base_path
     kept = path.exists() and not again
     if kept:
@@ -174,6 +177,13 @@ def _check_settings(path: Path, settings: dict[str, Any], allow_code: bool) -> N
                 f"{path}: {name}: got {was}, expected {wanted} from rrise.toml; restore the settings, or "
                 "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
             )
+
+
+def _own_file(workspace: Workspace) -> dict[str, str]:
+    """Digest of the user's own weights or ONNX file: a new one under the old name is not the classifier that was taken."""
+    name = workspace.config.base.weights or workspace.config.base.onnx
+    path = workspace.path / name
+    return {"own_classifier_digest": file_digest(path)} if name and path.is_file() else {}
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

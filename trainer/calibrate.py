@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calibration.attempts import AttemptLog
-from calibration.digests import combined_digest
+from calibration.digests import combined_digest, frame_digest
 from calibration.errors import CheckFailed
 from calibration.evaluation import (
     AuditVerdict,
@@ -64,8 +64,9 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
     Writes scores/<execution>/{tuning,calibration,verification,test}.npz and calibration.json beside them. The test
     table holds the audit counts.
 
-    **Guarantee**: the record's (`record.guarantee.sentence()`). Every other surrogate, guarantee or map tried on the
-    same calibration split raises `record.attempt`, since choosing the best of several weakens the promise.
+    **Guarantee**: the record's (`record.guarantee.sentence()`). Every other surrogate, guarantee, map or draw of Monte
+    Carlo noise tried on the same calibration split raises `record.attempt`, since choosing the best of several weakens
+    the promise.
 
     Raises CheckFailed where the replay of the calibration split contradicts the record.
     """
@@ -138,7 +139,10 @@ def record_path(workspace: Workspace, network: Network) -> Path:
 
 
 def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
-    """Number of this use of the calibration split; the very same computation again is not another attempt."""
+    """Number of this use of the calibration split; the very same computation again is not another attempt.
+
+    Other counts are one: whoever draws the noise again, or raises N, chooses among offsets.
+    """
     frames = combined_digest(sorted(workspace.splits.digests[workspace.splits.calibration].tolist()))
     attempt = {
         "surrogate": network.digest,
@@ -146,5 +150,6 @@ def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
         "map": plan.map.to_json(),
         "difficulty": plan.difficulty,
         "threshold": plan.threshold,
+        "counts": frame_digest(workspace.references("calibration").counts),
     }
     return AttemptLog(workspace.path / "attempts.jsonl").append(frames, attempt)

@@ -94,12 +94,18 @@ def init(workspace: Path, data: str, template: Path | None, sigma: float | None,
 @_again
 def base(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
     """Train the base classifier under Gaussian noise, or check and take your own."""
-    result = train_base(Workspace.open(workspace), again=again, allow_code=allow_code)
+    opened = Workspace.open(workspace)
+    result = train_base(opened, again=again, allow_code=allow_code)
     rows = [
         ("accuracy of one noisy pass", f"{result.noisy_accuracy:.3f} (tuning split)"),
         ("digest", result.digest[:16]),
         ("time", "kept, it was done before" if result.kept else duration(result.seconds)),
     ]
+    asked = opened.config.base
+    if asked.factory or asked.onnx or asked.black_box:
+        rows.append(
+            ("condition", "your own: it must not have seen any frame of this workspace but the train split's")
+        )
     summary("base classifier", rows, result.to_json(), as_json)
 
 

@@ -73,7 +73,8 @@ class BaseConfig:
     widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size. The
     first stage may have no block: the stem alone then works at full size, which is the costly one.
     shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
-    factory: "package.module:function" that returns a torch module; weights: its safetensors file.
+    factory: "package.module:function" that returns a torch module; weights: its safetensors file. Like the other two ways
+    of bringing your own, it must not have seen the tuning, calibration, verification or test frames.
     onnx: an ONNX file, float32 [B, C, H, W] in [0, 1] -> logits.
     black_box: "package.module:function", a callable from float32 arrays [B, C, H, W] to logits [B, K] or classes [B];
     version: text that names what it is, since rrise cannot see inside and counts belong to one classifier.

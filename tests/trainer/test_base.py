@@ -95,6 +95,19 @@ def test_own_classifier_is_taken_unchanged(own: Workspace) -> None:
     assert result.digest == network.digest
 
 
+def test_own_classifier_that_changed_is_not_silently_the_old_one(own: Workspace) -> None:
+    train_base(own, allow_code=True)
+    path = own.path / "own.safetensors"
+    first = path.read_bytes()
+    save_file({"1.weight": torch.ones(10, 64), "1.bias": torch.zeros(10)}, path)
+    with pytest.raises(TrainerError, match=r"own_classifier_digest: got .* --again"):
+        train_base(own, allow_code=True)
+    path.write_bytes(first)
+    assert train_base(own, allow_code=True).kept
+    path.unlink()
+    assert train_base(own, allow_code=True).kept, "the workspace has its own copy"
+
+
 def test_own_classifier_with_nan_weights(own: Workspace) -> None:
     save_file(
         {"1.weight": torch.full((10, 64), float("nan")), "1.bias": torch.zeros(10)},

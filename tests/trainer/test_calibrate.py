@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from calibration.record import Calibration
 from calibration.scores import Scores
 from tests.trainer.helpers import copied, edit
 from trainer.calibrate import calibrate, record_path
-from trainer.workspace import SCORED_SPLITS, Workspace
+from trainer.targets import AUDIT, all_streams, build_targets
+from trainer.workspace import REFERENCE_SPLITS, SCORED_SPLITS, Workspace
 
 
 def test_offset_against_a_computation_of_its_own(workspace: Path) -> None:
@@ -50,6 +52,17 @@ def test_attempts_are_counted(workspace: Path, tmp_path: Path) -> None:
     assert calibrate(other).record.attempt == 2
     back = edit(other, 'error = "0.1"', 'error = "0.05"')
     assert calibrate(back).record.attempt == 1
+
+
+def test_noise_drawn_again_is_another_attempt(workspace: Path, tmp_path: Path) -> None:
+    """Else one could draw references under new seeds until the offset is small."""
+    copy = copied(workspace, tmp_path)
+    assert calibrate(copy).record.attempt == 1
+    shutil.rmtree(copy.targets_path)
+    other = edit(copy, "sigma = 0.25\nseed = 0", "sigma = 0.25\nseed = 1")
+    streams = [stream for stream in all_streams(other) if stream.name in (*REFERENCE_SPLITS, AUDIT)]
+    build_targets(other, streams)
+    assert calibrate(other).record.attempt == 2
 
 
 def test_too_few_frames_issue_nothing_and_say_how_many(workspace: Path, tmp_path: Path) -> None:
