@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= digits
 STAMP := $(VENV)/installed
+CHECK := import sys; old = sys.version_info < (3, 11); \
+	sys.exit(sys.executable + " is older than Python 3.11, expected 3.11 or newer: make PYTHON=python3.11" if old else 0)
 
 .PHONY: demo test test-all lint clean
 
@@ -24,6 +26,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 $(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c '$(CHECK)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,runtimes]"
 	touch $(STAMP)

@@ -75,6 +75,19 @@ def test_commands_start_from_the_wheel(installed: Path, command: str) -> None:
     assert "Commands:" in help_text
 
 
+def test_the_wheel_installs_the_four_commands(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/entry_points.txt"))
+        lines = archive.read(name).decode().split()
+    scripts = [
+        "rrise-calibrate=calibration",
+        "rrise-edge=edge_sdk",
+        "rrise-export=export",
+        "rrise-train=trainer",
+    ]
+    assert sorted("".join(lines[1:]).replace(".cli:main", " ").split()) == scripts
+
+
 def test_the_base_install_needs_numpy_and_click_only(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/METADATA"))
