@@ -116,6 +116,8 @@ def lower_confidence_sequence(hits: Numbers, samples: Numbers, alpha: float) -> 
     **Guarantee**: P(the bound exceeds p at any time) <= alpha. So N may be chosen after looking at the counts
     (condition (c) of the calibration), and references may stop at different N.
     """
+    if not 0 < alpha < 1:
+        raise CalibrationError(f"confidence sequence: got alpha {alpha}, expected a level in (0, 1)")
     _, won, lost = _checked(0.0, hits, samples)
     total = won + lost
     evidence = _lgamma(won + 0.5) + _lgamma(lost + 0.5) - _lgamma(total + 1.0) - math.log(math.pi)

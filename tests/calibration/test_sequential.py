@@ -159,6 +159,9 @@ def test_nonsense_is_refused(arguments, message):
         SequentialTest(**{"sigma": 0.25, "alpha": 0.001, **arguments})
     with pytest.raises(CalibrationError, match=r"hits outside 0\.\.samples"):
         SequentialTest(0.25, 0.001).log_wealth(np.array([0.1]), np.array([5]), np.array([4]))
+    for alpha in (0.0, 1.0, 1.5, float("nan")):
+        with pytest.raises(CalibrationError, match="confidence sequence: got alpha"):
+            lower_confidence_sequence(5, 10, alpha)
     with pytest.raises(CalibrationError, match="radius that is negative or NaN"):
         SequentialTest(0.25, 0.001).log_wealth(np.array([np.nan]), np.array([5]), np.array([5]))
 
