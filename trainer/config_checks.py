@@ -1,0 +1,128 @@
+"""What rrise.toml must not say: settings that cannot work, or cannot work together."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import TYPE_CHECKING
+
+from calibration.guarantee import KINDS, Guarantee
+from calibration.guarded import Guard
+from calibration.levels import parse_level
+from trainer.errors import TrainerError
+
+if TYPE_CHECKING:
+    from trainer.config import BaseConfig, Config
+
+ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
+METHODS = ("auto", "stored", "fresh")
+MAPS = ("auto", "clopper-pearson", "identity")
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work together."""
+    _check_choices(config)
+    _check_numbers(config)
+    _check_networks(config.base)
+    _check_guarantee(config)
+    parse_level(config.targets.certify_alpha, "[targets] certify_alpha")
+
+
+def _check_guarantee(config: Config) -> None:
+    asked, guard = config.guarantee, config.guard
+    if guard.rho and not guard.noise:
+        raise TrainerError(
+            f"[guard] rho = {guard.rho}: got no noise, expected standard deviations such as [0.12]"
+        )
+    if not asked.radius >= 0:
+        raise TrainerError(f"[guarantee] radius: got {asked.radius}, expected 0 or a positive radius")
+    for noise in guard.noise or (None,):
+        chosen = None if noise is None else Guard(guard.rho, noise)
+        Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, chosen).frames_needed()
+
+
+def _check_choices(config: Config) -> None:
+    choices = [
+        ("[preprocess] encoding", config.preprocess.encoding, ENCODINGS),
+        ("[surrogate] method", config.surrogate.method, METHODS),
+        ("[guarantee] kind", config.guarantee.kind, KINDS),
+        ("[guarantee] map", config.guarantee.map, MAPS),
+        ("[targets] dtype", config.targets.dtype, ("float32", "bfloat16", "float16")),
+    ]
+    for name, got, allowed in choices:
+        if got not in allowed:
+            raise TrainerError(
+                f"{name}: got {got!r}, expected one of {', '.join(allowed)}{nearest(got, allowed)}"
+            )
+
+
+def _check_numbers(config: Config) -> None:
+    positive: list[tuple[str, float]] = [
+        ("[smoothing] sigma", config.smoothing.sigma),
+        ("[guarantee] frame_rate", config.guarantee.frame_rate),
+        ("[surrogate] samples_per_view", config.surrogate.samples_per_view),
+        ("[surrogate] stored_epochs", config.surrogate.stored_epochs),
+        ("[base] stem_stride", config.base.stem_stride),
+    ]
+    positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
+    positive += [("[targets] certify", size) for size in config.targets.certify]
+    positive += [(f"[splits] {name}", size) for name, size in config.splits.sizes().items()]
+    for name, section in (("base", config.base), ("surrogate", config.surrogate)):
+        positive += [
+            (f"[{name}] {key}", getattr(section, key)) for key in ("epochs", "batch_size", "learning_rate")
+        ]
+    for name, value in positive:
+        if not (value > 0 and math.isfinite(value)):
+            hint = "; sigma is the noise level in [0, 1] pixel units, such as 0.25" if "sigma" in name else ""
+            raise TrainerError(f"{name}: got {value}, expected a number above 0{hint}")
+    not_negative: list[tuple[str, float]] = [("[targets] batch_size", config.targets.batch_size)]
+    for name, table in config.to_json().items():
+        not_negative += [
+            (f"[{name}] {key}", table[key]) for key in ("seed", "shift", "weight_decay") if key in table
+        ]
+    for name, value in not_negative:
+        if not (value >= 0 and math.isfinite(value)):
+            raise TrainerError(f"{name}: got {value}, expected 0 or a number above it")
+    budgets = config.targets.certify
+    if not budgets or len(set(budgets)) != len(budgets):
+        raise TrainerError(
+            f"[targets] certify: got {list(budgets)}, expected different numbers of samples such as [100, 1000]"
+        )
+    if not 0 <= config.surrogate.mix <= 1:
+        raise TrainerError(f"[surrogate] mix: got {config.surrogate.mix}, expected a share between 0 and 1")
+    for name, size in config.splits.sizes().items():
+        if isinstance(size, float) and size >= 1:
+            raise TrainerError(
+                f"[splits] {name}: got {size}, expected whole frames (200) or a share below 1 (0.1)"
+            )
+
+
+_STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", "audit")
+
+
+def _check_networks(base: BaseConfig) -> None:
+    stages = len(base.widths) == len(base.blocks) > 0
+    if not stages or min((*base.widths, *base.blocks[1:])) < 1 or base.blocks[0] < 0:
+        raise TrainerError(
+            f"[base] widths {list(base.widths)} and blocks {list(base.blocks)}: expected the same number of "
+            "positive entries, one per stage (only the first stage may have 0 blocks)"
+        )
+    if sum(map(bool, (base.factory, base.onnx, base.black_box))) > 1:
+        raise TrainerError(
+            "[base] factory, onnx and black_box exclude each other: expected at most one of them"
+        )
+    if bool(base.black_box) != bool(base.version):
+        raise TrainerError(
+            "[base] black_box and version go together: the version names what the callable is, so that counts of another "
+            "one are refused"
+        )
+    if bool(base.factory) != bool(base.weights):
+        raise TrainerError(
+            "[base] factory and weights go together: give both for your own classifier, or neither"
+        )
+
+
+def nearest(got: str, allowed: tuple[str, ...] | list[str]) -> str:
+    """The question whether the nearest allowed word is meant, or nothing."""
+    match = difflib.get_close_matches(str(got), list(allowed), n=1, cutoff=0.5)
+    return f". Did you mean {match[0]!r}?" if match else ""
