@@ -68,11 +68,11 @@ class Certifier(Answering):
             try:
                 monitor = DriftMonitor.load(bundle, chosen.runtime.execution)
                 warm_up(chosen.runtime)
+                if trust is not None and bundle.signature is not None:
+                    trust.remember(bundle.signature)
             except BaseException:
                 chosen.runtime.close()
                 raise
-            if trust is not None and bundle.signature is not None:
-                trust.remember(bundle.signature)
         certifier = cls(bundle, name, chosen.runtime, chosen.state, allow_unverified, monitor, chosen.why)
         certifier._load_options = {
             "artefact": artefact,

@@ -204,9 +204,13 @@ def _radius(write: NodeWriter, head: CertificateHead, raw: str, label: str, usab
     zero = write.constant("zero", 0.0)
     issued = write.node("And", usable, write.node("Greater", radius, zero, name="positive"), name="issued")
     if head.difficulty:
-        # A difficulty of 0 or less would switch the offset off or turn it round.
-        sane = write.node("Greater", "difficulty", zero, name="difficulty_positive")
-        issued = write.node("And", issued, sane, name="with_difficulty")
+        # A difficulty of 0 or less would switch the offset off or turn it round, an infinite one would turn a negative
+        # offset into an infinite radius.
+        positive = write.node("Greater", "difficulty", zero, name="difficulty_positive")
+        largest = write.constant("difficulty_largest", float(np.finfo(np.float32).max))
+        finite = write.node("LessOrEqual", "difficulty", largest, name="difficulty_finite")
+        issued = write.node("And", issued, positive, name="with_positive_difficulty")
+        issued = write.node("And", issued, finite, name="with_finite_difficulty")
     if head.threshold is not None:
         above = write.node(
             "Greater", raw, write.constant("threshold", head.threshold), name="above_threshold"

@@ -27,7 +27,7 @@ from trainer.calibrate import record_path
 from trainer.errors import TrainerError
 from trainer.montecarlo import CountStore, sample_counts
 from trainer.networks import Network
-from trainer.scoring import Predicted, predict_inputs, pytorch_execution
+from trainer.scoring import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
 from trainer.search import Search, search
 from trainer.workspace import Workspace
 
@@ -103,8 +103,7 @@ def attack(
         clean,
         settings.rho,
     )
-    noise_seed = settings.seed + 1
-    table = _judged(workspace, base, surrogate, moved, num_samples, noise_seed)
+    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed))
     guard = record.guarantee.guard
     covered = guard is not None and settings.rho <= guard.rho
     result = AttackResult(
@@ -116,6 +115,11 @@ def attack(
     )
     write_json(workspace.path / "attack.json", result.to_json())
     return result
+
+
+def judging_seed(seed: int) -> int:
+    """Seed of the guard noise under which moved frames are judged: no split was scored with that noise."""
+    return 1 + max(SPLIT_SEEDS.values()) + seed
 
 
 def on_grid(moved: Tensor, clean: Tensor, rho: float) -> Tensor:

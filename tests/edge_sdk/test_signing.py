@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from edge_sdk import Certifier, Trust
 from edge_sdk.bundle import Bundle
 from edge_sdk.errors import BundleError, EdgeError
+from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.sealed import write_sealed
 from edge_sdk.signing import SIGNATURE_FILE, PrivateKey, PublicKey, Signature
 from edge_sdk.verification_record import VerificationRecord, load_record, save_record
@@ -129,13 +130,16 @@ def test_an_older_release_is_refused(copy: Path, key: PrivateKey, tmp_path: Path
 
 
 def test_a_release_that_cannot_be_remembered_is_not_loaded(
-    copy: Path, key: PrivateKey, tmp_path: Path
+    copy: Path, key: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the log lies on a read-only disk, an older bundle would load next time."""
+    closed = []
+    monkeypatch.setattr(OnnxRuntime, "close", lambda runtime: closed.append(runtime))
     (tmp_path / "file").write_text("")
     sign_bundle(copy, key, 5)
     with pytest.raises(EdgeError, match="cannot remember release 5"):
         Certifier.load(copy, trust=Trust.of(key.public, log=tmp_path / "file" / "releases.json"))
+    assert len(closed) == 1
 
 
 def record_of(bundle: Bundle) -> VerificationRecord:

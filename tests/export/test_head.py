@@ -84,13 +84,15 @@ def test_from_the_probit_on_both_renderings_agree_bit_for_bit(name: str, level: 
     assert 0 < issued < 4 * BATCH
 
 
-def test_a_difficulty_that_is_not_positive_abstains_in_both_renderings() -> None:
+def test_a_difficulty_that_is_no_positive_number_abstains_in_both_renderings() -> None:
     head, logits = CertificateHead(0.25, offset=(-0.1,), difficulty=True), random_logits(30.0)
-    hardness = np.resize(np.array([1.0, 0.0, -1.0, np.nan, 1e-3], np.float32), BATCH)
+    hardness = np.resize(np.array([1.0, 0.0, -1.0, np.nan, 1e-3, np.inf, 3e38], np.float32), BATCH)
     got = run_head(head, logits, hardness)
     wanted = head.radius(got["probit"], got["label"], hardness)
     assert got["radius"].tobytes() == wanted.tobytes()
-    assert (got["radius"][~(hardness > 0)] == 0).all() and (got["radius"][hardness == 1] > 0).all()
+    unusable = ~(hardness > 0) | np.isinf(hardness)
+    assert (got["radius"][unusable] == 0).all() and np.isfinite(got["radius"]).all()
+    assert (got["radius"][hardness == 1] > 0).all()
 
 
 def test_label_and_probit_agree_with_the_numpy_rendering() -> None:

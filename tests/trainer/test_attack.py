@@ -14,11 +14,12 @@ from calibration.evaluation import AuditVerdict
 from calibration.head import CertificateHead
 from calibration.scores import Scores
 from tests.trainer.helpers import copied, edit
-from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, on_grid
+from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, judging_seed, on_grid
 from trainer.calibrate import calibrate
 from trainer.choice import guarantee_for, worth
 from trainer.errors import TrainerError
 from trainer.networks import Network
+from trainer.scoring import SPLIT_SEEDS
 from trainer.search import Search, project, search
 from trainer.surrogate import candidate_path, train_surrogate
 from trainer.workspace import Workspace
@@ -116,6 +117,10 @@ def test_needs_a_calibration(workspace: Path, tmp_path: Path) -> None:
 def test_bad_budgets(bad: dict[str, float]) -> None:
     with pytest.raises(TrainerError, match="expected a positive number"):
         Search(**bad)  # type: ignore[arg-type]
+
+
+def test_moved_frames_are_judged_under_noise_of_their_own() -> None:
+    assert not {judging_seed(seed) for seed in range(20)} & set(SPLIT_SEEDS.values())
 
 
 def test_a_broken_promise_is_one_beyond_its_interval() -> None:

@@ -45,7 +45,15 @@ class Team:
             dist.all_reduce(torch.zeros(1))
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's part of the indices of a batch, int64 [B]."""
+        """This process's part of the indices of a batch, int64 [B].
+
+        Raises TrainerError where a process would get none, since the mean of nothing is NaN.
+        """
+        if len(batch) < self.size:
+            raise TrainerError(
+                f"got a batch of {len(batch)} frames for {self.size} processes, expected at least one frame for each; "
+                "raise batch_size or start fewer processes"
+            )
         return batch[self.rank :: self.size]
 
     def data_parallel(self, network: nn.Module) -> nn.Module:

@@ -208,7 +208,8 @@ class CountStore:
         """The N at which all frames were finished, smallest first: the counts could be looked at there.
 
         Raising N after looking costs confidence: a bound that shall hold with miss probability beta at the last of
-        them is taken at beta / len(looks), which covers all of them (MATHEMATICS, condition (c)).
+        them is taken at beta / len(looks), which covers all of them where their number was fixed beforehand
+        (MATHEMATICS, condition (c)); otherwise the attempt that calibration logs tells.
         """
         found: Any = self._open_again().attrs.get("looks", [])
         return tuple(int(size) for size in found)

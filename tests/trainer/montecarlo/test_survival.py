@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from trainer.errors import TrainerError
+from trainer.montecarlo.distributed import Team
 
 N = 2000
 BLOCK = 100
@@ -392,3 +394,11 @@ def test_started_is_recorded_once(survivor, tmp_path):
         survivor.run(path, n)
     runs = zarr.open_group(path, mode="r")["train"].attrs["runs"]
     assert len(runs) == 1 and runs[0]["device"].startswith("cpu") and runs[0]["torch"]
+
+
+def test_a_batch_smaller_than_the_team_is_refused() -> None:
+    assert torch.cat(
+        [Team(rank, 3).share(torch.arange(8)) for rank in range(3)]
+    ).sort().values.tolist() == list(range(8))
+    with pytest.raises(TrainerError, match="3 frames for 4 processes"):
+        Team(0, 4).share(torch.arange(3))
