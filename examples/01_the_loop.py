@@ -55,7 +55,7 @@ def main(data: str, folder: Path | None, config: Path | None) -> None:
         raise trainer.TrainerError(too_few)
     stage("base classifier under noise", lambda: trainer.train_base(workspace))
     drawn = stage("Monte Carlo: targets and references", lambda: trainer.build_targets(workspace))
-    stage("surrogate", lambda: trainer.train_surrogate(workspace))
+    trained = stage("surrogate", lambda: trainer.train_surrogate(workspace))
     stage("calibration of the PyTorch execution", lambda: trainer.calibrate(workspace))
     stage("CERTIFY on the test frames", lambda: trainer.certify_test_split(workspace))
     released = stage("export: lower, calibrate, gate", lambda: export_onnx(folder, replace_existing=True))
@@ -80,6 +80,8 @@ def main(data: str, folder: Path | None, config: Path | None) -> None:
     rows = [
         ("promise", numbers["sentence"]),
         ("limits", numbers["limits"]),
+        *(item.row() for item in trained.candidates),
+        ("surrogate", f"{trained.method}, worth most on the tuning split"),
         *summary_rows(numbers),
         ("first test frames", "; ".join(certificate.to_line() for certificate in certificates[:3])),
         ("bundle", str(released.path)),

@@ -151,13 +151,7 @@ def _benchmark(workspace: Workspace, device: str, allow_code: bool, as_json: boo
 def surrogate(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
     """Train the surrogate; by default in two ways, of which the better on the tuning split is kept."""
     result = train_surrogate(Workspace.open(workspace), again=again, allow_code=allow_code)
-    rows = [
-        (
-            f"method {item.method}" + (f", noise {item.guard_noise:g}" if item.guard_noise else ""),
-            f"label agreement {item.agreement:.3f}, probit RMSE {item.probit_rmse:.3f}, worth {item.worth:.4f}",
-        )
-        for item in result.candidates
-    ]
+    rows = [item.row() for item in result.candidates]
     rows += [
         (
             "kept",

@@ -57,6 +57,13 @@ class Candidate:
     passes: int
     trained: int
 
+    def row(self) -> tuple[str, str]:
+        """Its line in a summary."""
+        return (
+            f"method {self.method}" + (f", noise {self.guard_noise:g}" if self.guard_noise else ""),
+            f"label agreement {self.agreement:.3f}, probit RMSE {self.probit_rmse:.3f}, worth {self.worth:.4f}",
+        )
+
 
 @dataclass(frozen=True)
 class SurrogateResult:
