@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trainer.errors import TrainerError
+from trainer.montecarlo.store import SAMPLE_BLOCK
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ class Settings:
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     dtype: str = "float32"
     ablations: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse before any work what counting would refuse in its midst."""
+        drawn = {
+            name: getattr(self, name) for name in ("train_samples", "reference_samples", "selection", "audit")
+        }
+        drawn.update({f"certify {budget}": budget for budget in self.certify})
+        for name, draws in drawn.items():
+            if draws < 1 or draws % SAMPLE_BLOCK:
+                raise TrainerError(
+                    f"{name}: got {draws} draws, expected a multiple of {SAMPLE_BLOCK}, in which they are stored"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, tuples as lists."""

@@ -161,6 +161,12 @@ def test_a_folder_of_other_settings_is_refused(finished: Path) -> None:
         Run(finished, replace(TINY, sigma=0.5), load_source("digits", None), CPU, Clock())
 
 
+def test_draws_that_cannot_be_stored_are_refused_before_the_work() -> None:
+    for wrong in ({"train_samples": 40}, {"certify": (100, 0)}):
+        with pytest.raises(TrainerError, match="multiple of 100"):
+            replace(TINY, **wrong)
+
+
 def test_splits_are_disjoint_by_content() -> None:
     source = load_source("digits", None)
     repeated = replace(source, held_out=source.held_out.take(np.r_[0:200, 0:200]))
