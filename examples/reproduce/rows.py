@@ -268,6 +268,7 @@ def gap_curve(
     monte_carlo: float,
     radius: float,
     errors: Sequence[str],
+    betas: tuple[str, ...],
 ) -> dict[str, list[float]]:
     """Monte Carlo's certified accuracy at `radius` less each method's, for each error level of a PAC guarantee.
 
@@ -277,7 +278,7 @@ def gap_curve(
     for name, (table, choice) in tables.items():
         gaps = []
         for error in errors:
-            record, _ = calibrated(table, Guarantee.of("pac", error), choice, (str(TABLE_BETA),))
+            record, _ = calibrated(table, Guarantee.of("pac", error), choice, betas)
             got = record.head.radius(table.test.probit, table.test.label, table.test.difficulty)
             accuracy = certified_accuracy(table.test.label, got, table.test.target, [radius])
             gaps.append(monte_carlo - float(accuracy[0]))

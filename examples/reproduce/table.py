@@ -162,7 +162,7 @@ def _write(
         for name in ("ours", "paper", "prior", "clean")
     }
     compared[f"{TITLES['ours']}, for r = {gap_radius:g}"] = (scores["ours"], Choice(radius=gap_radius))
-    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS)
+    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS, asked.betas)
     grid = np.linspace(0, 4 * asked.sigma, 200)
     curves = {
         f"{name}, eps {asked.errors[-1]}": (

@@ -116,7 +116,7 @@ def _report(
         {**made_from, "torch": torch.__version__, "device": str(work.device)},
         {"Methods": rows, "Calibration, one change at a time": changes},
         curves,
-        gap_curve(compared, monte_carlo, radius, GAP_ERRORS),
+        gap_curve(compared, monte_carlo, radius, GAP_ERRORS, BETAS),
         GAP_ERRORS,
         radius,
     )
