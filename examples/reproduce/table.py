@@ -103,12 +103,11 @@ def _calibrated_rows(
             calibrated_row(title, scores[name], promise, choice, asked.betas, asked.radii, costs[name])
         )
 
-    add("ours", TITLES["ours"], TUNED)
-    for radius in default_radii(asked.sigma):
-        add("ours", f"{TITLES['ours']}, for r = {radius:g}", Choice(radius=radius))
+    for name in ("ours", "prior", "clean"):
+        add(name, TITLES[name], TUNED)
+        for radius in default_radii(asked.sigma):
+            add(name, f"{TITLES[name]}, for r = {radius:g}", Choice(radius=radius))
     add("paper", TITLES["paper"], PAPER)
-    add("prior", TITLES["prior"], TUNED)
-    add("clean", TITLES["clean"], TUNED)
     if "guarded" in scores:
         add("guarded", TITLES["guarded"], TUNED, Guard(*asked.guard))
     return rows
