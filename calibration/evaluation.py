@@ -11,12 +11,19 @@ from calibration.bounds import certified_radius, clopper_pearson_lower, clopper_
 from calibration.scores import Scores
 
 
+def certified_right(
+    label: np.ndarray, radius: np.ndarray, target: np.ndarray, radii: Sequence[float]
+) -> np.ndarray:
+    """Which frames have the right label and a radius above 0 and at least r; bool [R, n]."""
+    right = (np.asarray(label) == np.asarray(target)) & (np.asarray(radius) > 0)
+    return np.array([right & (radius >= r) for r in radii], bool).reshape(len(radii), len(right))
+
+
 def certified_accuracy(
     label: np.ndarray, radius: np.ndarray, target: np.ndarray, radii: Sequence[float]
 ) -> np.ndarray:
     """Share of frames, abstentions included, with the right label and a radius above 0 and at least r; float64 [R]."""
-    right = (np.asarray(label) == np.asarray(target)) & (np.asarray(radius) > 0)
-    return np.array([np.mean(right & (radius >= r)) for r in radii])
+    return np.asarray(certified_right(label, radius, target, radii).mean(axis=1))
 
 
 def issued_share(radius: np.ndarray, radii: Sequence[float]) -> np.ndarray:

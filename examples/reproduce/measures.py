@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,11 +47,3 @@ class Difference:
         b, c, total = lost + 0.5, won + 0.5, frames + 2
         half = 1.959964 * math.sqrt(b + c - (b - c) ** 2 / total) / total
         return cls((lost - won) / frames, (b - c) / total - half, (b - c) / total + half)
-
-
-def certified_right(
-    label: np.ndarray, radius: np.ndarray, target: np.ndarray, radii: Sequence[float]
-) -> np.ndarray:
-    """Which frames have the true label certified at each radius, bool [n, radii]; at 0: which have a certificate."""
-    reached = (radius[:, None] >= np.asarray(radii)) & (radius > 0)[:, None]
-    return np.asarray(reached & (label == target)[:, None])

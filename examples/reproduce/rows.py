@@ -12,14 +12,21 @@ import numpy as np
 
 from calibration.certify import CertifyCounts
 from calibration.cost import break_even
-from calibration.evaluation import AuditVerdict, audit, certified_accuracy, label_agreement, probit_rmse
+from calibration.evaluation import (
+    AuditVerdict,
+    audit,
+    certified_accuracy,
+    certified_right,
+    label_agreement,
+    probit_rmse,
+)
 from calibration.fit import calibrate
 from calibration.guarantee import Guarantee
 from calibration.maps import IDENTITY, RadiusMap
 from calibration.plan import choose_plan
 from calibration.record import Calibration
 from calibration.scores import Scores
-from examples.reproduce.measures import Difference, Share, certified_right
+from examples.reproduce.measures import Difference, Share
 
 CERTIFY_ALPHA = 0.001
 TABLE_BETA = Fraction(1, 10)
@@ -66,7 +73,7 @@ class Row:
 class Cost:
     """passes, milliseconds: of one query; offline: base passes; against: draws of the CERTIFY it is compared with.
 
-    certified: where that CERTIFY certifies the true label, bool [test frames, radii]; None where nothing is compared.
+    certified: where that CERTIFY certifies the true label, bool [radii, test frames]; None where nothing is compared.
     """
 
     passes: float
@@ -121,7 +128,7 @@ def evaluate(
     """
     judged = replace(test, label=label)
     right = certified_right(label, radius, test.target, radii)
-    theirs = None if cost.certified is None else cost.certified[: len(test)]
+    theirs = None if cost.certified is None else cost.certified[:, : len(test)]
     claimed = np.where(radius > 0, radius + np.float32(rho), np.float32(0))
     verdict = audit(judged, claimed) if audited else None
     worst, share = _worst_class(judged, claimed) if audited else (None, None)
@@ -130,8 +137,8 @@ def evaluate(
         method=method,
         guarantee=guarantee,
         radii=tuple(radii),
-        accuracy=tuple(Share.of(int(column.sum()), len(test)) for column in right.T),
-        gap=() if theirs is None else tuple(map(Difference.of, theirs.T, right.T)),
+        accuracy=tuple(Share.of(int(row.sum()), len(test)) for row in right),
+        gap=() if theirs is None else tuple(map(Difference.of, theirs, right)),
         average_radius=float(np.mean(np.where(label == test.target, radius, 0.0))),
         issued=Share.of(int((radius > 0).sum()), len(test)),
         wrong=Share.of(verdict.wrong, verdict.frames) if verdict else None,

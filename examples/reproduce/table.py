@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from calibration.certify import CertifyCounts
-from calibration.evaluation import certified_accuracy
+from calibration.evaluation import certified_accuracy, certified_right
 from calibration.guarantee import Guarantee
 from calibration.guarded import Guard
 from calibration.plan import default_radii
 from calibration.scores import Scores
 from examples.reproduce.ablations import calibration_ablations
-from examples.reproduce.measures import certified_right
 from examples.reproduce.report import write
 from examples.reproduce.rows import (
     CERTIFY_ALPHA,

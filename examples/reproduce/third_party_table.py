@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from calibration.certify import CertifyCounts
-from calibration.evaluation import certified_accuracy
+from calibration.evaluation import certified_accuracy, certified_right
 from calibration.files import read_json, write_json
 from calibration.guarantee import Guarantee
 from calibration.plan import default_radii
 from examples.reproduce.ablations import calibration_ablations
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Source
-from examples.reproduce.measures import certified_right
 from examples.reproduce.report import write
 from examples.reproduce.rows import (
     CERTIFY_ALPHA,
