@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 from calibration.cli_tools import Progress
 from calibration.digests import PathLike
 from calibration.errors import CheckFailed
-from calibration.fit import calibrate
 from calibration.head import CertificateHead
 from calibration.references import References
 from calibration.scores import Scores
@@ -207,15 +206,7 @@ def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -
     head = CertificateHead(source.sigma, source.map)
     unfinished = _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, "")
     scored, _ = _score(unfinished, source.calibration, source.replay, f"scoring {precision}, calibration")
-    record = calibrate(
-        scored,
-        source.guarantee,
-        source.map,
-        training_digests=source.training_digests,
-        attempt=source.attempt,
-        difficulty=source.difficulty,
-        threshold=source.threshold,
-    )
+    record = source.calibrate(scored)
     if not record:
         raise ExportError(
             f"{precision}: {record.message()}; add calibration frames or ask for a larger error level"

@@ -13,7 +13,6 @@ from typing import Any, Dict, List, Mapping
 import numpy as np
 
 from calibration.errors import RriseError
-from calibration.fit import calibrate
 from calibration.record import Calibration
 from edge_sdk.bundle import Bundle
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
@@ -31,11 +30,16 @@ MANIFEST, RECORD, RECORDED = (
 
 def against_workspace(bundle: Bundle, name: str, source: Source) -> List[Check]:
     """The checks of one artefact of an opened bundle; the workspace decides what is right."""
-    return [
-        _check_manifest(bundle, source),
-        _check_record(bundle, name, source),
-        _check_recorded(bundle, name, source),
-    ]
+    checks = [_check_manifest(bundle, source)]
+    try:
+        with closing(OnnxRuntime.load(bundle.model(name))) as runtime:
+            checks += [
+                _check_record(bundle, name, source, runtime),
+                _check_recorded(bundle, name, source, runtime),
+            ]
+    except RriseError as error:
+        checks.append(Check(RECORD, False, str(error), "an artefact that runs here"))
+    return checks
 
 
 def _check_manifest(bundle: Bundle, source: Source) -> Check:
@@ -58,21 +62,11 @@ def _check_manifest(bundle: Bundle, source: Source) -> Check:
     return _equal(MANIFEST, got, wanted)
 
 
-def _check_record(bundle: Bundle, name: str, source: Source) -> Check:
+def _check_record(bundle: Bundle, name: str, source: Source, runtime: OnnxRuntime) -> Check:
     """Calibrated once more on the shipped file's own answers: same guarantee, map, rank, frames, offset and attempt."""
     record = bundle.calibrations[name]
     try:
-        with closing(OnnxRuntime.load(bundle.model(name))) as runtime:
-            scores = score(runtime, source.calibration, noise=source.replay)
-        again = calibrate(
-            scores,
-            source.guarantee,
-            source.map,
-            training_digests=source.training_digests,
-            attempt=source.attempt,
-            difficulty=source.difficulty,
-            threshold=source.threshold,
-        )
+        again = source.calibrate(score(runtime, source.calibration, noise=source.replay))
     except RriseError as error:
         return Check(RECORD, False, str(error), "a calibration")
     return _equal(RECORD, _flat(record), _flat(replace(again, execution=record.execution)))
@@ -84,12 +78,11 @@ def _flat(record: Calibration) -> Dict[str, Any]:
     return {**value, **{f"head {key}": entry for key, entry in head.items()}}
 
 
-def _check_recorded(bundle: Bundle, name: str, source: Source) -> Check:
+def _check_recorded(bundle: Bundle, name: str, source: Source, runtime: OnnxRuntime) -> Check:
     """Devices replay these frames against these scores, so larger ones would hide a larger certificate."""
     try:
         scores = bundle.recorded(name)
-        with closing(OnnxRuntime.load(bundle.model(name))) as runtime:
-            mine = run_all(runtime, source.verification.frames, noise=source.replay)
+        mine = run_all(runtime, source.verification.frames, noise=source.replay)
     except RriseError as error:
         return Check(RECORDED, False, str(error), "the workspace's verification frames")
     limit = "the same frames, labels and probits, bit for bit"

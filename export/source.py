@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Dict, FrozenSet, Optional, Tuple
 import numpy as np
 
 from calibration.digests import json_digest
+from calibration.fit import calibrate
 from calibration.guarantee import Guarantee
 from calibration.maps import RadiusMap
 from calibration.probit import probit_from_logits
+from calibration.record import Calibration
 from calibration.references import References
+from calibration.scores import Scores
 from edge_sdk.noise import ReplayNoise
 from export.compare import TOLERANCES, Tolerance
 from export.errors import ExportError
@@ -69,6 +72,18 @@ class Source:
     attempt: int = 1
     policy: Policy = NO_POLICY
     foreign_code: bool = False
+
+    def calibrate(self, scores: Scores) -> Calibration:
+        """The record of an artefact with these scores of the calibration split, as this workspace asks for it."""
+        return calibrate(
+            scores,
+            self.guarantee,
+            self.map,
+            training_digests=self.training_digests,
+            attempt=self.attempt,
+            difficulty=self.difficulty,
+            threshold=self.threshold,
+        )
 
     @property
     def replay(self) -> Optional[ReplayNoise]:
