@@ -157,6 +157,11 @@ def _attempts(bundle: Bundle) -> AttemptLog:
     return AttemptLog(bundle.path / DEVICE_FOLDER / ATTEMPTS_FILE)
 
 
+def _look(release: str, execution: Execution, number: int) -> Dict[str, Any]:
+    """How the log names a look at calibration frames."""
+    return {"release": release, "execution": execution.to_json(), "look": number}
+
+
 def _log(bundle: Bundle, execution: Execution, references: References) -> int:
     """Number of this look at these frames, over all executions of this bundle on this device."""
     log = _attempts(bundle)
@@ -164,7 +169,7 @@ def _log(bundle: Bundle, execution: Execution, references: References) -> int:
     try:
         return log.append(
             references.frames_digest,
-            {"release": bundle.manifest.digest, "execution": execution.to_json(), "look": looks + 1},
+            _look(bundle.manifest.digest, execution, looks + 1),
         )
     except OSError as error:
         raise EdgeError(
@@ -311,12 +316,7 @@ def _check_logged(bundle: Bundle, record: DeviceCalibration) -> None:
         looks = [line["attempt"] for line in log.lines() if line["frames"] == record.references]
     except CalibrationError as error:
         raise BundleError(f"device calibration: {error}") from error
-    mine = {
-        "release": record.release,
-        "execution": record.execution.to_json(),
-        "look": record.attempt,
-    }
-    if mine not in looks:
+    if _look(record.release, record.execution, record.attempt) not in looks:
         raise BundleError(
             f"device calibration: {log.path} does not show look {record.attempt} at these frames by this execution;"
             " restore the log, or run `rrise-edge recalibrate` again"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -78,12 +78,7 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
     """
     passed: List[str] = []
     fallback: Optional[Chosen] = None
-    for candidate in options:
-        try:
-            runtime = candidate.load()
-        except (RuntimeUnavailable, RuntimeFault) as error:
-            passed.append(f"not {candidate.name}: {error}")
-            continue
+    for candidate, runtime in _loaded(options, passed):
         try:
             state = _checked_state(bundle, artefact, runtime)
         except BaseException:
@@ -101,6 +96,17 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
     return Chosen(fallback.runtime, fallback.state, "; ".join([fallback.why, *passed]))
 
 
+def _loaded(options: Sequence[Candidate], passed: List[str]) -> Iterator[Tuple[Candidate, Runtime]]:
+    """The candidates that load, one after the other, each with its runtime; why not, for the others, goes to `passed`."""
+    for candidate in options:
+        try:
+            runtime = candidate.load()
+        except (RuntimeUnavailable, RuntimeFault) as error:
+            passed.append(f"not {candidate.name}: {error}")
+            continue
+        yield candidate, runtime
+
+
 def load_runtime(
     bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
 ) -> Runtime:
@@ -111,12 +117,8 @@ def load_runtime(
     """
     passed: List[str] = []
     taken: Optional[Runtime] = None
-    for candidate in candidates(bundle, artefact, runtime=runtime, provider=provider, threads=threads):
-        try:
-            loaded = candidate.load()
-        except (RuntimeUnavailable, RuntimeFault) as error:
-            passed.append(f"not {candidate.name}: {error}")
-            continue
+    options = candidates(bundle, artefact, runtime=runtime, provider=provider, threads=threads)
+    for _, loaded in _loaded(options, passed):
         if taken is not None:
             taken.close()
         taken = loaded
