@@ -19,7 +19,7 @@ from trainer.inputs import Inputs
 from trainer.networks import (
     build_network,
     check_logits,
-    differing,
+    differences,
     load_network,
     load_weights,
     read_safetensors,
@@ -170,13 +170,11 @@ def noisy_accuracy(workspace: Workspace, network: nn.Module) -> float:
 
 def _check_settings(path: Path, settings: dict[str, Any], allow_code: bool) -> None:
     found = load_network(path, allow_code=allow_code).metadata
-    for name, expected in settings.items():
-        if found.get(name) != expected:
-            was, wanted = differing(found.get(name), expected)
-            raise TrainerError(
-                f"{path}: {name}: got {was}, expected {wanted} from rrise.toml; restore the settings, or "
-                "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
-            )
+    for name, got, expected in differences(found, settings):
+        raise TrainerError(
+            f"{path}: {name}: got {got}, expected {expected} from rrise.toml; restore the settings, or "
+            "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
+        )
 
 
 def _own_file(workspace: Workspace) -> dict[str, str]:

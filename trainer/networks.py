@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,8 +204,17 @@ def load_factory(
     return network
 
 
-def differing(got: Any, expected: Any) -> tuple[Any, Any]:
-    """Both values, of two tables only the keys whose values differ, for a message that a person can read."""
+def differences(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each entry of `wanted` that a network file does not have: its name, what the file has, what is wanted.
+
+    Of two tables only the keys whose values differ, for a message that a person can read.
+    """
+    for name, expected in wanted.items():
+        if metadata.get(name) != expected:
+            yield (name, *_differing(metadata.get(name), expected))
+
+
+def _differing(got: Any, expected: Any) -> tuple[Any, Any]:
     if not isinstance(got, Mapping) or not isinstance(expected, Mapping):
         return got, expected
     keys = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]

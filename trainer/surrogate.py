@@ -28,7 +28,7 @@ from trainer.difficulty import learn_difficulty
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
 from trainer.montecarlo.distributed import Team, team
-from trainer.networks import Network, build_network, differing, load_network, save_network
+from trainer.networks import Network, build_network, differences, load_network, save_network
 from trainer.scoring import score
 from trainer.targets import stored_counts
 from trainer.training import Recipe, Trained, seeded, train
@@ -145,14 +145,11 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
 
 def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> SurrogateResult:
     network = load_network(workspace.surrogate_path, allow_code=allow_code)
-    for name, expected in settings.items():
-        got = network.metadata.get(name)
-        if got != expected:
-            was, wanted = differing(got, expected)
-            raise TrainerError(
-                f"{workspace.surrogate_path}: {name}: got {was}, expected {wanted}; restore the settings, or train a "
-                f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
-            )
+    for name, got, expected in differences(network.metadata, settings):
+        raise TrainerError(
+            f"{workspace.surrogate_path}: {name}: got {got}, expected {expected}; restore the settings, or train a "
+            f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
+        )
     candidates = tuple(Candidate(**item) for item in network.metadata["candidates"])
     kept = (network.metadata["method"], network.metadata["guard_noise"])
     chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)

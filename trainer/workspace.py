@@ -18,7 +18,7 @@ from trainer.config import Config, load_config
 from trainer.data import Dataset, load_dataset
 from trainer.errors import TrainerError
 from trainer.inputs import Inputs
-from trainer.networks import Network, differing, load_network
+from trainer.networks import Network, differences, load_network
 from trainer.preprocess import Preprocess
 from trainer.splits import Splits, make_splits
 
@@ -194,14 +194,11 @@ class Workspace:
 
     def check_fits(self, network: Network, path: Path, stage: str) -> None:
         """Refuse a network that was made from other frames, another preprocessing or another sigma."""
-        for name, expected in self.fingerprint().items():
-            got = network.metadata.get(name)
-            if got != expected:
-                was, wanted = differing(got, expected)
-                raise TrainerError(
-                    f"{path}: {name}: got {was}, expected {wanted}; run `rrise-train {stage} {self.path} --again`, "
-                    "or restore the settings it was made with"
-                )
+        for name, got, expected in differences(network.metadata, self.fingerprint()):
+            raise TrainerError(
+                f"{path}: {name}: got {got}, expected {expected}; run `rrise-train {stage} {self.path} --again`, "
+                "or restore the settings it was made with"
+            )
 
     def record_cost(self, stage: str, *, passes: int = 0, trained: int = 0) -> None:
         """Write a stage's cost into cost.json; running the stage again replaces its entry."""
