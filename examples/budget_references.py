@@ -8,15 +8,15 @@ Gaussian noise on its probit (0.35 is the error of a surrogate trained on fresh 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 from third_party_references import GUARANTEE, RADII, SIGMA, TUNING, Parts, load_parts, make_scores
 
-from calibration import Scores, calibrate, clopper_pearson_map
+from calibration import calibrate, clopper_pearson_map
 from calibration.cli_tools import run_command, summary
+from calibration.thinning import thin
 
 FRAMES = 4000
 DRAWS = (100, 200, 500, 1000, 2500, 10_000)
@@ -56,17 +56,10 @@ def study(parts: Parts, noise: float, seed: int) -> list[list[float]]:
     shares = []
     for size in DRAWS:
         curve = clopper_pearson_map(SIGMA, size, float(GUARANTEE.beta))
-        head = calibrate(thinned(references, size, rng), GUARANTEE, curve).head
+        head = calibrate(thin(references, size, rng), GUARANTEE, curve).head
         issued = head.radius(test.probit, test.label)
         shares.append([float(np.mean(issued >= radius)) for radius in RADII])
     return shares
-
-
-def thinned(references: Scores, size: int, rng: np.random.Generator) -> Scores:
-    """`size` of each frame's draws: a random subset has exactly the distribution of fewer draws."""
-    rows = [rng.multivariate_hypergeometric(row, size) for row in references.counts.astype(np.int64)]
-    samples = np.full(len(rows), size, dtype=np.uint32)
-    return replace(references, counts=np.array(rows, np.uint32), num_samples=samples, split="calibration")
 
 
 if __name__ == "__main__":

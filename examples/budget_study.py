@@ -22,11 +22,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from calibration import Scores, break_even, calibrate, clopper_pearson_map
+from calibration import break_even, calibrate, clopper_pearson_map
 from calibration.cli_tools import run_command, summary
 from calibration.cost import CostEntry
 from calibration.evaluation import certified_accuracy
-from trainer import TrainerError, Workspace, train_surrogate
+from calibration.thinning import thin, thin_counts
+from trainer import Workspace, train_surrogate
 from trainer.calibrate import score_all, seen_digests
 from trainer.choice import guarantee_for
 from trainer.montecarlo import CountStore
@@ -157,7 +158,7 @@ def thin_training(original: Workspace, target: Path, count: int, seed: int) -> N
         sigma=original.config.smoothing.sigma, seed=original.config.smoothing.seed, base_digest=digest,
         dtype=original.config.targets.dtype, sample_block=count,
     )  # fmt: skip
-    thinned = fewer(counts, count, np.random.default_rng(seed))
+    thinned = thin_counts(counts, count, np.random.default_rng(seed))
     for start in range(0, len(thinned), store.identity.image_block):
         store.write(start, thinned[start : start + store.identity.image_block])
 
@@ -169,26 +170,6 @@ def surrogate_cost(workspace: Workspace, way: Way) -> tuple[int, int]:
     )
     stored = len(workspace.splits.train) * workspace.config.targets.train if way.method == "stored" else 0
     return entry.passes + stored, entry.trained
-
-
-def thin(table: Scores, count: int, rng: np.random.Generator) -> Scores:
-    """The table with `count` of each frame's draws, drawn without replacement."""
-    samples = np.full(len(table), count, dtype=np.uint32)
-    counts = fewer(table.counts, count, rng)
-    return dataclasses.replace(table, counts=counts, num_samples=samples, reference=None, beta=None)
-
-
-def fewer(counts: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of the draws in every row of counts uint32 [n, K], drawn without replacement."""
-    least = int(counts.sum(axis=1).min())
-    if least < count:
-        raise TrainerError(
-            f"stored draws: got N = {count}, expected at most {least}, which the workspace holds; ask for less, or "
-            "raise the sizes in [targets] and run `rrise-train targets` again (it continues)"
-        )
-    return np.array(
-        [rng.multivariate_hypergeometric(row, count) for row in counts.astype(np.int64)], np.uint32
-    )
 
 
 def report(points: list[Point], radius: float, as_json: bool) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 
 from calibration.guarantee import Guarantee
 from calibration.maps import RadiusMap, clopper_pearson_map
-from calibration.scores import Scores
+from calibration.thinning import thin
 from examples.reproduce.rows import PAPER, TABLE_BETA, TUNED, Choice, Cost, Row, Tables, calibrated_row
+
+CALIBRATION_FRAMES = (500, 1000, 2000, 5000, 10_000)
 
 
 def calibration_ablations(
@@ -42,32 +44,18 @@ def calibration_ablations(
         if Fraction(beta) != TABLE_BETA:
             rows.append(row(f"beta {beta}", tables, Guarantee.of("pac", error, beta=beta)))
     count = len(tables.calibration)
-    for frames in (count // 8, count // 4, count // 2):
+    steps = [frames for frames in CALIBRATION_FRAMES if frames < count]
+    for frames in steps or (count // 4, count // 2):
         fewer = replace(tables, calibration=tables.calibration.take(np.arange(frames)))
         rows.append(row(f"{frames:,} calibration frames", fewer))
     for fewer_draws in (draws // 16, draws // 4):
-        thin = replace(tables, calibration=thinned(tables.calibration, fewer_draws, seed))
-        rows.append(row(f"{fewer_draws:,} draws per reference", thin))
+        fewer = replace(
+            tables, calibration=thin(tables.calibration, fewer_draws, np.random.default_rng(seed))
+        )
+        rows.append(row(f"{fewer_draws:,} draws per reference", fewer))
     return rows
 
 
 def _curve(tables: Tables, guarantee: Guarantee) -> RadiusMap:
     draws = int(np.median(tables.calibration.num_samples))
     return clopper_pearson_map(tables.calibration.sigma, draws, float(guarantee.beta))
-
-
-def thinned(scores: Scores, num_samples: int, seed: int) -> Scores:
-    """The table with `num_samples` of each frame's draws, chosen at random without replacement.
-
-    Such a subset has the law of fewer draws made in the first place.
-    """
-    random = np.random.default_rng(seed)
-    counts = random.multivariate_hypergeometric
-    kept = np.stack([counts(row, num_samples) for row in scores.counts.astype(np.int64)])
-    return replace(
-        scores,
-        counts=kept.astype(np.uint32),
-        num_samples=np.full(len(scores), num_samples, np.uint32),
-        reference=None,
-        beta=None,
-    )

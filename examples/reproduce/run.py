@@ -22,6 +22,7 @@ from calibration.guarded import NoiseSource
 from calibration.references import References
 from calibration.scores import Scores
 from calibration.sequential import SequentialTest
+from calibration.thinning import thin_counts
 from calibration.verification import Verification
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
@@ -114,8 +115,13 @@ class Run:
 
     @cached_property
     def base(self) -> Network:
-        """The base classifier, trained under noise (Cohen et al. 2019, section 3.3)."""
+        """The base classifier, trained under noise (Cohen et al. 2019, section 3.3).
+
+        Its digest depends on what decides its weights and on nothing else, so that another run of the same base
+        classifier may begin with this file and with the counts that were drawn with it.
+        """
         path, asked = self.folder / "base.safetensors", self.settings
+        made_from = {"settings": asked.base(), "train": self.data["splits"]["train"]}
         if not path.exists():
             torch.manual_seed(asked.seed)
             spec = self._spec(asked.widths)
@@ -133,10 +139,12 @@ class Run:
                 "base", asked.base_epochs, asked.batch_size, asked.learning_rate, asked.weight_decay
             )
             examples = self._fit(network, schedule, loss_of)
-            save_network(path, network, spec, {"settings": asked.to_json()})
+            save_network(path, network, spec, made_from)
             self._checkpoint(schedule).unlink(missing_ok=True)
             self.record_cost("base", trained=examples)
         found = load_network(path)
+        if {name: found.metadata.get(name) for name in made_from} != made_from:
+            raise TrainerError(f"{path}: trained with other settings or on other frames; remove it")
         found.module.to(self.device)
         return found
 
@@ -219,15 +227,14 @@ class Run:
         torch.manual_seed(asked.seed + 1)
         network = copy.deepcopy(self.base.module) if recipe.start == "base" else build_network(spec)
         network.requires_grad_(True)
-        prior = recipe.loss == "js"
+        rate, decay, optimiser = self._optimisation(recipe)
         schedule = Schedule(
             recipe.name,
             asked.epochs_of(recipe),
             asked.batch_size,
-            # Accelerated Smoothing trains with Adam (rate 1e-3, betas .5 and .999) and no weight decay.
-            1e-3 if prior else asked.surrogate_rate,
-            0.0 if prior else asked.weight_decay,
-            optimiser="adam" if prior else "sgd",
+            rate,
+            decay,
+            optimiser,
             seed=asked.seed + 1,
             settings=json_digest({"recipe": _plain(recipe), "base": self.base.digest}),
         )
@@ -239,8 +246,21 @@ class Run:
         fresh = examples * recipe.samples_per_view if recipe.targets == "fresh" else 0
         self.record_cost(f"surrogate-{recipe.name}", passes=fresh, trained=examples)
 
+    def _optimisation(self, recipe: Recipe) -> tuple[float, float, str]:
+        """Learning rate, weight decay and optimiser."""
+        asked = self.settings
+        if recipe.loss == "js":
+            # Accelerated Smoothing trains with Adam (rate 1e-3, betas .5 and .999) and no weight decay.
+            return 1e-3, 0.0, "adam"
+        if recipe.start == "base":
+            return asked.surrogate_rate, asked.surrogate_decay, "sgd"
+        return asked.scratch_rate, asked.weight_decay, "sgd"
+
     def _stored_loss(self, recipe: Recipe, network: nn.Module) -> Any:
-        counts = self.counts("train", "train", self.settings.train_samples).astype(np.float32)
+        counts = self.counts("train", "train", self.settings.train_samples)
+        if recipe.stored_samples:
+            counts = thin_counts(counts, recipe.stored_samples, np.random.default_rng(self.settings.seed))
+        counts = counts.astype(np.float32)
         shares = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True)).to(self.device)
         loss = jensen_shannon if recipe.loss == "js" else F.cross_entropy
 
@@ -251,6 +271,8 @@ class Run:
 
     def _fresh_loss(self, recipe: Recipe, network: nn.Module) -> Any:
         asked, draws = self.settings, recipe.samples_per_view
+        # The classifier that is certified, in the precision in which it is sampled.
+        labeller = make_labeller(self.base.module, len(self.class_names), asked.dtype, self.device)
 
         def noisy(views: Tensor, scale: float, generator: torch.Generator) -> Tensor:
             return views + scale * torch.randn(views.shape, generator=generator, device=self.device)
@@ -258,10 +280,8 @@ class Run:
         def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
             views = augment(self._inputs(index), asked.shift, asked.flip, generator)
             views = blend(views, recipe.mix, generator)
-            with torch.no_grad():
-                labels = self.base.module(noisy(views.repeat(draws, 1, 1, 1), asked.sigma, generator)).argmax(
-                    1
-                )
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                labels = labeller(noisy(views.repeat(draws, 1, 1, 1), asked.sigma, generator))
             shares = F.one_hot(labels, len(self.class_names)).float().view(draws, len(views), -1).mean(0)
             seen = noisy(views, recipe.guard, generator) if recipe.guard else views
             return F.cross_entropy(network(seen), shares)
@@ -363,9 +383,9 @@ class Run:
                 noise = torch.randn(chosen.shape, generator=generator, device=self.device)
                 queue.record(rows, labeller(chosen + self.settings.sigma * noise).cpu().numpy())
 
-    def timing(self, network: Network) -> dict[str, float]:
+    def timing(self, name: str, network: Network) -> dict[str, float]:
         """Milliseconds of one pass on this machine: alone, and per frame in a batch of 256."""
-        path = self.folder / "timing.json"
+        path = self.folder / "timing" / f"{_safe(name)}.json"
         if not path.exists():
             x = self.preprocess(self._train_frames[:256])
             write_json(

@@ -15,8 +15,9 @@ class Recipe:
 
     start: "base" (the base classifier's weights) or "scratch". targets: "fresh" (new noisy evaluations of every view)
     or "stored" (class counts of the unaugmented training frames). loss: "ce" (soft-label cross-entropy) or "js"
-    (Jensen-Shannon divergence). mix: share of the fresh views that are blended. guard: standard deviation of the noise
-    on the surrogate's own input (guarded tier). widths: of another network than the base classifier's; empty = the same.
+    (Jensen-Shannon divergence). mix: share of the fresh views that are blended. stored_samples: draws per training frame
+    that a stored recipe uses; 0 = all there are. guard: standard deviation of the noise on the surrogate's own input
+    (guarded tier). widths: of another network than the base classifier's; empty = the same.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Recipe:
     loss: str = "ce"
     mix: float = 0.0
     samples_per_view: int = 2
+    stored_samples: int = 0
     guard: float = 0.0
     widths: tuple[int, ...] = ()
 
@@ -35,8 +37,10 @@ class Settings:
 
     train, tuning, calibration, test: frames (train 0 = all). train_samples, reference_samples, certify, audit: Monte
     Carlo draws per frame. epochs: of the fresh recipes; those on stored counts get the same training compute.
-    guard: (rho, noise) of the guarded tier, empty for none. errors: error levels eps, each a row per method.
-    dtype: precision of the base classifier wherever it is sampled.
+    surrogate_rate, surrogate_decay: learning rate and weight decay of surrogates that start from the base classifier's
+    weights; the others have scratch_rate and weight_decay, and the prior's recipe its own. guard: (rho, noise) of the
+    guarded tier, empty for none. errors: error levels eps, each a row per method. dtype: precision of the base classifier
+    wherever it is sampled.
     """
 
     dataset: str
@@ -55,6 +59,8 @@ class Settings:
     batch_size: int = 256
     learning_rate: float = 0.2
     surrogate_rate: float = 0.1
+    surrogate_decay: float = 0.0
+    scratch_rate: float = 0.1
     weight_decay: float = 5e-4
     shift: int = 4
     flip: bool = True
@@ -90,6 +96,11 @@ class Settings:
         """Plain values, tuples as lists."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
+    def base(self) -> dict[str, Any]:
+        """The settings that decide the base classifier's weights."""
+        values = self.to_json()
+        return {name: values[name] for name in _BASE}
+
     def recipes(self) -> tuple[Recipe, ...]:
         """The surrogates of the table, and with `ablations` those that change one thing at a time."""
         ours = Recipe("ours", mix=self.mix, samples_per_view=self.samples_per_view)
@@ -101,15 +112,26 @@ class Settings:
         if self.guard:
             found.append(replace(ours, name="guarded", guard=self.guard[1]))
         if self.ablations:
-            small = tuple(max(width // 4, 4) for width in self.widths)
-            found += [
-                Recipe("stored, base weights", targets="stored"),
-                replace(ours, name="fresh, from scratch", start="scratch"),
-                replace(ours, name="one evaluation per view", samples_per_view=1),
-                replace(ours, name="no blended views", mix=0.0),
-                replace(ours, name="a quarter of the width", start="scratch", widths=small),
-            ]
+            found += self._changes(ours)
         return tuple(found)
+
+    def _changes(self, ours: Recipe) -> list[Recipe]:
+        """Surrogates that differ from ours, or from the paper's, in one thing."""
+        blended = {"name": "a quarter of the views blended", "mix": 0.25}
+        scratch = replace(ours, name="fresh, from scratch", start="scratch")
+        tenth = self.train_samples // 10
+        return [
+            Recipe("stored, base weights", targets="stored"),
+            Recipe("stored, a tenth of the draws", "scratch", "stored", stored_samples=tenth),
+            replace(ours, name="one evaluation per view", samples_per_view=1),
+            replace(ours, **({"name": "no blended views", "mix": 0.0} if self.mix else blended)),
+            scratch,
+            replace(scratch, name="fresh, from scratch, half the width", widths=self._narrower(2)),
+            replace(scratch, name="fresh, from scratch, a quarter of the width", widths=self._narrower(4)),
+        ]
+
+    def _narrower(self, factor: int) -> tuple[int, ...]:
+        return tuple(max(width // factor, 4) for width in self.widths)
 
     def epochs_of(self, recipe: Recipe) -> int:
         """Equal training compute: a fresh view costs its evaluations beside the three passes of a training step."""
@@ -117,6 +139,11 @@ class Settings:
             return self.epochs
         return -(-self.epochs * (self.samples_per_view + 3) // 3)
 
+
+_BASE = (
+    "dataset", "sigma", "widths", "blocks", "stem_stride", "seed", "train", "base_epochs", "batch_size",
+    "learning_rate", "weight_decay", "shift", "flip",
+)  # fmt: skip
 
 _NETWORKS: dict[str, dict[str, Any]] = {
     # Shapes by data set: (small, medium, full). Full CIFAR is the ResNet-110 that Cohen et al. smoothed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from examples.reproduce.rows import (
     published_prior,
 )
 from examples.reproduce.run import Run
+from trainer.networks import Network
 
 GAP_ERRORS = ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
 PRIOR_SAMPLES = 100_000
@@ -50,15 +51,14 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     """Do whatever stage is missing, then write results.json, table.md and the figures into the run's folder."""
     asked = run.settings
     certify = run.certify()
-    scores = {"clean": run.tables("clean", run.base)}
-    for recipe in run.settings.recipes():
-        network = run.with_difficulty(recipe) if recipe.name == "ours" else run.surrogate(recipe)
-        scores[recipe.name] = run.tables(recipe.name, network, recipe.guard)
-    timing, against = run.timing(run.base), asked.selection + max(asked.certify)
     best = certify.at(max(asked.certify), CERTIFY_ALPHA)
     right = certified_right(best.label, best.radius, certify.target, asked.radii)
-    costs = {name: Cost(1, _offline(run, name), against, timing["single"], right) for name in scores}
-    rows = certify_rows(certify, scores["clean"].test, asked.radii, timing["batch"])
+    against = asked.selection + max(asked.certify)
+    scores, costs = {}, {}
+    for name, network, guard in _networks(run):
+        scores[name] = run.tables(name, network, guard)
+        costs[name] = Cost(1, _offline(run, name), against, run.timing(name, network)["single"], right)
+    rows = certify_rows(certify, scores["clean"].test, asked.radii, run.timing("clean", run.base)["batch"])
     for error in asked.errors:
         rows += _calibrated_rows(scores, costs, error, run)
     rows.append(published_row(scores["prior"].test, costs["prior"], asked.radii))
@@ -79,6 +79,14 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     return tables
 
 
+def _networks(run: Run) -> Iterator[tuple[str, Network, float]]:
+    """Name, network and noise on its own input: the base classifier itself, then every surrogate."""
+    yield "clean", run.base, 0.0
+    for recipe in run.settings.recipes():
+        network = run.with_difficulty(recipe) if recipe.name == "ours" else run.surrogate(recipe)
+        yield recipe.name, network, recipe.guard
+
+
 def _offline(run: Run, name: str) -> int:
     """Base passes spent before the first query: references, and what the surrogate was trained from and with."""
     spent, asked = run.cost(), run.settings
@@ -87,8 +95,12 @@ def _offline(run: Run, name: str) -> int:
         + spent["counts-calibration"]
         + sum(spent.get(f"{stage}-{name}", 0) for stage in ("surrogate", "difficulty"))
     )
-    stored = [recipe.name for recipe in asked.recipes() if recipe.targets == "stored"]
-    return total + (spent["counts-train"] if name in stored else 0)
+    for recipe in asked.recipes():
+        if recipe.name == name and recipe.targets == "stored":
+            total += (
+                spent["counts-train"] * (recipe.stored_samples or asked.train_samples) // asked.train_samples
+            )
+    return total
 
 
 def _calibrated_rows(
@@ -134,7 +146,7 @@ def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
     radius, samples = run.verified("ours", tables.test.label, proposal)
     first = tables.test.take(np.arange(len(radius)))
     passes = 1 + float(samples.mean())
-    milliseconds = run.timing(run.base)["batch"] * passes
+    milliseconds = run.timing("clean", run.base)["batch"] * passes
     spent = replace(cost, passes=passes, milliseconds=milliseconds)
     return evaluate(
         f"RRISE, verified tier (first {len(radius)} test frames)",

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from calibration import Scores
-from tests.examples.test_examples import ROOT, run
-from trainer import TrainerError
+from tests.examples.test_examples import run
 
 
 def test_budget_study(workspace: Path) -> None:
@@ -41,18 +35,3 @@ def test_budget_study(workspace: Path) -> None:
     # A training example costs three passes; the fresh way adds two evaluations per view.
     fresh = next(p["passes"] for p in points if p["way"]["method"] == "fresh" and p["references"] == 100)
     assert (fresh - 100 * 200) % 5 == 0
-
-
-def test_thinned_counts_are_distributed_like_fewer_draws(workspace: Path) -> None:
-    namespace = runpy.run_path(str(ROOT / "examples" / "budget_study.py"))
-    table = Scores.load(next((workspace / "scores").glob("pytorch-*/calibration.npz")))
-    runs = [namespace["thin"](table, 50, np.random.default_rng(seed)) for seed in range(400)]
-    thinned = np.stack([run.counts.astype(np.int64) for run in runs])
-    assert (thinned.sum(axis=2) == 50).all() and (thinned <= table.counts).all()
-    # Hypergeometric means and variances of every frame's top class; 100 frames, 5.5 standard errors.
-    top = table.counts.argmax(axis=1)
-    values, share = thinned[:, np.arange(len(top)), top], table.counts.max(axis=1) / table.num_samples
-    spread = np.sqrt(50 * share * (1 - share) * (1 - 50 / table.num_samples))
-    assert (np.abs(values.mean(axis=0) - 50 * share) <= 5.5 * spread / np.sqrt(400) + 1e-9).all()
-    with pytest.raises(TrainerError, match="expected at most 200"):
-        namespace["thin"](table, 400, np.random.default_rng(0))

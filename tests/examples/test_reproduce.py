@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from statsmodels.stats.proportion import proportion_confint
 from calibration.errors import CalibrationError
 from calibration.scores import Scores
 from examples.reproduce.__main__ import main, parse_changes
-from examples.reproduce.ablations import thinned
 from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import Images, Source, load_source
 from examples.reproduce.learn import Schedule, fit
@@ -31,12 +31,13 @@ from examples.reproduce.third_party_counts import Counts, load_counts
 from examples.reproduce.third_party_table import run_third_party
 from examples.reproduce.views import augment, jensen_shannon, probit_of_class
 from trainer.errors import TrainerError
+from trainer.networks import load_network
 
 CPU = torch.device("cpu")
 TINY = preset(
     "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=6, epochs=2, train_samples=100,
     reference_samples=200, selection=100, certify=(100, 200), audit=400, verified=10, train=400,
-    difficulty=100, errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25),
+    difficulty=100, errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25), ablations=True,
 )  # fmt: skip
 
 
@@ -66,8 +67,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows_of(folder: Path) -> dict[str, dict[str, object]]:
-    rows = json.loads((folder / "results.json").read_text())["tables"]["Methods"]
+def rows_of(folder: Path, table: str = "Methods") -> dict[str, dict[str, object]]:
+    rows = json.loads((folder / "results.json").read_text())["tables"][table]
     return {row["method"]: row for row in rows}
 
 
@@ -161,9 +162,77 @@ def test_offline_passes_are_the_sum_of_what_was_drawn_and_trained(finished: Path
     assert rows["RRISE, verified tier (first 10 test frames)"]["passes"] > 1
 
 
+def test_ablations_change_one_thing_and_pay_for_what_they_use(finished: Path) -> None:
+    rows = rows_of(finished, "Surrogates, one change at a time")
+    ours, paper = rows["ours"], rows["paper"]
+    views = TINY.epochs * (400 // 64) * 64
+    assert rows["one evaluation per view"]["offline_passes"] == 200 * 260 + views * (3 + 1)
+    # A tenth of 100 draws on 400 frames less than the paper's recipe spends, everything else alike.
+    assert paper["offline_passes"] - rows["stored, a tenth of the draws"]["offline_passes"] == 400 * 90
+    assert {
+        "stored, base weights",
+        "fresh, from scratch",
+        "fresh, from scratch, a quarter of the width",
+    } < set(rows)
+    assert len({row["milliseconds"] for row in rows.values()}) == len(rows), "each network is timed by itself"
+    assert len({row["rmse"] for row in rows.values()}) == len(rows), "each network is another one"
+    assert all(row["guarantee"] == ours["guarantee"] for row in rows.values())
+    narrow = load_network(finished / "surrogates" / "fresh--from-scratch--a-quarter-of-the-width.safetensors")
+    assert narrow.spec["widths"] == [4, 4, 8]
+    changes = rows_of(finished, "Calibration of our surrogate, one change at a time")
+    assert {
+        "identity map",
+        "50 calibration frames",
+        "100 calibration frames",
+        "50 draws per reference",
+    } < set(changes)
+
+
 def test_a_folder_of_other_settings_is_refused(finished: Path) -> None:
     with pytest.raises(TrainerError, match="begun with other settings"):
         Run(finished, replace(TINY, sigma=0.5), load_source("digits", None), CPU, Clock())
+
+
+def test_a_run_may_begin_with_the_base_classifier_and_counts_of_another(
+    finished: Path, tmp_path: Path
+) -> None:
+    source = load_source("digits", None)
+    shutil.copy(finished / "base.safetensors", tmp_path)
+    shutil.copytree(finished / "counts.zarr", tmp_path / "counts.zarr")
+    before = sorted(path.name for path in finished.iterdir())
+    other = Run(tmp_path, replace(TINY, epochs=3, mix=0.0), source, CPU, Stops(1))
+    first = Run(finished, TINY, source, CPU, Clock())
+    assert other.base.digest == first.base.digest
+    # A clock that is out of time from the start: nothing is drawn again.
+    assert np.array_equal(
+        other.counts("tuning", "tuning", TINY.reference_samples),
+        first.counts("tuning", "tuning", TINY.reference_samples),
+    )
+    assert sorted(path.name for path in finished.iterdir()) == before
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(TrainerError, match="trained with other settings"):
+        _ = Run(tmp_path, replace(TINY, base_epochs=7), source, CPU, Clock()).base
+
+
+def test_fresh_targets_are_labels_of_the_classifier_that_is_certified(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copy(finished / "base.safetensors", tmp_path)
+    run = Run(tmp_path, replace(TINY, dtype="bfloat16"), load_source("digits", None), CPU, Clock())
+    asked = []
+
+    def labeller(module: torch.nn.Module, num_classes: int, dtype: str, device: torch.device) -> object:
+        asked.append((module, dtype))
+        return lambda x: torch.arange(len(x)) // 5
+
+    monkeypatch.setattr("examples.reproduce.run.make_labeller", labeller)
+    # Two draws per view: class 0 for all views first, then class 1. Any logits that favour both alike lose ln 2.
+    logits = torch.full((5, 10), -1e9)
+    logits[:, :2] = 0.0
+    loss_of = run._fresh_loss(replace(TINY.recipes()[0], samples_per_view=2), lambda x: logits)
+    loss = loss_of(torch.arange(5), torch.Generator().manual_seed(0))
+    assert asked == [(run.base.module, "bfloat16")]
+    assert float(loss) == pytest.approx(np.log(2.0))
 
 
 def test_draws_that_cannot_be_stored_are_refused_before_the_work() -> None:
@@ -222,16 +291,6 @@ def test_the_published_prior_is_clopper_pearson_on_pretended_counts(finished: Pa
         count = int(np.floor(1000 * norm.cdf(float(test.probit[row]))))
         lower = proportion_confint(count, 1000, 0.002, method="beta")[0]
         assert radius[row] == pytest.approx(max(0.25 * norm.ppf(lower), 0.0), abs=1e-6)
-
-
-def test_thinned_counts_are_a_subset_of_the_draws(finished: Path) -> None:
-    whole = Scores.load(finished / "scores" / "ours" / "calibration.npz")
-    fewer = thinned(whole, 50, 3)
-    assert (fewer.counts <= whole.counts).all() and (fewer.counts.sum(1) == 50).all()
-    # 200 frames: the mean share of a class moves by less than five standard errors (false alarm below 1e-5).
-    top = np.arange(len(whole)), whole.counts.argmax(1)
-    difference = fewer.counts[top] / 50 - whole.counts[top] / 200
-    assert abs(difference.mean()) < 5 * 0.5 / np.sqrt(50 * len(whole))
 
 
 def test_a_share_of_nothing_is_unknown() -> None:
