@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trainer.errors import TrainerError
-from trainer.montecarlo.store import SAMPLE_BLOCK
+from trainer.montecarlo.identity import SAMPLE_BLOCK
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from trainer.errors import TrainerError
 from trainer.montecarlo.classifier import Labeller, ModuleLabeller
+from trainer.montecarlo.identity import Identity
 from trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
-from trainer.montecarlo.store import Identity
 
 # About as many numbers per thread as stay in the cache while a batch passes through the network.
 NUMBERS_PER_THREAD = 1 << 17

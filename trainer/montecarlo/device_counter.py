@@ -17,9 +17,9 @@ from torch import Tensor
 
 from trainer.montecarlo.classifier import Labeller
 from trainer.montecarlo.counter import equal_batches, out_of_memory
+from trainer.montecarlo.identity import Identity
 from trainer.montecarlo.noise import Cell, NoiseKey
 from trainer.montecarlo.philox import normals
-from trainer.montecarlo.store import Identity
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
 from trainer.montecarlo.counter import Counter, HostCounter, out_of_memory, refuse_nan
 from trainer.montecarlo.device_counter import DeviceCounter
 from trainer.montecarlo.distributed import team
+from trainer.montecarlo.identity import Identity
 from trainer.montecarlo.noise import Cell
-from trainer.montecarlo.store import CountStore, Identity
+from trainer.montecarlo.store import CountStore
 
 
 def sample_counts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +18,9 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from calibration.digests import combined_digest
 from trainer.errors import TrainerError
+from trainer.montecarlo.identity import FORMAT, IMAGE_BLOCK, LARGEST, SAMPLE_BLOCK, VERSION, Identity
 from trainer.montecarlo.location import Location
 from trainer.montecarlo.lock import WriterLock
-
-FORMAT = "rrise-counts"
-VERSION = 1
-SAMPLE_BLOCK = 100
-IMAGE_BLOCK = 64
-DTYPES = ("float32", "bfloat16", "float16")
-LARGEST = 2**32 - 1
-
-_MEND = {
-    "base_digest": "these counts belong to another base classifier: use the one they were made with, or a new store",
-    "frames_digest": "these counts belong to other frames: use the same frames in the same order, or a new store",
-    "dtype": "pass the dtype of the store, or use a new store",
-    "sigma": "set [smoothing] sigma back, or use a new store",
-    "seed": "set [smoothing] seed back, or use a new store",
-}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the counts of a store are counts of; two stores with equal identity hold interchangeable counts."""
-
-    format: str
-    version: int
-    stream: str
-    num_frames: int
-    num_classes: int
-    sigma: float
-    seed: int
-    base_digest: str
-    frames_digest: str
-    dtype: str
-    sample_block: int
-    image_block: int
 
 
 class CountStore:
@@ -100,12 +68,11 @@ class CountStore:
             FORMAT, VERSION, stream, len(digests), int(num_classes), float(sigma), int(seed), base_digest,
             combined_digest(digests), dtype, SAMPLE_BLOCK if sample_block is None else int(sample_block), IMAGE_BLOCK,
         )  # fmt: skip
-        _check(wanted)
         if not place.exists(f"{stream}/zarr.json"):
             _begin(place, wanted, digests)
         group = _open_group(place, stream)
-        found = _identity(place.address, group)
-        _compare(place.address, wanted, found, ignore_block=sample_block is None)
+        found = Identity.read(place.address, dict(group.attrs))
+        wanted.expect(found, place.address, ignore_block=sample_block is None)
         return CountStore(place, group, found, np.asarray(digests, dtype="S64"))
 
     def counts(self) -> np.ndarray:
@@ -250,26 +217,6 @@ def _row_sums(counts: np.ndarray) -> np.ndarray:
     return np.asarray(counts.sum(axis=1, dtype=np.uint64).astype(np.uint32))
 
 
-def _check(identity: Identity) -> None:
-    def refuse(name: str, expected: str) -> None:
-        raise TrainerError(f"{name}: got {getattr(identity, name)!r}, expected {expected}")
-
-    if not (np.isfinite(identity.sigma) and identity.sigma > 0):
-        refuse("sigma", "a noise level above 0, in [0, 1] pixel units, such as 0.25")
-    if not identity.stream.replace("-", "").replace("_", "").isalnum():
-        refuse("stream", "letters, digits, - and _ only")
-    if identity.dtype not in DTYPES:
-        refuse("dtype", f"one of {', '.join(DTYPES)}")
-    if identity.num_classes < 2:
-        refuse("num_classes", "at least 2")
-    if identity.num_frames < 1:
-        refuse("num_frames", "at least one frame")
-    if not 1 <= identity.sample_block <= LARGEST:
-        refuse("sample_block", "a positive number of samples")
-    if identity.seed < 0:
-        refuse("seed", "a number >= 0")
-
-
 def _begin(place: Location, identity: Identity, digests: np.ndarray) -> None:
     """Make the group of a stream, by whichever process comes first."""
     # Not the writer lock: processes of one run wait here for each other, while one of them may be writing already.
@@ -327,28 +274,3 @@ def _unreadable(place: Location, stream: str, error: Exception) -> TrainerError:
         f"{place.address}: cannot read the stream {stream!r} ({error!r}); restore it, or remove "
         f"{place.address}/{stream} to sample it again"
     )
-
-
-def _identity(path: str, group: zarr.Group) -> Identity:
-    attributes = dict(group.attrs)
-    if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
-        raise TrainerError(
-            f"{path}: got a Zarr group of format {attributes.get('format')!r}, version {attributes.get('version')!r}; "
-            f"expected {FORMAT!r}, version {VERSION}. Give another path, or remove that group"
-        )
-    try:
-        return Identity(**{name: attributes[name] for name in Identity.__dataclass_fields__})  # type: ignore[arg-type]
-    except KeyError as error:
-        raise TrainerError(
-            f"{path}: the attributes lack {error}; restore them, or remove the stream to sample it again"
-        ) from error
-
-
-def _compare(path: str, wanted: Identity, found: Identity, ignore_block: bool) -> None:
-    for name, value in asdict(wanted).items():
-        got = getattr(found, name)
-        if got != value and name != "image_block" and not (name == "sample_block" and ignore_block):
-            raise TrainerError(
-                f"{path}, stream {found.stream!r}: {name} of the store is {got!r}, expected {value!r}; "
-                f"{_MEND.get(name, 'use a new store')}. The counts in it are untouched"
-            )

@@ -122,10 +122,16 @@ def test_damaged_metadata_is_refused_with_a_remedy(make_store, name, content):
     make_store()
 
 
-def test_a_lost_attribute_is_refused(make_store):
+@pytest.mark.parametrize(
+    ("name", "value"), [("base_digest", None), ("sigma", "high"), ("stream", 3), ("num_frames", [])]
+)
+def test_a_lost_or_foreign_attribute_is_refused(make_store, name, value):
     group = zarr.open_group(make_store().path, mode="a")["train"]
-    del group.attrs["base_digest"]
-    with pytest.raises(TrainerError, match="attributes lack 'base_digest'"):
+    if value is None:
+        del group.attrs[name]
+    else:
+        group.attrs[name] = value
+    with pytest.raises(TrainerError, match="attributes of the stream are damaged"):
         make_store()
 
 

@@ -1,0 +1,94 @@
+"""What class counts are counts of: the identity of a store's stream, checked before anything is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from trainer.errors import TrainerError
+
+FORMAT = "rrise-counts"
+VERSION = 1
+SAMPLE_BLOCK = 100
+IMAGE_BLOCK = 64
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST = 2**32 - 1
+
+_MEND = {
+    "base_digest": "these counts belong to another base classifier: use the one they were made with, or a new store",
+    "frames_digest": "these counts belong to other frames: use the same frames in the same order, or a new store",
+    "dtype": "pass the dtype of the store, or use a new store",
+    "sigma": "set [smoothing] sigma back, or use a new store",
+    "seed": "set [smoothing] seed back, or use a new store",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the counts of a store are counts of; two stores with equal identity hold interchangeable counts.
+
+    Raises:
+        TrainerError: a value that no store can have.
+    """
+
+    format: str
+    version: int
+    stream: str
+    num_frames: int
+    num_classes: int
+    sigma: float
+    seed: int
+    base_digest: str
+    frames_digest: str
+    dtype: str
+    sample_block: int
+    image_block: int
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.sigma) and self.sigma > 0):
+            self._refuse("sigma", "a noise level above 0, in [0, 1] pixel units, such as 0.25")
+        if not self.stream.replace("-", "").replace("_", "").isalnum():
+            self._refuse("stream", "letters, digits, - and _ only")
+        if self.dtype not in DTYPES:
+            self._refuse("dtype", f"one of {', '.join(DTYPES)}")
+        if self.num_classes < 2:
+            self._refuse("num_classes", "at least 2")
+        if self.num_frames < 1:
+            self._refuse("num_frames", "at least one frame")
+        if not 1 <= self.sample_block <= LARGEST:
+            self._refuse("sample_block", "a positive number of samples")
+        if self.seed < 0:
+            self._refuse("seed", "a number >= 0")
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        raise TrainerError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+
+    @classmethod
+    def read(cls, path: str, attributes: Mapping[str, Any]) -> Identity:
+        """The identity in the attributes of a stream; `path` is for messages."""
+        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
+            raise TrainerError(
+                f"{path}: got a Zarr group of format {attributes.get('format')!r}, version "
+                f"{attributes.get('version')!r}; expected {FORMAT!r}, version {VERSION}. Give another path, or remove that "
+                "group"
+            )
+        try:
+            return cls(**{name: attributes[name] for name in cls.__dataclass_fields__})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise TrainerError(
+                f"{path}: the attributes of the stream are damaged ({error!r}); restore them, or remove the stream to "
+                "sample it again"
+            ) from error
+
+    def expect(self, found: Identity, path: str, ignore_block: bool) -> None:
+        """Raise TrainerError where `found`, the identity of the store at `path`, is another than this."""
+        for name, value in asdict(self).items():
+            got = getattr(found, name)
+            if got != value and name != "image_block" and not (name == "sample_block" and ignore_block):
+                raise TrainerError(
+                    f"{path}, stream {found.stream!r}: {name} of the store is {got!r}, expected {value!r}; "
+                    f"{_MEND.get(name, 'use a new store')}. The counts in it are untouched"
+                )
