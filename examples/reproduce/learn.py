@@ -41,6 +41,11 @@ class Schedule:
     seed: int = 0
     settings: str = ""
 
+    def examples(self, num_frames: int) -> int:
+        """Training examples in all: whole batches of `num_frames` frames, in every epoch."""
+        size = min(self.batch_size, num_frames)
+        return self.epochs * (num_frames // size) * size
+
 
 def fit(
     network: nn.Module,
@@ -50,8 +55,8 @@ def fit(
     checkpoint: Path,
     clock: Clock,
     device: torch.device,
-) -> int:
-    """Train `network` in place from its checkpoint or the start; returns the training examples of the whole schedule.
+) -> None:
+    """Train `network` in place from its checkpoint or the start.
 
     The outcome on one machine does not depend on interruptions: weights, optimiser and generator are all restored.
 
@@ -87,7 +92,6 @@ def fit(
         if stop:
             clock.check(f"{schedule.name}, epoch {epoch + 1} of {schedule.epochs}", 1.3 * (now - start))
     network.eval()
-    return schedule.epochs * steps * size
 
 
 def _step(

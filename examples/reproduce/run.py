@@ -1,10 +1,8 @@
-"""The stages of a run on one's own base classifier: base, counts, surrogates, scores, verified tier; each continues."""
+"""The stages of a run on one's own base classifier: base, counts, scores, verified tier; each continues."""
 
 from __future__ import annotations
 
-import copy
 import platform
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,19 +20,17 @@ from calibration.guarded import NoiseSource
 from calibration.references import References
 from calibration.scores import Scores
 from calibration.sequential import SequentialTest
-from calibration.thinning import thin_counts
 from calibration.verification import Verification
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
-from examples.reproduce.difficulty import DRAWS, learn_difficulty
-from examples.reproduce.learn import Schedule, fit
+from examples.reproduce.learn import LossOf, Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
-from examples.reproduce.settings import Recipe, Settings
-from examples.reproduce.views import augment, blend, jensen_shannon
+from examples.reproduce.settings import Settings
+from examples.reproduce.views import augment
 from trainer.errors import TrainerError
 from trainer.montecarlo import CountStore, sample_counts
-from trainer.montecarlo.classifier import make_labeller
+from trainer.montecarlo.classifier import Labeller, make_labeller
 from trainer.networks import Network, build_network, load_network, save_network
 from trainer.preprocess import Preprocess
 
@@ -81,15 +77,17 @@ class Run:
         return self.parts["train"].class_names
 
     @cached_property
-    def _train_frames(self) -> Tensor:
+    def train_frames(self) -> Tensor:
         """uint8 [n, H, W, C] on the device, where views are made."""
         return torch.from_numpy(self.parts["train"].frames).to(self.device)
 
-    def _inputs(self, index: Tensor) -> Tensor:
-        found: Tensor = self.preprocess(self._train_frames[index])
+    def inputs(self, index: Tensor) -> Tensor:
+        """Training frames float32 [B, C, h, w] in [0, 1], of indices int64 [B]."""
+        found: Tensor = self.preprocess(self.train_frames[index])
         return found
 
-    def _spec(self, widths: tuple[int, ...]) -> dict[str, Any]:
+    def spec(self, widths: tuple[int, ...]) -> dict[str, Any]:
+        """Of a network for these images."""
         frames = self.parts["train"].frames
         pixels = frames.reshape(-1, frames.shape[3]).astype(np.float32) / 255
         return {
@@ -122,39 +120,44 @@ class Run:
         """
         path, asked = self.folder / "base.safetensors", self.settings
         made_from = {"settings": asked.base(), "train": self.data["splits"]["train"]}
+        schedule = Schedule(
+            "base", asked.base_epochs, asked.batch_size, asked.learning_rate, asked.weight_decay
+        )
         if not path.exists():
             torch.manual_seed(asked.seed)
-            spec = self._spec(asked.widths)
+            spec = self.spec(asked.widths)
             network, labels = (
                 build_network(spec),
                 torch.from_numpy(self.parts["train"].labels).to(self.device),
             )
 
             def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
-                views = augment(self._inputs(index), asked.shift, asked.flip, generator)
+                views = augment(self.inputs(index), asked.shift, asked.flip, generator)
                 noise = torch.randn(views.shape, generator=generator, device=self.device)
                 return F.cross_entropy(network(views + asked.sigma * noise), labels[index])
 
-            schedule = Schedule(
-                "base", asked.base_epochs, asked.batch_size, asked.learning_rate, asked.weight_decay
-            )
-            examples = self._fit(network, schedule, loss_of)
+            self.fit(network, schedule, loss_of)
             save_network(path, network, spec, made_from)
-            self._checkpoint(schedule).unlink(missing_ok=True)
-            self.record_cost("base", trained=examples)
+            self.checkpoint(schedule).unlink(missing_ok=True)
         found = load_network(path)
         if {name: found.metadata.get(name) for name in made_from} != made_from:
             raise TrainerError(f"{path}: trained with other settings or on other frames; remove it")
+        self.record_cost("base", trained=schedule.examples(len(self.parts["train"].labels)))
         found.module.to(self.device)
         return found
 
-    def _fit(self, network: nn.Module, schedule: Schedule, loss_of: Any) -> int:
-        count = len(self.parts["train"].labels)
-        place = self._checkpoint(schedule)
-        return fit(network, schedule, count, loss_of, place, self.clock, self.device)
+    def fit(self, network: nn.Module, schedule: Schedule, loss_of: LossOf) -> None:
+        """Train on the training frames, from a checkpoint where there is one."""
+        count, place = len(self.parts["train"].labels), self.checkpoint(schedule)
+        fit(network, schedule, count, loss_of, place, self.clock, self.device)
 
-    def _checkpoint(self, schedule: Schedule) -> Path:
-        return self.folder / "checkpoints" / f"{_safe(schedule.name)}.safetensors"
+    def checkpoint(self, schedule: Schedule) -> Path:
+        """Where an unfinished training continues from; whoever keeps its outcome removes it."""
+        return self.folder / "checkpoints" / f"{safe(schedule.name)}.safetensors"
+
+    def labeller(self) -> Labeller:
+        """The classifier that is certified, in the precision in which it is sampled: float32 [B, C, h, w] -> int64 [B]."""
+        return make_labeller(self.base.module, len(self.class_names), self.settings.dtype, self.device)
 
     def counts(self, stream: str, part: str, num_samples: int) -> np.ndarray:
         """Class counts uint32 [n, K] of a stream of draws on the frames of a part; it continues block by block."""
@@ -210,125 +213,6 @@ class Run:
             base_digest=self.base.digest,
         )
 
-    def surrogate(self, recipe: Recipe) -> Network:
-        """The surrogate of a recipe, trained where it is not there yet."""
-        path = self.folder / "surrogates" / f"{_safe(recipe.name)}.safetensors"
-        if not path.exists():
-            self._train_surrogate(recipe, path)
-        found = load_network(path)
-        if found.metadata["base_digest"] != self.base.digest or found.metadata["recipe"] != _plain(recipe):
-            raise TrainerError(f"{path}: made from another base classifier or recipe; remove it")
-        found.module.to(self.device)
-        return found
-
-    def _train_surrogate(self, recipe: Recipe, path: Path) -> None:
-        asked = self.settings
-        spec = self._spec(recipe.widths or asked.widths)
-        torch.manual_seed(asked.seed + 1)
-        network = copy.deepcopy(self.base.module) if recipe.start == "base" else build_network(spec)
-        network.requires_grad_(True)
-        rate, decay, optimiser = self._optimisation(recipe)
-        schedule = Schedule(
-            recipe.name,
-            asked.epochs_of(recipe),
-            asked.batch_size,
-            rate,
-            decay,
-            optimiser,
-            seed=asked.seed + 1,
-            settings=json_digest({"recipe": _plain(recipe), "base": self.base.digest}),
-        )
-        loss_of = (self._stored_loss if recipe.targets == "stored" else self._fresh_loss)(recipe, network)
-        examples = self._fit(network, schedule, loss_of)
-        metadata = {"base_digest": self.base.digest, "recipe": _plain(recipe), "epochs": schedule.epochs}
-        save_network(path, network, spec, metadata)
-        self._checkpoint(schedule).unlink(missing_ok=True)
-        fresh = examples * recipe.samples_per_view if recipe.targets == "fresh" else 0
-        self.record_cost(f"surrogate-{recipe.name}", passes=fresh, trained=examples)
-
-    def _optimisation(self, recipe: Recipe) -> tuple[float, float, str]:
-        """Learning rate, weight decay and optimiser."""
-        asked = self.settings
-        if recipe.loss == "js":
-            # Accelerated Smoothing trains with Adam (rate 1e-3, betas .5 and .999) and no weight decay.
-            return 1e-3, 0.0, "adam"
-        if recipe.start == "base":
-            return asked.surrogate_rate, asked.surrogate_decay, "sgd"
-        return asked.scratch_rate, asked.weight_decay, "sgd"
-
-    def _stored_loss(self, recipe: Recipe, network: nn.Module) -> Any:
-        counts = self.counts("train", "train", self.settings.train_samples)
-        if recipe.stored_samples:
-            counts = thin_counts(counts, recipe.stored_samples, np.random.default_rng(self.settings.seed))
-        counts = counts.astype(np.float32)
-        shares = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True)).to(self.device)
-        loss = jensen_shannon if recipe.loss == "js" else F.cross_entropy
-
-        def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
-            return loss(network(self._inputs(index)).float(), shares[index])
-
-        return loss_of
-
-    def _fresh_loss(self, recipe: Recipe, network: nn.Module) -> Any:
-        asked, draws = self.settings, recipe.samples_per_view
-        # The classifier that is certified, in the precision in which it is sampled.
-        labeller = make_labeller(self.base.module, len(self.class_names), asked.dtype, self.device)
-
-        def noisy(views: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-            return views + scale * torch.randn(views.shape, generator=generator, device=self.device)
-
-        def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
-            views = augment(self._inputs(index), asked.shift, asked.flip, generator)
-            views = blend(views, recipe.mix, generator)
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                labels = labeller(noisy(views.repeat(draws, 1, 1, 1), asked.sigma, generator))
-            shares = F.one_hot(labels, len(self.class_names)).float().view(draws, len(views), -1).mean(0)
-            seen = noisy(views, recipe.guard, generator) if recipe.guard else views
-            return F.cross_entropy(network(seen), shares)
-
-        return loss_of
-
-    def with_difficulty(self, recipe: Recipe) -> Network:
-        """The surrogate of a recipe with a difficulty head, or as it is where the settings want none."""
-        surrogate, asked = self.surrogate(recipe), self.settings
-        if not asked.difficulty or recipe.guard:
-            return surrogate
-        path = self.folder / "surrogates" / f"{_safe(recipe.name)}-difficulty.safetensors"
-        if not path.exists():
-            self.clock.check("difficulty")
-            generator = torch.Generator(self.device).manual_seed(asked.seed + 5)
-            index = torch.randperm(len(self._train_frames), generator=generator, device=self.device)
-            views = augment(self._inputs(index[: asked.difficulty]), asked.shift, asked.flip, generator)
-            views = blend(views, recipe.mix, generator)
-            counts = self._view_counts(views, generator)
-            module = learn_difficulty(surrogate.module, views, counts, asked.sigma, asked.seed)
-            spec = {
-                "kind": "difficulty",
-                "network": dict(surrogate.spec),
-                "num_features": module.first.in_features,
-                "hidden": module.first.out_features,
-            }
-            save_network(path, module, spec, {"surrogate": surrogate.digest})
-            self.record_cost(f"difficulty-{recipe.name}", passes=int(counts.sum()))
-        found = load_network(path)
-        if found.metadata["surrogate"] != surrogate.digest:
-            raise TrainerError(f"{path}: made from another surrogate; remove it")
-        found.module.to(self.device)
-        return found
-
-    def _view_counts(self, views: Tensor, generator: torch.Generator) -> np.ndarray:
-        """Class counts int64 [n, K] of fresh draws at views float32 [n, C, h, w]."""
-        labeller = make_labeller(self.base.module, len(self.class_names), self.settings.dtype, self.device)
-        counts = torch.zeros(len(views), len(self.class_names), dtype=torch.int64, device=self.device)
-        with torch.inference_mode():
-            for _ in range(DRAWS):
-                for start in range(0, len(views), VERIFIED_BATCH):
-                    part = views[start : start + VERIFIED_BATCH]
-                    noise = torch.randn(part.shape, generator=generator, device=self.device)
-                    label = labeller(part + self.settings.sigma * noise)[:, None]
-                    counts[start : start + len(part)].scatter_add_(1, label, torch.ones_like(label))
-        return counts.cpu().numpy()
-
     def tables(self, name: str, network: Network, guard: float = 0.0) -> Tables:
         """Scores of a network on the three splits, read where they are there.
 
@@ -337,7 +221,7 @@ class Run:
         ran = execution(network.digest, self.device)
         found = {}
         for number, part in enumerate(SPLITS):
-            path = self.folder / "scores" / _safe(name) / f"{part}.npz"
+            path = self.folder / "scores" / safe(name) / f"{part}.npz"
             if not path.exists():
                 noise = NoiseSource(guard, seed=1000 * self.settings.seed + number) if guard else None
                 references = self.references(part)
@@ -354,7 +238,7 @@ class Run:
         label, radius: proposals for all test frames. The noise is drawn here and nowhere else.
         """
         count = min(self.settings.verified, len(label))
-        path = self.folder / "verified" / f"{_safe(name)}.npz"
+        path = self.folder / "verified" / f"{safe(name)}.npz"
         asked = {"label": label[:count].tolist(), "radius": radius[:count].tolist(), "base": self.base.digest}
         if path.exists():
             arrays, meta = read_arrays(path, "verified tier", ("radius", "samples"))
@@ -371,7 +255,7 @@ class Run:
         return found.radius, found.samples
 
     def _confirm(self, queue: Verification, count: int) -> None:
-        labeller = make_labeller(self.base.module, len(self.class_names), self.settings.dtype, self.device)
+        labeller = self.labeller()
         generator = torch.Generator(self.device).manual_seed(self.settings.seed + 77)
         with torch.inference_mode():
             frames = torch.from_numpy(self.parts["test"].frames[:count]).to(self.device)
@@ -385,9 +269,9 @@ class Run:
 
     def timing(self, name: str, network: Network) -> dict[str, float]:
         """Milliseconds of one pass on this machine: alone, and per frame in a batch of 256."""
-        path = self.folder / "timing" / f"{_safe(name)}.json"
+        path = self.folder / "timing" / f"{safe(name)}.json"
         if not path.exists():
-            x = self.preprocess(self._train_frames[:256])
+            x = self.preprocess(self.train_frames[:256])
             write_json(
                 path,
                 {
@@ -435,9 +319,6 @@ def split(source: Source, settings: Settings) -> dict[str, Images]:
     return {"train": source.train.take(np.sort(train)), **parts}
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
+    """`name` as a file name."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()}

@@ -32,6 +32,7 @@ from examples.reproduce.rows import (
     published_prior,
 )
 from examples.reproduce.run import Run
+from examples.reproduce.surrogates import Surrogates
 from trainer.networks import Network
 
 GAP_ERRORS = ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
@@ -81,9 +82,10 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
 
 def _networks(run: Run) -> Iterator[tuple[str, Network, float]]:
     """Name, network and noise on its own input: the base classifier itself, then every surrogate."""
+    surrogates = Surrogates(run)
     yield "clean", run.base, 0.0
     for recipe in run.settings.recipes():
-        network = run.with_difficulty(recipe) if recipe.name == "ours" else run.surrogate(recipe)
+        network = surrogates.with_difficulty(recipe) if recipe.name == "ours" else surrogates.plain(recipe)
         yield recipe.name, network, recipe.guard
 
 

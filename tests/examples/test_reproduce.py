@@ -25,6 +25,7 @@ from examples.reproduce.measures import Difference, Share
 from examples.reproduce.rows import published_prior
 from examples.reproduce.run import Run, split
 from examples.reproduce.settings import preset
+from examples.reproduce.surrogates import Surrogates
 from examples.reproduce.table import make_table
 from examples.reproduce.third_party import ThirdParty
 from examples.reproduce.third_party_counts import Counts, load_counts
@@ -106,7 +107,7 @@ def test_an_interrupted_run_gives_the_numbers_of_an_uninterrupted_one(finished: 
     source = load_source("digits", None)
     whole = Run(tmp_path / "whole", TINY, source, CPU, Clock())
     ours = whole.settings.recipes()[0]
-    table = whole.tables("ours", whole.with_difficulty(ours))
+    table = whole.tables("ours", Surrogates(whole).with_difficulty(ours))
     assert whole.base.digest in (finished / "results.json").read_text()
     before = Scores.load(finished / "scores" / "ours" / "test.npz")
     assert (before.probit == table.test.probit).all() and (before.counts == table.test.counts).all()
@@ -229,7 +230,7 @@ def test_fresh_targets_are_labels_of_the_classifier_that_is_certified(
     # Two draws per view: class 0 for all views first, then class 1. Any logits that favour both alike lose ln 2.
     logits = torch.full((5, 10), -1e9)
     logits[:, :2] = 0.0
-    loss_of = run._fresh_loss(replace(TINY.recipes()[0], samples_per_view=2), lambda x: logits)
+    loss_of = Surrogates(run)._fresh_loss(replace(TINY.recipes()[0], samples_per_view=2), lambda x: logits)
     loss = loss_of(torch.arange(5), torch.Generator().manual_seed(0))
     assert asked == [(run.base.module, "bfloat16")]
     assert float(loss) == pytest.approx(np.log(2.0))
@@ -254,15 +255,18 @@ def test_splits_are_disjoint_by_content() -> None:
 
 def test_training_refuses_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
     def loss_of(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(len(index))
         return network(torch.randn(len(index), 2, generator=generator)).square().mean()
 
+    seen: list[int] = []
     network = torch.nn.Linear(2, 1)
     schedule = Schedule("tiny", 3, 4, 0.1, 0.0, "adam")
     with pytest.raises(OutOfTime, match="epoch 1 of 3"):
         fit(network, schedule, 8, loss_of, tmp_path / "c.safetensors", Clock(0.0), CPU)
     with pytest.raises(TrainerError, match="other settings"):
         fit(network, replace(schedule, rate=0.2), 8, loss_of, tmp_path / "c.safetensors", Clock(), CPU)
-    assert fit(network, schedule, 8, loss_of, tmp_path / "c.safetensors", Clock(), CPU) == 24
+    fit(network, schedule, 8, loss_of, tmp_path / "c.safetensors", Clock(), CPU)
+    assert seen == [4] * 6 and schedule.examples(8) == sum(seen) and schedule.examples(3) == 9
 
 
 def test_losses_agree_with_scipy() -> None:
