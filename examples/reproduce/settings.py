@@ -156,15 +156,15 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "train": 5000, "tuning": 300, "calibration": 700, "test": 400, "base_epochs": 12, "epochs": 8,
         "batch_size": 128, "samples_per_view": 2, "train_samples": 100, "reference_samples": 300,
-        "certify": (100, 1000), "audit": 1000, "verified": 50, "difficulty": 1000,
+        "certify": (100, 1000), "audit": 1000, "verified": 50, "difficulty": 1000, "mix": 0.0, "surrogate_rate": 0.015,
     },
     "medium": {
         "base_epochs": 30, "epochs": 20, "test": 2000, "train_samples": 200, "reference_samples": 1000, "audit": 5000,
-        "dtype": "bfloat16", "batch_size": 512, "verified": 200,
+        "dtype": "bfloat16", "batch_size": 512, "verified": 200, "mix": 0.0, "surrogate_rate": 0.06,
     },
     "full": {
         "base_epochs": 90, "epochs": 40, "train_samples": 1000, "certify": (100, 1000, 10000, 100000),
-        "dtype": "bfloat16", "batch_size": 512, "ablations": True,
+        "dtype": "bfloat16", "batch_size": 512, "mix": 0.0, "surrogate_rate": 0.06, "ablations": True,
     },
 }  # fmt: skip
 

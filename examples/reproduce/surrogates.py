@@ -60,6 +60,9 @@ class Surrogates:
     def _schedule(self, recipe: Recipe) -> Schedule:
         asked = self.run.settings
         rate, decay, optimiser = self._optimisation(recipe)
+        drawn = {"base": self.run.base.digest, "dtype": asked.dtype}
+        if recipe.targets == "stored":
+            drawn["samples"] = asked.train_samples
         return Schedule(
             recipe.name,
             asked.epochs_of(recipe),
@@ -68,7 +71,7 @@ class Surrogates:
             decay,
             optimiser,
             seed=asked.seed + 1,
-            settings=json_digest({"recipe": _plain(recipe), "base": self.run.base.digest}),
+            settings=json_digest({"recipe": _plain(recipe), **drawn}),
         )
 
     def _train(self, recipe: Recipe, schedule: Schedule, path: Path, made_from: dict[str, Any]) -> None:

@@ -194,25 +194,38 @@ def test_a_folder_of_other_settings_is_refused(finished: Path) -> None:
         Run(finished, replace(TINY, sigma=0.5), load_source("digits", None), CPU, Clock())
 
 
-def test_a_run_may_begin_with_the_base_classifier_and_counts_of_another(
-    finished: Path, tmp_path: Path
-) -> None:
-    source = load_source("digits", None)
+def test_a_run_may_begin_with_the_work_of_another(finished: Path, tmp_path: Path) -> None:
+    source, ours = load_source("digits", None), TINY.recipes()[0]
     shutil.copy(finished / "base.safetensors", tmp_path)
-    shutil.copytree(finished / "counts.zarr", tmp_path / "counts.zarr")
-    before = sorted(path.name for path in finished.iterdir())
-    other = Run(tmp_path, replace(TINY, epochs=3, mix=0.0), source, CPU, Stops(1))
-    first = Run(finished, TINY, source, CPU, Clock())
-    assert other.base.digest == first.base.digest
-    # A clock that is out of time from the start: nothing is drawn again.
-    assert np.array_equal(
-        other.counts("tuning", "tuning", TINY.reference_samples),
-        first.counts("tuning", "tuning", TINY.reference_samples),
-    )
-    assert sorted(path.name for path in finished.iterdir()) == before
-    (tmp_path / "run.json").unlink()
-    with pytest.raises(TrainerError, match="trained with other settings"):
-        _ = Run(tmp_path, replace(TINY, base_epochs=7), source, CPU, Clock()).base
+    for name in ("counts.zarr", "surrogates"):
+        shutil.copytree(finished / name, tmp_path / name)
+    # A clock that is out of time from the start: nothing is drawn or trained again.
+    other, first = Run(tmp_path, TINY, source, CPU, Stops(1)), Run(finished, TINY, source, CPU, Clock())
+    drawn = [run.counts("tuning", "tuning", TINY.reference_samples) for run in (other, first)]
+    assert np.array_equal(*drawn)
+    assert Surrogates(other).with_difficulty(ours).digest == Surrogates(first).with_difficulty(ours).digest
+    spent = first.cost()
+    assert {name: spent[name] for name in other.cost()} == other.cost() and "surrogate-ours" in other.cost()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"base_epochs": 7}, "trained with other settings"),
+        ({"epochs": 3}, "made from another base classifier or in another way"),
+        ({"surrogate_rate": 0.01}, "made from another base classifier or in another way"),
+        ({"dtype": "bfloat16"}, "made from another base classifier or in another way"),
+    ],
+)
+def test_the_work_of_a_run_with_other_settings_is_refused(
+    finished: Path, tmp_path: Path, changes: dict[str, object], why: str
+) -> None:
+    shutil.copy(finished / "base.safetensors", tmp_path)
+    shutil.copytree(finished / "surrogates", tmp_path / "surrogates")
+    settings = replace(TINY, **changes)
+    run = Run(tmp_path, settings, load_source("digits", None), CPU, Clock())
+    with pytest.raises(TrainerError, match=why):
+        Surrogates(run).plain(settings.recipes()[0])
 
 
 def test_fresh_targets_are_labels_of_the_classifier_that_is_certified(
