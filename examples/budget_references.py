@@ -8,6 +8,7 @@ Gaussian noise on its probit (0.35 is the error of a surrogate trained on fresh 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -56,7 +57,8 @@ def study(parts: Parts, noise: float, seed: int) -> list[list[float]]:
     shares = []
     for size in DRAWS:
         curve = clopper_pearson_map(SIGMA, size, float(GUARANTEE.beta))
-        head = calibrate(thin(references, size, rng), GUARANTEE, curve).head
+        thinned = replace(thin(references, size, rng), split="calibration")
+        head = calibrate(thinned, GUARANTEE, curve).head
         issued = head.radius(test.probit, test.label)
         shares.append([float(np.mean(issued >= radius)) for radius in RADII])
     return shares

@@ -172,7 +172,7 @@ _DIGITS: dict[str, Any] = {
     "widths": (8, 16, 32), "blocks": (0, 1, 1), "tuning": 150, "calibration": 450, "test": 250, "base_epochs": 20,
     "epochs": 40, "batch_size": 64, "learning_rate": 0.1, "shift": 1, "flip": False, "samples_per_view": 4,
     "train_samples": 100, "reference_samples": 500, "certify": (100, 1000), "audit": 2000, "verified": 50,
-    "difficulty": 400,
+    "difficulty": 400, "surrogate_decay": 5e-4,
 }  # fmt: skip
 
 
