@@ -35,7 +35,7 @@ def fresh_shares(
     def shares_of(views: Tensor) -> Tensor:
         with torch.inference_mode():
             many = views.repeat(num_samples, 1, 1, 1)
-            found = labels(many + sigma * torch.randn(many.shape, generator=generator))
+            found = labels(many + sigma * torch.randn(many.shape, generator=generator, device=many.device))
             shares = F.one_hot(found, num_classes).float().view(num_samples, len(views), -1).mean(0)
         return shares.clone()
 

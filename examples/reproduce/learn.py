@@ -41,6 +41,11 @@ class Schedule:
     seed: int = 0
     settings: str = ""
 
+    @property
+    def digest(self) -> str:
+        """Of everything that decides what this training ends with."""
+        return json_digest(asdict(self))
+
     def examples(self, num_frames: int) -> int:
         """Training examples in all: whole batches of `num_frames` frames, in every epoch."""
         size = min(self.batch_size, num_frames)
@@ -139,7 +144,7 @@ def _save(
         tensors.update({f"optimiser/{number}/{name}": value for name, value in state.items()})
     tensors["generator"] = generator.get_state()
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    header = {"schedule": json_digest(asdict(schedule)), "epochs": str(epochs)}
+    header = {"schedule": schedule.digest, "epochs": str(epochs)}
     with atomic_file(path) as file:
         file.write(save(plain, header))
 
@@ -156,7 +161,7 @@ def _restore(
     if not path.exists():
         return 0
     tensors, header = read_safetensors(path)
-    if header.get("schedule") != json_digest(asdict(schedule)):
+    if header.get("schedule") != schedule.digest:
         raise TrainerError(f"{path}: a checkpoint of other settings; remove it or use another --out folder")
     generator.set_state(tensors.pop("generator"))
     network.load_state_dict(

@@ -27,11 +27,11 @@ from examples.reproduce.learn import LossOf, Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
 from examples.reproduce.settings import Settings
-from examples.reproduce.views import augment
+from trainer.augment import augment
 from trainer.errors import TrainerError
 from trainer.montecarlo import CountStore, sample_counts
 from trainer.montecarlo.classifier import Labeller, make_labeller
-from trainer.networks import Network, build_network, load_network, save_network
+from trainer.networks import Network, build_network, differences, load_network, save_network
 from trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
@@ -140,7 +140,7 @@ class Run:
             save_network(path, network, spec, made_from)
             self.checkpoint(schedule).unlink(missing_ok=True)
         found = load_network(path)
-        if {name: found.metadata.get(name) for name in made_from} != made_from:
+        if any(differences(found.metadata, made_from)):
             raise TrainerError(f"{path}: trained with other settings or on other frames; remove it")
         self.record_cost("base", trained=schedule.examples(len(self.parts["train"].labels)))
         found.module.to(self.device)

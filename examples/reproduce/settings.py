@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrainerError
 from trainer.montecarlo.identity import SAMPLE_BLOCK
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def plain(settings: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them: tuples as lists."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, tuples as lists."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return plain(self)
 
     def base(self) -> dict[str, Any]:
         """The settings that decide the base classifier's weights."""

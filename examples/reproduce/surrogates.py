@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from calibration.thinning import thin_counts
 from examples.reproduce.difficulty import DRAWS, learn_difficulty
 from examples.reproduce.learn import LossOf, Schedule
 from examples.reproduce.run import Run, safe
-from examples.reproduce.settings import Recipe
-from examples.reproduce.views import augment, blend, jensen_shannon
+from examples.reproduce.settings import Recipe, plain
+from examples.reproduce.views import blend, jensen_shannon
+from trainer.augment import augment
 from trainer.errors import TrainerError
-from trainer.networks import Network, build_network, load_network, save_network
+from trainer.networks import Network, build_network, differences, load_network, save_network
+from trainer.views import fresh_shares
 
 BATCH = 256
 
@@ -36,8 +37,8 @@ class Surrogates:
         path, schedule = self._path(recipe.name), self._schedule(recipe)
         made_from = {
             "base_digest": self.run.base.digest,
-            "recipe": _plain(recipe),
-            "schedule": json_digest(asdict(schedule)),
+            "recipe": plain(recipe),
+            "schedule": schedule.digest,
         }
         if not path.exists():
             self._train(recipe, schedule, path, made_from)
@@ -52,7 +53,7 @@ class Surrogates:
 
     def _load(self, path: Path, made_from: dict[str, Any]) -> Network:
         found = load_network(path)
-        if any(found.metadata.get(name) != value for name, value in made_from.items()):
+        if any(differences(found.metadata, made_from)):
             raise TrainerError(f"{path}: made from another base classifier or in another way; remove it")
         found.module.to(self.run.device)
         return found
@@ -71,7 +72,7 @@ class Surrogates:
             decay,
             optimiser,
             seed=asked.seed + 1,
-            settings=json_digest({"recipe": _plain(recipe), **drawn}),
+            settings=json_digest({"recipe": plain(recipe), **drawn}),
         )
 
     def _train(self, recipe: Recipe, schedule: Schedule, path: Path, made_from: dict[str, Any]) -> None:
@@ -112,17 +113,17 @@ class Surrogates:
         asked, draws = self.run.settings, recipe.samples_per_view
         labeller = self.run.labeller()
 
-        def noisy(views: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-            return views + scale * torch.randn(views.shape, generator=generator, device=self.run.device)
-
         def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
             views = augment(self.run.inputs(index), asked.shift, asked.flip, generator)
             views = blend(views, recipe.mix, generator)
-            with torch.no_grad(), torch.autocast(self.run.device.type, enabled=False):
-                labels = labeller(noisy(views.repeat(draws, 1, 1, 1), asked.sigma, generator))
-            shares = F.one_hot(labels, len(self.run.class_names)).float().view(draws, len(views), -1).mean(0)
-            seen = noisy(views, recipe.guard, generator) if recipe.guard else views
-            return F.cross_entropy(network(seen), shares)
+            shares_of = fresh_shares(labeller, len(self.run.class_names), asked.sigma, draws, generator)
+            with torch.autocast(self.run.device.type, enabled=False):
+                shares = shares_of(views)
+            if recipe.guard:
+                views = views + recipe.guard * torch.randn(
+                    views.shape, generator=generator, device=views.device
+                )
+            return F.cross_entropy(network(views), shares)
 
         return loss_of
 
@@ -170,7 +171,3 @@ class Surrogates:
                     label = labeller(part + self.run.settings.sigma * noise)[:, None]
                     counts[start : start + len(part)].scatter_add_(1, label, torch.ones_like(label))
         return counts.cpu().numpy()
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()}

@@ -9,7 +9,7 @@ pays for.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from examples.reproduce.data import Images, Source
 from examples.reproduce.learn import Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
+from examples.reproduce.settings import plain
 from examples.reproduce.third_party_counts import Counts
-from examples.reproduce.views import augment, jensen_shannon, mixing_weights, probit_regression
+from examples.reproduce.views import jensen_shannon, mixing_weights, probit_regression
+from trainer.augment import augment
 from trainer.errors import TrainerError
 from trainer.networks import build_network, load_network, save_network
 from trainer.preprocess import Preprocess
@@ -73,7 +75,7 @@ class ThirdParty:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return plain(self)
 
 
 class Ensemble(nn.Module):

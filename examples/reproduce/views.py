@@ -1,4 +1,4 @@
-"""Augmented views and the losses of the surrogates, on whatever device the frames are."""
+"""Blended views and the losses of the surrogates, on whatever device the frames are."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibration.probit import DENOMINATOR, LOGIT_LIMIT, NUMERATOR
-
-
-def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random mirror image and shift (border pixels repeated) of each of x, float32 [B, C, h, w]."""
-    count, channels, height, width = x.shape
-    if flip:
-        chosen = torch.rand(count, generator=generator, device=x.device) < 0.5
-        x = torch.where(chosen[:, None, None, None], x.flip(3), x)
-    if not shift:
-        return x
-    moves = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator, device=x.device)
-    padded = F.pad(x, (shift,) * 4, mode="replicate")
-    rows = (torch.arange(height, device=x.device) + moves[0])[:, None, :, None]
-    columns = (torch.arange(width, device=x.device) + moves[1])[:, None, None, :]
-    image = torch.arange(count, device=x.device)[:, None, None, None]
-    return padded[image, torch.arange(channels, device=x.device)[:, None, None], rows, columns]
 
 
 def mixing_weights(count: int, share: float, generator: torch.Generator, device: torch.device) -> Tensor:

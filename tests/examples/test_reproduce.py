@@ -30,7 +30,8 @@ from examples.reproduce.table import make_table
 from examples.reproduce.third_party import ThirdParty
 from examples.reproduce.third_party_counts import Counts, load_counts
 from examples.reproduce.third_party_table import run_third_party
-from examples.reproduce.views import augment, jensen_shannon, probit_of_class
+from examples.reproduce.views import jensen_shannon, probit_of_class
+from trainer.augment import augment
 from trainer.errors import TrainerError
 from trainer.networks import load_network
 
