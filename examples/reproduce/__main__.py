@@ -83,6 +83,9 @@ def run(
 @click.option("--counts", type=FOLDER, required=True, help="The .npz of class counts that others drew.")
 @click.option("--loss", type=click.Choice(LOSSES), default="ce", show_default=True)
 @click.option("--members", default=1, show_default=True, help="Networks in the ensemble.")
+@click.option(
+    "--teacher", type=FOLDER, help="Folder of a finished run, whose surrogate labels this one's views."
+)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--width", default=16, show_default=True, help="Channels of the first of three stages.")
 @click.option("--depth", default=1, show_default=True, help="Residual blocks per stage.")
@@ -102,6 +105,7 @@ def third_party(
     counts: Path,
     loss: str,
     members: int,
+    teacher: Path | None,
     epochs: int,
     width: int,
     depth: int,
@@ -125,7 +129,11 @@ def third_party(
     )
     asked = replace(asked, **parse_changes(asked, changes))
     source, drawn = load_source("cifar10", data), load_counts(counts, asked.sigma)
-    _finish(lambda: run_third_party(out, asked, source, drawn, _device(device), clock), out, as_json)
+
+    def work() -> Sequence[Row]:
+        return run_third_party(out, asked, source, drawn, _device(device), clock, teacher)
+
+    _finish(work, out, as_json)
 
 
 @main.command()

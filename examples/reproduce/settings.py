@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calibration.plan import default_radii
 from trainer.errors import TrainerError
 from trainer.montecarlo.identity import SAMPLE_BLOCK
 
@@ -47,8 +48,9 @@ class Settings:
     Carlo draws per frame. epochs: of the fresh recipes; those on stored counts get the same training compute.
     surrogate_rate, surrogate_decay: learning rate and weight decay of surrogates that start from the base classifier's
     weights; the others have scratch_rate and weight_decay, and the prior's recipe its own. guard: (rho, noise) of the
-    guarded tier, empty for none. errors: error levels eps, each a row per method. dtype: precision of the base classifier
-    wherever it is sampled.
+    guarded tier, empty for none. errors: error levels eps, each a row per method. radii: columns of the table. map_radii:
+    radii for which a map is chosen, each a row per method and a column; empty = sigma, 2 sigma, 3 sigma. dtype: precision
+    of the base classifier wherever it is sampled.
     """
 
     dataset: str
@@ -85,6 +87,7 @@ class Settings:
     errors: tuple[str, ...] = ("0.1", "0.05")
     betas: tuple[str, ...] = ("0.05", "0.1", "0.2")
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    map_radii: tuple[float, ...] = ()
     dtype: str = "float32"
     ablations: bool = False
 
@@ -99,10 +102,22 @@ class Settings:
                 raise TrainerError(
                     f"{name}: got {draws} draws, expected a multiple of {SAMPLE_BLOCK}, in which they are stored"
                 )
+        if any(radius <= 0 for radius in self.map_radii):
+            raise TrainerError(f"map_radii: got {self.map_radii}, expected radii above 0")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, tuples as lists."""
         return plain(self)
+
+    @property
+    def chosen_radii(self) -> tuple[float, ...]:
+        """Radii for which a map is chosen."""
+        return self.map_radii or default_radii(self.sigma)
+
+    @property
+    def columns(self) -> tuple[float, ...]:
+        """Radii at which certified accuracy is reported."""
+        return tuple(sorted({*self.radii, *self.chosen_radii}))
 
     def base(self) -> dict[str, Any]:
         """The settings that decide the base classifier's weights."""

@@ -12,7 +12,6 @@ from calibration.certify import CertifyCounts
 from calibration.evaluation import certified_accuracy, certified_right
 from calibration.guarantee import Guarantee
 from calibration.guarded import Guard
-from calibration.plan import default_radii
 from calibration.scores import Scores
 from examples.reproduce.ablations import calibration_ablations
 from examples.reproduce.report import write
@@ -53,16 +52,16 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     asked = run.settings
     certify = run.certify()
     best = certify.at(max(asked.certify), CERTIFY_ALPHA)
-    right = certified_right(best.label, best.radius, certify.target, asked.radii)
+    right = certified_right(best.label, best.radius, certify.target, asked.columns)
     against = asked.selection + max(asked.certify)
     scores, costs = {}, {}
     for name, network, guard in _networks(run):
         scores[name] = run.tables(name, network, guard)
         costs[name] = Cost(1, _offline(run, name), against, run.timing(name, network)["single"], right)
-    rows = certify_rows(certify, scores["clean"].test, asked.radii, run.timing("clean", run.base)["batch"])
+    rows = certify_rows(certify, scores["clean"].test, asked.columns, run.timing("clean", run.base)["batch"])
     for error in asked.errors:
         rows += _calibrated_rows(scores, costs, error, run)
-    rows.append(published_row(scores["prior"].test, costs["prior"], asked.radii))
+    rows.append(published_row(scores["prior"].test, costs["prior"], asked.columns))
     rows.append(_verified_row(run, scores["ours"], costs["ours"]))
     tables = {"Methods": rows}
     error = asked.errors[-1]
@@ -70,11 +69,11 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
         others = [recipe.name for recipe in run.settings.recipes() if recipe.name not in TITLES]
         promise = Guarantee.of("pac", error)
         tables["Surrogates, one change at a time"] = [
-            calibrated_row(name, scores[name], promise, TUNED, asked.betas, asked.radii, costs[name])
+            calibrated_row(name, scores[name], promise, TUNED, asked.betas, asked.columns, costs[name])
             for name in ("ours", "paper", *others)
         ]
     tables["Calibration of our surrogate, one change at a time"] = calibration_ablations(
-        scores["ours"], error, asked.betas, asked.radii, costs["ours"], asked.seed
+        scores["ours"], error, asked.betas, asked.columns, costs["ours"], asked.seed
     )
     _write(run, tables, scores, certify)
     return tables
@@ -113,12 +112,12 @@ def _calibrated_rows(
     def add(name: str, title: str, choice: Choice, guard: Guard | None = None) -> None:
         promise = Guarantee.of("pac", error, guard=guard)
         rows.append(
-            calibrated_row(title, scores[name], promise, choice, asked.betas, asked.radii, costs[name])
+            calibrated_row(title, scores[name], promise, choice, asked.betas, asked.columns, costs[name])
         )
 
     for name in ("ours", "prior", "clean"):
         add(name, TITLES[name], TUNED)
-        for radius in default_radii(asked.sigma):
+        for radius in asked.chosen_radii:
             add(name, f"{TITLES[name]}, for r = {radius:g}", Choice(radius=radius))
     add("paper", TITLES["paper"], PAPER)
     if "guarded" in scores:
@@ -156,7 +155,7 @@ def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
         first.label,
         radius,
         first,
-        asked.radii,
+        asked.columns,
         spent,
         choice=f"proposals of ours at eps {asked.errors[0]}; median {np.median(samples):,.0f} draws",
     )
@@ -166,7 +165,7 @@ def _write(
     run: Run, tables: Mapping[str, list[Row]], scores: Mapping[str, Tables], certify: CertifyCounts
 ) -> None:
     asked = run.settings
-    gap_radius = asked.radii[1]
+    gap_radius = asked.chosen_radii[0]
     best = certify.at(max(certify.budgets), CERTIFY_ALPHA)
     monte_carlo = float(certified_accuracy(best.label, best.radius, certify.target, [gap_radius])[0])
     compared = {

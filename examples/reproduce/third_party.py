@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.digests import combined_digest, json_digest
+from calibration.digests import json_digest
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
+from examples.reproduce.ensemble import Surrogate, load_surrogate, member_path
 from examples.reproduce.learn import Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
@@ -29,7 +30,7 @@ from examples.reproduce.third_party_counts import Counts
 from examples.reproduce.views import jensen_shannon, mixing_weights, probit_regression
 from trainer.augment import augment
 from trainer.errors import TrainerError
-from trainer.networks import build_network, load_network, save_network
+from trainer.networks import build_network, save_network
 from trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
@@ -41,8 +42,9 @@ class ThirdParty:
     """What is trained. loss: soft-label cross-entropy, probit regression, both, or Jensen-Shannon divergence.
 
     mix: share of frames blended with another, counts blended alike. members: networks whose log-probabilities are
-    averaged. prior: train Accelerated Smoothing's recipe as well (js, no augmentation, Adam), for as many epochs.
-    train: frames (0 = all).
+    averaged. teacher: digest of the surrogate that labels every view, blended or not (empty = none). teacher_share: weight
+    of its label, the rest is that of the frame's counts. prior: train Accelerated Smoothing's recipe as well (js, no
+    augmentation, Adam), for as many epochs. train: frames (0 = all).
     """
 
     sigma: float = 0.25
@@ -58,6 +60,8 @@ class ThirdParty:
     shift: int = 4
     flip: bool = True
     members: int = 1
+    teacher: str = ""
+    teacher_share: float = 0.5
     prior: bool = True
     train: int = 0
     tuning: int = 2000
@@ -73,24 +77,17 @@ class ThirdParty:
                 f"third party: got loss {self.loss!r} and {self.members} members, expected one of {', '.join(LOSSES)} "
                 "and at least one member"
             )
+        if not 0 < self.teacher_share <= 1:
+            raise TrainerError(
+                f"teacher_share: got {self.teacher_share}, expected a number above 0 and at most 1"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return plain(self)
 
 
-class Ensemble(nn.Module):
-    """The mean of its members' log-probabilities: float32 [B, C, H, W] -> [B, K]."""
-
-    def __init__(self, members: list[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x).log_softmax(1) for member in self.members]).mean(0)
-
-
 class Work:
-    """Splits, training and scores of one folder."""
+    """Splits, training and scores of one folder; `teacher` where `asked` names one."""
 
     def __init__(
         self,
@@ -100,8 +97,10 @@ class Work:
         counts: Counts,
         device: torch.device,
         clock: Clock,
+        teacher: Surrogate | None = None,
     ) -> None:
         self.folder, self.asked, self.counts, self.device, self.clock = folder, asked, counts, device, clock
+        self.teacher = teacher
         self.rows = split_rows(source, asked)
         self.train, self.held_out = source.train.take(self.rows["train"]), source.held_out
         height, width, channels = source.train.frames.shape[1:]
@@ -109,6 +108,7 @@ class Work:
             device
         )
         self.milliseconds: dict[str, float] = {}
+        self.passes: dict[str, int] = {}
 
     def counts_of(self, part: str) -> np.ndarray:
         """References, or for the test split the draws that audit certificates."""
@@ -117,15 +117,13 @@ class Work:
 
     def tables(self, name: str, asked: ThirdParty) -> Tables:
         """Train the members, score the ensemble on the three splits."""
-        paths = [
-            self.folder / "surrogates" / f"{name}-{member}.safetensors" for member in range(asked.members)
-        ]
-        for member, path in enumerate(paths):
+        for member in range(asked.members):
+            path = member_path(self.folder, name, member)
             if not path.exists():
                 self._train(name, asked, member, path)
-        networks = [load_network(path) for path in paths]
-        network = Ensemble([found.module for found in networks]).to(self.device).eval()
-        ran = execution(combined_digest([found.digest for found in networks]), self.device)
+        surrogate = load_surrogate(self.folder, name, self.counts.digest, asked.members)
+        network = surrogate.network.to(self.device)
+        ran = execution(surrogate.digest, self.device)
         tables = {}
         for part in SPLITS:
             images = self.held_out.take(self.rows[part])
@@ -144,6 +142,7 @@ class Work:
             )
         x = self.preprocess(torch.from_numpy(self.train.frames[:1]).to(self.device))
         self.milliseconds[name] = milliseconds_per_frame(network, x)
+        self.passes[name] = surrogate.passes
         return Tables(**tables)
 
     def _train(self, name: str, asked: ThirdParty, member: int, path: Path) -> None:
@@ -165,14 +164,27 @@ class Work:
         checkpoint = self.folder / "checkpoints" / path.name
         loss_of = self._loss(asked, network)
         fit(network, schedule, len(self.train.labels), loss_of, checkpoint, self.clock, self.device)
-        save_network(path, network, spec, {"settings": asked.to_json(), "counts": self.counts.digest})
+        made_from = {
+            "settings": asked.to_json(),
+            "counts": self.counts.digest,
+            "passes": self._passes(asked, schedule, member),
+        }
+        save_network(path, network, spec, made_from)
         checkpoint.unlink(missing_ok=True)
+
+    def _passes(self, asked: ThirdParty, schedule: Schedule, member: int) -> int:
+        """Of networks over frames: a step is three, a label one per member of the teacher, for which member 0 pays."""
+        views = schedule.examples(len(self.train.labels))
+        if not asked.teacher or self.teacher is None:
+            return 3 * views
+        return (3 + self.teacher.members) * views + (self.teacher.passes if member == 0 else 0)
 
     def _loss(self, asked: ThirdParty, network: nn.Module) -> Any:
         counts = self.counts.train[self.rows["train"]].astype(np.float64)
         draws = int(counts[0].sum())
         shares = torch.from_numpy((counts / counts.sum(1, keepdims=True)).astype(np.float32)).to(self.device)
         frames = torch.from_numpy(self.train.frames).to(self.device)
+        teacher = self.teacher.network.to(self.device) if asked.teacher and self.teacher else None
 
         def loss_of(index: Tensor, generator: torch.Generator) -> Tensor:
             x, target = self.preprocess(frames[index]), shares[index]
@@ -182,6 +194,9 @@ class Work:
                 weight = mixing_weights(len(x), asked.mix, generator, x.device)
                 x = torch.lerp(x, x[partner], weight[:, None, None, None])
                 target = torch.lerp(target, target[partner], weight[:, None])
+            if teacher is not None:
+                with torch.no_grad():
+                    target = torch.lerp(target, teacher(x).float().softmax(1), asked.teacher_share)
             logits = network(x).float()
             if asked.loss == "js":
                 return jensen_shannon(logits, target)

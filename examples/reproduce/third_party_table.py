@@ -17,6 +17,7 @@ from calibration.plan import default_radii
 from examples.reproduce.ablations import calibration_ablations
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Source
+from examples.reproduce.ensemble import load_surrogate
 from examples.reproduce.report import write
 from examples.reproduce.rows import (
     CERTIFY_ALPHA,
@@ -40,14 +41,25 @@ BETAS = ("0.05", "0.1", "0.2")
 
 
 def run_third_party(
-    folder: Path, asked: ThirdParty, source: Source, counts: Counts, device: torch.device, clock: Clock
+    folder: Path,
+    asked: ThirdParty,
+    source: Source,
+    counts: Counts,
+    device: torch.device,
+    clock: Clock,
+    teacher: Path | None = None,
 ) -> list[Row]:
-    """Train what is missing, then write results.json, table.md and the figures."""
+    """Train what is missing, then write results.json, table.md and the figures.
+
+    teacher: folder of a finished run, whose surrogate labels the views of this one.
+    """
     if len(counts.train) != len(source.train.labels) or len(counts.audit) != len(source.held_out.labels):
         raise TrainerError(
             f"counts of {len(counts.train)} and {len(counts.audit)} frames, images {len(source.train.labels)} and "
             f"{len(source.held_out.labels)}; expected the whole data set in official order"
         )
+    labels = None if teacher is None else load_surrogate(teacher, "ours", counts.digest)
+    asked = replace(asked, teacher="" if labels is None else labels.digest)
     made_from = {
         "settings": asked.to_json(),
         "counts": counts.digest,
@@ -60,10 +72,10 @@ def run_third_party(
             f"{path}: begun with other settings or data; use the same, or another --out folder"
         )
     write_json(path, made_from)
-    work = Work(folder, asked, source, counts, device, clock)
+    work = Work(folder, asked, source, counts, device, clock, labels)
     scores = {"ours": work.tables("ours", asked)}
     if asked.prior:
-        plain = replace(asked, loss="js", mix=0.0, shift=0, flip=False, members=1)
+        plain = replace(asked, loss="js", mix=0.0, shift=0, flip=False, members=1, teacher="")
         scores["prior"] = work.tables("prior", plain)
     return _report(folder, asked, scores, work, made_from)
 
@@ -131,8 +143,9 @@ def _costs(
     costs = {}
     for name in scores:
         members = asked.members if name == "ours" else 1
-        offline = drawn + members * 3 * asked.epochs * len(train)
-        costs[name] = Cost(members, offline, REFERENCE_DRAWS, work.milliseconds[name], certified)
+        costs[name] = Cost(
+            members, drawn + work.passes[name], REFERENCE_DRAWS, work.milliseconds[name], certified
+        )
     return costs
 
 

@@ -19,7 +19,7 @@ from calibration.errors import CalibrationError
 from calibration.scores import Scores
 from examples.reproduce.__main__ import main, parse_changes
 from examples.reproduce.clock import Clock, OutOfTime
-from examples.reproduce.data import Images, Source, load_source
+from examples.reproduce.data import Images, load_source
 from examples.reproduce.learn import Schedule, fit
 from examples.reproduce.measures import Difference, Share
 from examples.reproduce.rows import published_prior
@@ -27,9 +27,6 @@ from examples.reproduce.run import Run, split
 from examples.reproduce.settings import preset
 from examples.reproduce.surrogates import Surrogates
 from examples.reproduce.table import make_table
-from examples.reproduce.third_party import ThirdParty
-from examples.reproduce.third_party_counts import Counts, load_counts
-from examples.reproduce.third_party_table import run_third_party
 from examples.reproduce.views import jensen_shannon, probit_of_class
 from trainer.augment import augment
 from trainer.errors import TrainerError
@@ -39,7 +36,7 @@ CPU = torch.device("cpu")
 TINY = preset(
     "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=6, epochs=2, train_samples=100,
     reference_samples=200, selection=100, certify=(100, 200), audit=400, verified=10, train=400,
-    difficulty=100, errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1, 0.25), ablations=True,
+    difficulty=100, errors=("0.1",), betas=("0.1",), radii=(0.0, 0.1), map_radii=(0.25,), ablations=True,
 )  # fmt: skip
 
 
@@ -92,9 +89,8 @@ def test_every_method_is_in_the_table_with_its_guarantee(finished: Path) -> None
         "Accelerated Smoothing, calibrated by us",
         "clean softmax of the base classifier",
     ):
-        expected.update(
-            {f"{name}, for r = {radius:g}": "PAC over inputs, eps 0.1" for radius in (0.25, 0.5, 0.75)}
-        )
+        expected[f"{name}, for r = 0.25"] = "PAC over inputs, eps 0.1"
+    assert all(row["radii"] == [0.0, 0.1, 0.25] for row in rows.values())
     assert set(rows) == set(expected)
     assert all(promise in str(rows[name]["guarantee"]) for name, promise in expected.items())
     page = (finished / "table.md").read_text()
@@ -250,6 +246,15 @@ def test_fresh_targets_are_labels_of_the_classifier_that_is_certified(
     assert float(loss) == pytest.approx(np.log(2.0))
 
 
+def test_radii_with_a_map_of_their_own_are_columns_too() -> None:
+    assert preset("cifar10", "small", 0.25).columns == (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    assert preset("cifar10", "small", 1.0).columns == (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+    asked = preset("cifar10", "small", 1.0, map_radii=(0.5, 1.25))
+    assert asked.chosen_radii == (0.5, 1.25) and asked.columns == (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    with pytest.raises(TrainerError, match="map_radii"):
+        replace(asked, map_radii=(0.0,))
+
+
 def test_draws_that_cannot_be_stored_are_refused_before_the_work() -> None:
     for wrong in ({"train_samples": 40}, {"certify": (100, 0)}):
         with pytest.raises(TrainerError, match="multiple of 100"):
@@ -398,58 +403,6 @@ def test_pickled_and_foreign_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", images=np.array([{"a": 1}], object), labels=np.zeros(1, int))
     with pytest.raises(TrainerError, match="pickle"):
         load_source("cifar10", tmp_path)
-
-
-def third_party_counts(source: Source) -> Counts:
-    """Draws of a classifier that is right with a probability that depends on the frame."""
-    random = np.random.default_rng(5)
-
-    def draw(images: Images, num_samples: int, sure: np.ndarray) -> np.ndarray:
-        shares = np.full((len(images.labels), 10), 1.0) * ((1 - sure) / 9)[:, None]
-        shares[np.arange(len(sure)), images.labels] = sure
-        return np.stack([random.multinomial(num_samples, row) for row in shares]).astype(np.uint32)
-
-    train = 0.55 + 0.4 * (source.train.frames.mean((1, 2, 3)) / 255)
-    test = 0.55 + 0.4 * (source.held_out.frames.mean((1, 2, 3)) / 255)
-    drawn = [draw(source.held_out, size, test) for size in (5000, 10_000, 80_000)]
-    return Counts(draw(source.train, 100_000, train), *drawn, digest="ab" * 32)
-
-
-def test_the_third_party_path_makes_the_same_table(tmp_path: Path) -> None:
-    source = load_source("digits", None)
-    asked = ThirdParty(
-        widths=(8, 16), blocks=(0, 1), epochs=4, batch_size=64, loss="both", mix=0.25, shift=1, flip=False, members=2,
-        tuning=60, calibration=300, test=200, errors=("0.1",),
-    )  # fmt: skip
-    rows = run_third_party(tmp_path, asked, source, third_party_counts(source), CPU, Clock())
-    found = {row.method: row for row in rows}
-    assert found["surrogate (both), our calibration"].passes == 2
-    assert found["surrogate (both), our calibration"].agreement > 0.6
-    assert found["CERTIFY, N = 10,000"].wrong.hits == 0 and found["CERTIFY, N = 80,000"].wrong is None
-    assert found["CERTIFY, N = 10,000"].accuracy[0].value > 0.95
-    assert (tmp_path / "table.md").exists() and not list(tmp_path.glob("checkpoints/*"))
-    other = replace(asked, loss="ce")
-    with pytest.raises(TrainerError, match="begun with other"):
-        run_third_party(tmp_path, other, source, third_party_counts(source), CPU, Clock())
-
-
-def test_published_counts_are_taken_apart_or_refused(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    sizes = (5000, 10_000, 25_000, 50_000, 5000)
-    parts = [random.multinomial(size, np.full(10, 0.1), 4) for size in sizes]
-    total = sum(parts) + parts[0]
-    arrays = {
-        f"test_sigma0.25_N{n}": counts
-        for n, counts in zip((5000, 10_000, 25_000, 50_000, 100_000), [*parts[:4], total])
-    }
-    np.savez(tmp_path / "good.npz", train_sigma0_25=0, **{"train_sigma0.25_N100000": total}, **arrays)
-    counts = load_counts(tmp_path / "good.npz", 0.25)
-    assert (counts.audit == parts[2] + parts[3] + parts[4]).all() and (counts.audit.sum(1) == 80_000).all()
-    assert (counts.references == parts[1]).all() and (counts.selection == parts[0]).all()
-    arrays["test_sigma0.25_N100000"] = sum(parts[1:4]) * 100 // 85
-    np.savez(tmp_path / "bad.npz", **{"train_sigma0.25_N100000": total}, **arrays)
-    with pytest.raises(TrainerError, match="do not add up"):
-        load_counts(tmp_path / "bad.npz", 0.25)
 
 
 def test_the_command_line_stops_and_explains(tmp_path: Path) -> None:
