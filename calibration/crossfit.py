@@ -9,10 +9,9 @@ import numpy as np
 
 from calibration.bounds import lower_radius
 from calibration.errors import CalibrationError
-from calibration.focus import focus_map
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD, CertificateHead
-from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
+from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map, step_map
 from calibration.offsets import clip_maxima, excesses
 from calibration.quantile import quantile_map
 from calibration.scores import Scores
@@ -33,14 +32,12 @@ def map_names(tuning: Scores, guarantee: Guarantee, radius: Optional[float]) -> 
     maps: List[str] = ["clopper-pearson", "identity"]  # the first wins a tie
     if len(tuning) >= MIN_FRAMES:
         maps += [f"quantile {factor:g}" for factor in (0.5, 1.0, 2.0)]
+    if radius is not None and guarantee.kind != "selective":
+        maps.append("step")
     for name in maps:
         yield name, False
         if tuning.difficulty is not None and guarantee.kind != "selective":
             yield name, True
-    if radius is not None and len(tuning) >= MIN_FRAMES and guarantee.kind != "selective":
-        for factor in (0.05, 0.5):
-            for lift in (0.5, 1.5):
-                yield f"focus {factor:g} lift {lift:g}", False
 
 
 def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
@@ -49,33 +46,23 @@ def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
     return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
 
 
-def fit_map(
-    name: str, fit: Scores, guarantee: Guarantee, *, radius: Optional[float] = None, num_calibration: int = 0
-) -> RadiusMap:
+def fit_map(name: str, fit: Scores, guarantee: Guarantee, *, radius: Optional[float] = None) -> RadiusMap:
     """The map of that name, fitted on the frames of `fit`.
 
     Args:
-        name: "identity", "clopper-pearson", "quantile F" at level F alpha, or "focus F lift L" with base level F alpha.
-        radius: of a focused map.
-        num_calibration: units of the calibration split to come; 0: as many as here.
+        name: "identity", "clopper-pearson", "step" at `radius`, or "quantile F" at level F alpha.
     """
     kind, *numbers = name.split(" ")
     if kind == "identity":
         return IDENTITY
+    if kind == "step":
+        if radius is None:
+            raise CalibrationError("plan: a step map needs the radius that it issues")
+        return step_map(radius)
     if kind == "clopper-pearson":
         return clopper_pearson_map(fit.sigma, int(np.median(fit.num_samples)), float(guarantee.beta))
     plugin, reference = np.float32(fit.sigma) * fit.probit, signed_reference(fit, guarantee)
-    level = min(float(guarantee.alpha) * float(numbers[0]), 0.5)
-    if kind == "quantile":
-        return quantile_map(plugin, reference, level, name)
-    if radius is None:
-        raise CalibrationError("plan: a focused map needs the radius to be optimised")
-    units = num_calibration or len(fit)
-    # The rank leaves a little less than alpha; so does this map, or its offset would lower it below the radius.
-    spent = 1 - rank_share(guarantee, units)
-    return focus_map(
-        plugin, reference, radius, spent, base_level=level, lift=float(numbers[2]), num_calibration=units
-    )
+    return quantile_map(plugin, reference, min(float(guarantee.alpha) * float(numbers[0]), 0.5), name)
 
 
 def rank_share(guarantee: Guarantee, units: int) -> float:
@@ -128,7 +115,7 @@ def _fitted_head(
     name: str, fit: Scores, guarantee: Guarantee, difficulty: bool, radius: Optional[float], units: int
 ) -> Optional[CertificateHead]:
     """Map and, for the selective kind, threshold from the fitting half; None where no threshold works."""
-    curve = fit_map(name, fit, guarantee, radius=radius, num_calibration=units)
+    curve = fit_map(name, fit, guarantee, radius=radius)
     if guarantee.kind != "selective":
         return CertificateHead(fit.sigma, curve, difficulty=difficulty)
     try:

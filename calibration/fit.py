@@ -55,7 +55,7 @@ def calibrate(
     _refuse_seen(scores, training_digests)
     _refuse_unproved(scores)
     use_difficulty = scores.difficulty is not None if difficulty is None else difficulty
-    _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets)
+    _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets, map.step)
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
     chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
     found = _fit(chosen, guarantee, head, offsets)
@@ -115,6 +115,7 @@ def _refuse_contradictions(
     difficulty: bool,
     threshold: Optional[float],
     offsets: Sequence[float],
+    step: Optional[float],
 ) -> None:
     if difficulty and scores.difficulty is None:
         raise CalibrationError("calibrate: got difficulty=True, but this surrogate has no difficulty head")
@@ -128,6 +129,11 @@ def _refuse_contradictions(
         raise CalibrationError(
             "calibrate: the selective kind needs a threshold or a list of offsets, not both; choose one on the tuning "
             "split (calibration.plan.choose_plan)"
+        )
+    if step is not None and threshold is not None:
+        raise CalibrationError(
+            f"calibrate: a threshold on the raw radius does not say who is issued when only radius {step:g} is; give offsets "
+            "instead, or a map without a step"
         )
     if difficulty and threshold is not None:
         raise CalibrationError(

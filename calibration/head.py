@@ -20,6 +20,8 @@ may stand in an exported graph."""
 class CertificateHead:
     """R = max(m(sigma probit) - q u, 0), in float32, with m the map, q the offset and u the difficulty.
 
+    A map with a step r issues r where m(sigma probit) - q u >= r, and 0 elsewhere.
+
     Attributes:
         sigma: noise standard deviation, in [0, 1] pixel units.
         map: monotone map from plug-in to raw radius.
@@ -83,7 +85,8 @@ class CertificateHead:
         raw = self.raw_radius(probit)
         with np.errstate(invalid="ignore", over="ignore"):
             radius = raw - self.margin(label, difficulty)
-        issued = radius > 0
+        step = None if self.map.step is None else np.float32(self.map.step)
+        issued = radius > 0 if step is None else radius >= step
         if self.threshold is not None:
             issued &= raw > np.float32(self.threshold)
         if self.difficulty:
@@ -91,7 +94,7 @@ class CertificateHead:
             # a negative offset into an infinite radius.
             size = np.asarray(difficulty, np.float32)
             issued &= (size > 0) & (size < np.inf)
-        return np.where(issued, radius, np.float32(0))
+        return np.where(issued, radius if step is None else step, np.float32(0))
 
     def with_offset(self, offset: Sequence[float]) -> "CertificateHead":
         return replace(self, offset=tuple(offset))

@@ -8,7 +8,7 @@ the reference leaves the offset only the surrogate's own error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
@@ -23,13 +23,18 @@ class RadiusMap:
         name: "identity", "clopper-pearson", "quantile", ...
         x: knots, plug-in radius in [0, 1] pixel units, strictly increasing as float32; empty is the identity.
         y: values at the knots, raw radius in the same units, non-decreasing and finite.
+        step: the only radius that is issued, same units, > 0, rounded up to float32: where the raw radius less its margin
+            reaches it. None: every radius is issued as it comes.
     """
 
     name: str
     x: Tuple[float, ...]
     y: Tuple[float, ...]
+    step: Optional[float] = None
 
     def __post_init__(self) -> None:
+        if self.step is not None:
+            object.__setattr__(self, "step", _least_float32(self.step))
         with np.errstate(over="ignore"):
             knots, values = np.array(self.x, np.float32), np.array(self.y, np.float32)
         if len(knots) == len(values) == 0:
@@ -70,15 +75,43 @@ class RadiusMap:
             return np.asarray(y[segment] + self.slope[segment] * (inside - x[segment]), np.float32)
 
     def to_json(self) -> Dict[str, Any]:
-        return {"name": self.name, "x": list(self.x), "y": list(self.y)}
+        stepped = {} if self.step is None else {"step": self.step}
+        return {"name": self.name, "x": list(self.x), "y": list(self.y), **stepped}
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> "RadiusMap":
-        return cls(str(value["name"]), tuple(value["x"]), tuple(value["y"]))
+        step = value.get("step")
+        return cls(
+            str(value["name"]), tuple(value["x"]), tuple(value["y"]), None if step is None else float(step)
+        )
+
+
+def _least_float32(radius: float) -> float:
+    """The least float32 that is not below `radius`, so that a certificate of it answers a request for `radius`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.float32(radius)
+    if float(found) < radius:
+        found = np.nextafter(found, np.float32(np.inf))
+    if not (np.isfinite(found) and radius > 0):
+        raise CalibrationError(f"step: got radius {radius}, expected a positive radius in [0, 1] pixel units")
+    return float(found)
 
 
 IDENTITY = RadiusMap("identity", (), ())
 """The map of the paper: the raw radius is the plug-in radius."""
+
+
+def step_map(radius: float) -> RadiusMap:
+    """Issue `radius` where the plug-in radius less the offset reaches it, and nothing else.
+
+    A certificate of radius r is wrong only where the true radius is below r, so the whole error level is spent there, and r
+    is issued on as many frames as the level permits; which they are depends on the order of the plug-in radii alone.
+    No frame is issued a smaller or a larger radius.
+
+    Raises:
+        CalibrationError: a radius that is not positive and finite.
+    """
+    return RadiusMap(f"step {radius:g}", (), (), radius)
 
 
 def clopper_pearson_map(sigma: float, num_samples: int, beta: float, num_knots: int = 64) -> RadiusMap:

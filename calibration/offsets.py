@@ -13,6 +13,9 @@ from calibration.guarded import guarded_reference
 from calibration.head import CertificateHead
 from calibration.scores import Scores
 
+LEAST = np.float32(-1e4)
+"""Least score of a frame; a radius in [0, 1] pixel units is far smaller for images below 30 million pixels."""
+
 
 def label_reference(scores: Scores, beta: float) -> np.ndarray:
     """Reference radius of the surrogate's own label, float32 [n], rounded down and clipped at 0.
@@ -84,9 +87,19 @@ def reference_for(scores: Scores, guarantee: Guarantee) -> np.ndarray:
 
 
 def excesses(scores: Scores, head: CertificateHead, guarantee: Guarantee) -> np.ndarray:
-    """`smallest_offsets` of every frame of a table for the map and difficulty of `head`, float32 [n]."""
+    """Score of every frame of a table for the map and difficulty of `head`, float32 [n]: see `smallest_offsets`.
+
+    Where the map has a step, the smallest q for which no step above the reference is issued: `LEAST` where the reference
+    reaches the step, which then may be issued in any case.
+    """
     difficulty = scores.difficulty if head.difficulty else None
-    return smallest_offsets(head.raw_radius(scores.probit), reference_for(scores, guarantee), difficulty)
+    raw, reference = head.raw_radius(scores.probit), reference_for(scores, guarantee)
+    if head.map.step is None:
+        return smallest_offsets(raw, reference, difficulty)
+    step = np.float32(head.map.step)
+    short = np.nextafter(step, np.float32(0))  # raw - q u may come so far without a certificate
+    found = np.asarray(smallest_offsets(raw, np.full_like(raw, short), difficulty), np.float32)
+    return np.where(reference >= step, LEAST, np.maximum(found, LEAST))
 
 
 def one_frame_per_clip(scores: Scores, seed: int) -> Scores:

@@ -150,7 +150,7 @@ def choose_plan(
                 best = (row, asked)
     assert best is not None
     winner, asked = best
-    curve = fit_map(winner.name, tuning, asked, radius=radius, num_calibration=num_calibration)
+    curve = fit_map(winner.name, tuning, asked, radius=radius)
     threshold = None
     if guarantee.kind == "selective":
         threshold = choose_threshold(tuning, asked, curve, radius=radius, num_calibration=num_calibration)

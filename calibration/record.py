@@ -77,6 +77,8 @@ class Calibration:
             text = f"offsets by class {offsets}"
         else:
             text = f"offset {self.head.offset[0]:.6g} is score {self.rank} of {self.num_frames} {unit}"
+        if self.head.map.step is not None:
+            text += f"; every certificate has radius {self.head.map.step:g}"
         return f"{text}; {self.withheld}" if self.withheld else text
 
     def to_json(self) -> Dict[str, Any]:

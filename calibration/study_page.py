@@ -88,8 +88,8 @@ def _curve(page: Page, study: Study) -> None:
 def _maps(page: Page, study: Study) -> None:
     page.heading(f"Maps, at error {float(study.guarantee.error):g}")
     page.paragraph(
-        "Gain over the plain offset on the plug-in radius (identity), in points of the share issued. A focused map spends "
-        "its errors at one radius and pays at the others."
+        "Gain over the plain offset on the plug-in radius (identity), in points of the share issued. A step spends all its "
+        "errors at one radius and issues no other."
     )
     header = ("map", *_at("issued", study.radii), *_at("gain", study.radii))
     rows = [

@@ -124,6 +124,18 @@ class Comparison:
         return {name: value if np.isfinite(value) else str(value) for name, value in asdict(self).items()}
 
 
+def graded(answers: Answers, head: CertificateHead) -> Answers:
+    """Answers whose radii tell how far apart two executions are.
+
+    The radii of a head with a step are all alike, so there it is how far each frame lies beyond the step.
+    """
+    if head.map.step is None:
+        return answers
+    smooth = replace(head, map=replace(head.map, step=None))
+    radius = smooth.radius(answers.probit, answers.label, answers.difficulty) - np.float32(head.map.step)
+    return replace(answers, radius=np.maximum(radius, np.float32(0)))
+
+
 NEGLIGIBLE = 1e-4
 """Radius, in units of sigma, below which certifying and abstaining are the same."""
 

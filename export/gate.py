@@ -22,7 +22,7 @@ from edge_sdk.noise import ReplayNoise
 from edge_sdk.runtime.base import Runtime
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all
-from export.compare import TOLERANCES, Answers, Comparison, Tolerance, compare
+from export.compare import TOLERANCES, Answers, Comparison, Tolerance, compare, graded
 from export.errors import ExportError
 from export.gate_guarded import check_guarded_certifier
 from export.gate_report import ABSTAIN_FLIPS, LABEL_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE, Check, GateReport
@@ -267,11 +267,12 @@ def _check_certifier(path: Path, artefact: str, references: References, mine: An
 def _compare(
     record: Calibration, answers: Mapping[str, Answers], packs: Tuple[References, ...], reference: Reference
 ) -> Comparison:
-    theirs = []
+    mine, theirs, head = [], [], record.head
     for pack in packs:
         label, probit, difficulty = reference(pack.frames)
-        theirs.append(Answers.of(label, probit, record.head, difficulty))
-    return compare(_joined([answers[pack.split] for pack in packs]), _joined(theirs), record.head.sigma)
+        theirs.append(graded(Answers.of(label, probit, head, difficulty), head))
+        mine.append(graded(answers[pack.split], head))
+    return compare(_joined(mine), _joined(theirs), head.sigma)
 
 
 def _joined(parts: List[Answers]) -> Answers:

@@ -201,8 +201,13 @@ def _radius(write: NodeWriter, head: CertificateHead, raw: str, label: str, usab
     if head.difficulty:
         margin = write.node("Mul", margin, "difficulty", name="scaled_offset")
     radius = write.node("Sub", raw, margin, name="shrunk")
-    zero = write.constant("zero", 0.0)
-    issued = write.node("And", usable, write.node("Greater", radius, zero, name="positive"), name="issued")
+    zero, step = write.constant("zero", 0.0), head.map.step
+    if step is None:
+        reached = write.node("Greater", radius, zero, name="positive")
+    else:
+        least = write.constant("least_issued", step)
+        reached, radius = write.node("GreaterOrEqual", radius, least, name="radius_reached"), least
+    issued = write.node("And", usable, reached, name="issued")
     if head.difficulty:
         # A difficulty of 0 or less would switch the offset off or turn it round, an infinite one would turn a negative
         # offset into an infinite radius.

@@ -85,7 +85,7 @@ class Settings:
     difficulty: int = 5000
     guard: tuple[float, ...] = (0.05, 0.12)
     errors: tuple[str, ...] = ("0.1", "0.05")
-    betas: tuple[str, ...] = ("0.05", "0.1", "0.2")
+    betas: tuple[str, ...] = ("0.02", "0.05", "0.1", "0.2")
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     map_radii: tuple[float, ...] = ()
     dtype: str = "float32"

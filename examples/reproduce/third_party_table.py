@@ -37,7 +37,7 @@ from examples.reproduce.third_party_counts import Counts
 from trainer.errors import TrainerError
 
 REFERENCE_DRAWS = 10_000
-BETAS = ("0.05", "0.1", "0.2")
+BETAS = ("0.02", "0.05", "0.1", "0.2")
 
 
 def run_third_party(

@@ -19,11 +19,11 @@ def _clips(scores: Scores, size: int) -> Scores:
     return replace(scores, clip=np.arange(len(scores)) // size)
 
 
-@pytest.mark.parametrize("name", ["identity", "clopper-pearson", "quantile 1", "focus 0.5 lift 1.5"])
+@pytest.mark.parametrize("name", ["identity", "clopper-pearson", "quantile 1", "step"])
 def test_it_foretells_what_calibration_gives(name: str) -> None:
     guarantee = Guarantee.of("pac", "0.1")
     foretold = cross_fitted_radii(TUNING, guarantee, name, radius=0.3, num_calibration=1000)
-    curve = fit_map(name, TUNING, guarantee, radius=0.3, num_calibration=1000)
+    curve = fit_map(name, TUNING, guarantee, radius=0.3)
     head = calibrate(CALIBRATION, guarantee, curve).head
     given = head.radius(TEST.probit, TEST.label)
     for radius in (0.001, 0.25, 0.3, 0.4):
@@ -61,14 +61,15 @@ def test_clips_are_never_divided() -> None:
 def test_names_depend_on_what_there_is() -> None:
     guarantee = Guarantee.of()
     few = [name for name, _ in map_names(TUNING.take(np.arange(30)), guarantee, 0.3)]
-    assert few == ["clopper-pearson", "identity"]
-    assert not any(name.startswith("focus") for name, _ in map_names(TUNING, guarantee, None))
+    assert few == ["clopper-pearson", "identity", "step"]
+    assert not any(name == "step" for name, _ in map_names(TUNING, guarantee, None))
+    assert not any(name == "step" for name, _ in map_names(TUNING, Guarantee.of("selective"), 0.3))
     with_head = replace(TUNING, difficulty=np.ones(1000, np.float32))
     assert ("identity", True) in list(map_names(with_head, guarantee, None))
 
 
-def test_rank_share_and_a_focus_without_radius() -> None:
+def test_rank_share_and_a_step_without_radius() -> None:
     assert rank_share(Guarantee.of(), 1000) == Guarantee.of().rank(1000) / 1000
     assert rank_share(Guarantee.of(), 10) == pytest.approx(0.955)
     with pytest.raises(CalibrationError, match="needs the radius"):
-        fit_map("focus 0.5 lift 0.5", TUNING, Guarantee.of())
+        fit_map("step", TUNING, Guarantee.of())

@@ -16,7 +16,8 @@ from calibration import (
     clopper_pearson_map,
 )
 from calibration.head import WITHHELD
-from calibration.offsets import excesses, label_reference
+from calibration.maps import step_map
+from calibration.offsets import LEAST, excesses, label_reference
 from calibration.ranks import max_exceedances
 from calibration.record import Calibration
 from tests.calibration.helpers import SIGMA, draw_scores
@@ -260,3 +261,33 @@ def test_rank_check_wants_the_same_artefact(change: str) -> None:
 def test_a_map_with_few_knots_is_carried_into_the_record() -> None:
     curve = RadiusMap("line", (0.0, 1.0), (0.0, 0.5))
     assert calibrate(draw_scores(0), Guarantee.of(), curve).head.map == curve
+
+
+@pytest.mark.parametrize("kind", ["marginal", "pac", "per-class", "whole-clip"])
+def test_a_step_is_calibrated_under_every_kind_and_leaves_the_rest_above(kind: str) -> None:
+    scores = draw_scores(3, 600, difficulty=True)
+    if kind == "whole-clip":
+        scores = replace(scores, clip=np.arange(600) // 2)
+    record = calibrate(scores, Guarantee.of(kind, "0.1"), step_map(0.3))
+    radius = _radius(scores, record)
+    check = check_rank(scores, radius, record)
+    assert check and check.exceeding == check.allowed
+    assert set(radius.tolist()) == {0.0, record.head.map.step}
+    assert "every certificate has radius 0.3" in record.message()
+    assert Calibration.from_json(record.to_json()) == record
+
+
+def test_where_everything_may_be_issued_it_is() -> None:
+    """More than 1 - alpha of the references reach the step: the offset is the least there is, and finite."""
+    scores = draw_scores(3, 600)
+    sure = replace(scores, counts=np.eye(3, dtype=np.uint32)[scores.label] * 500)
+    record = calibrate(sure, Guarantee.of(), step_map(0.3))
+    assert record.head.offset == (float(LEAST),) and (_radius(sure, record) > 0).all()
+
+
+def test_a_threshold_and_a_step_contradict_each_other() -> None:
+    scores, selective = draw_scores(3, 600), Guarantee.of("selective", "0.2")
+    with pytest.raises(CalibrationError, match=r"only radius 0\.3 is"):
+        calibrate(scores, selective, step_map(0.3), threshold=0.2)
+    record = calibrate(scores, selective, step_map(0.3), offsets=(0.3, 0.2, 0.1, 0.05))
+    assert record and (_radius(scores, record) > 0).any()

@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import arrays
 
 from calibration import CalibrationError, CertificateHead, RadiusMap, clopper_pearson_map
 from calibration.files import read_json, write_json
+from calibration.maps import step_map
 
 CP = clopper_pearson_map(0.25, 1000, 0.1)
 any_float = st.floats(width=32, allow_nan=True, allow_infinity=True)
 heads = st.builds(
     CertificateHead,
     sigma=st.floats(0.01, 2),
-    map=st.sampled_from([RadiusMap("identity", (), ()), CP]),
+    map=st.sampled_from([RadiusMap("identity", (), ()), CP, step_map(0.3), replace(CP, step=0.1)]),
     offset=st.lists(st.floats(-1, 3) | st.just(math.inf), min_size=1, max_size=1).map(tuple)
     | st.lists(st.floats(-1, 3), min_size=4, max_size=4).map(tuple),
     difficulty=st.booleans(),
@@ -122,3 +123,12 @@ def test_a_label_without_an_offset_is_refused(label: int) -> None:
 def test_threshold_must_be_finite() -> None:
     with pytest.raises(CalibrationError, match="threshold: got"):
         CertificateHead(0.25, threshold=math.nan)
+
+
+def test_a_step_issues_its_radius_where_it_is_reached_and_nothing_else() -> None:
+    head = CertificateHead(0.5, step_map(0.75), offset=(0.25, -0.25))
+    below = np.nextafter(np.float32(2), np.float32(0))
+    probit = np.array([2.0, below, 40.0, 1.0, np.nan, np.inf], np.float32)
+    radius = head.radius(probit, np.array([0, 0, 0, 1, 0, 0]))
+    assert radius.tolist() == [0.75, 0.0, 0.75, 0.75, 0.0, 0.75] and radius.dtype == np.float32
+    assert CertificateHead.from_json(head.to_json()) == head

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from calibration import IDENTITY, CalibrationError, RadiusMap, clopper_pearson_map
 from calibration.bounds import lower_radius
+from calibration.maps import step_map
 
 knots = st.lists(
     st.tuples(st.floats(0.0078125, 1, width=32), st.floats(0, 1, width=32, allow_subnormal=False)),
@@ -96,3 +97,23 @@ def test_clopper_pearson_map_refuses_impossible_arguments(
 ) -> None:
     with pytest.raises(CalibrationError, match="clopper_pearson_map: got"):
         clopper_pearson_map(sigma, num_samples, beta)
+
+
+@given(st.floats(1e-30, 1e30))
+def test_a_step_is_the_least_float32_that_answers_the_request(radius: float) -> None:
+    curve = step_map(radius)
+    assert curve.is_identity and curve.step is not None
+    step = np.float32(curve.step)
+    assert float(step) == curve.step >= radius > float(np.nextafter(step, np.float32(0)))
+    assert RadiusMap.from_json(curve.to_json()) == curve
+
+
+def test_a_map_without_a_step_is_stored_as_before() -> None:
+    assert set(IDENTITY.to_json()) == {"name", "x", "y"}
+    assert RadiusMap.from_json({"name": "identity", "x": [], "y": []}).step is None
+
+
+@pytest.mark.parametrize("radius", [0.0, -0.1, float("nan"), float("inf"), 1e39])
+def test_a_step_is_a_positive_radius(radius: float) -> None:
+    with pytest.raises(CalibrationError, match="expected a positive radius"):
+        step_map(radius)

@@ -10,7 +10,18 @@ from hypothesis.extra.numpy import arrays
 
 from calibration import CalibrationError
 from calibration.bounds import reference_radius
-from calibration.offsets import clip_maxima, label_reference, one_frame_per_clip, smallest_offsets
+from calibration.guarantee import Guarantee
+from calibration.head import CertificateHead
+from calibration.maps import step_map
+from calibration.offsets import (
+    LEAST,
+    clip_maxima,
+    excesses,
+    label_reference,
+    one_frame_per_clip,
+    reference_for,
+    smallest_offsets,
+)
 from tests.calibration.helpers import draw_scores
 
 raws = arrays(np.float32, 20, elements=st.floats(-16, 16, width=32))
@@ -102,3 +113,24 @@ def test_one_frame_per_clip_is_uniform_and_does_not_depend_on_row_order() -> Non
 def test_clip_maxima() -> None:
     found = clip_maxima(np.array([1, 5, -2, -3, 4], np.float32), np.array([7, 2, 9, 9, 7]))
     assert found.tolist() == [5.0, 4.0, -2.0]
+
+
+@pytest.mark.parametrize("difficulty", [False, True])
+def test_the_score_of_a_step_is_the_smallest_offset_that_issues_nothing_wrong(difficulty: bool) -> None:
+    scores, guarantee = draw_scores(0, 2000, difficulty=True), Guarantee.of()
+    head = CertificateHead(scores.sigma, step_map(0.3), difficulty=difficulty)
+    found, reference = excesses(scores, head, guarantee), reference_for(scores, guarantee)
+    free = reference >= np.float32(0.3)
+    assert (found[free] == LEAST).all() and 0.2 < free.mean() < 0.8
+
+    def issued(offsets: np.ndarray) -> np.ndarray:
+        radii = np.zeros(len(scores), np.float32)
+        for row, offset in enumerate(offsets):
+            one = scores.take(np.array([row]))
+            radii[row] = head.with_offset((float(offset),)).radius(one.probit, one.label, one.difficulty)[0]
+        return radii
+
+    bound = np.flatnonzero(~free)
+    scores, reference = scores.take(bound), reference[bound]
+    assert (issued(found[bound]) == 0).all()
+    assert (issued(np.nextafter(found[bound], np.float32(-np.inf))) == np.float32(0.3)).all()

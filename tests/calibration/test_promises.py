@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import beta as beta_law
-from scipy.stats import betabinom, chisquare, kstest, norm
+from scipy.stats import betabinom, binom, chisquare, kstest, norm
 
 from calibration import Guarantee, RadiusMap, Scores, calibrate
 from calibration.head import CertificateHead
-from calibration.offsets import excesses
+from calibration.maps import step_map
+from calibration.offsets import LEAST, excesses
 from tests.calibration.helpers import SIGMA, draw_scores
 from tests.calibration.worlds import World, at_most, ranked
 
@@ -53,6 +54,35 @@ def test_pac_with_frames_of_different_n() -> None:
     scores = np.concatenate([few.draw(rng, 5000, 500), many.draw(rng, 5000, 500) + shift], axis=1)
     violations = (few.wrong_share(ranked(scores, guarantee)) > 0.05).mean()
     assert 0.03 < violations <= at_most(0.05, 5000)
+
+
+def test_a_step_keeps_the_promise_and_attains_it() -> None:
+    """Bad frames have a true radius just below the step; good ones have one above it. All lie beyond the step by a raw .05."""
+    guarantee = Guarantee.of("pac", "0.05", "0.95", "0.1")
+    world = World.make(0.0501, 400, 0.1)
+    step = float(np.nextafter(np.float32(world.true_radius), np.float32(1)))
+    counts = np.zeros((401, 3), np.uint32)
+    counts[:, 0], counts[:, 1] = np.arange(401), 400 - np.arange(401)
+    template = draw_scores(0, 401, 400)
+    frames = replace(
+        template,
+        label=np.zeros(401, np.int64),
+        probit=np.full(401, (step + 0.05) / SIGMA, np.float32),
+        counts=counts,
+    )
+    head = CertificateHead(SIGMA, step_map(step))
+    table = excesses(frames, head, guarantee)
+    reached = table == LEAST  # Monte Carlo misses: the reference of a bad frame reaches the step
+    miss = 1 - binom.cdf(np.flatnonzero(~reached).max(), 400, world.p)
+    assert 0.099 < miss <= 0.1
+    rng = np.random.default_rng(7)
+    bad = rng.random((6000, 1000)) < world.share
+    scores = np.where(bad, table[rng.binomial(400, world.p, (6000, 1000))], LEAST)
+    wrong = [
+        head.with_offset((float(offset),)).radius(frames.probit[:1], frames.label[:1])[0] > 0
+        for offset in ranked(scores, guarantee)
+    ]
+    assert 0.03 < np.mean(wrong) <= at_most(0.05, 6000)
 
 
 def test_per_class_holds_in_each_class() -> None:

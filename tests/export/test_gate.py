@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from calibration.head import CertificateHead
+from calibration.maps import step_map
 from edge_sdk import Certifier
 from edge_sdk.errors import BundleError
-from export.compare import TOLERANCES, Answers, compare, parse_tolerances
+from export.compare import TOLERANCES, Answers, compare, graded, parse_tolerances
 from export.errors import ExportError
 from export.gate import gate, most_by_chance
 from export.gate_report import Check, GateReport, junit, save_reports
@@ -312,3 +313,16 @@ def test_a_network_without_float64_keeps_the_default_tolerance() -> None:
     module = torch.nn.Sequential(OrderedDict(preprocess=Preprocess((4, 4, 1), "mono8"), network=Single()))
     frames = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
     assert float32_tolerance(module, frames) == TOLERANCES["fp32"]
+
+
+def test_radii_of_a_step_are_compared_by_how_far_they_lie_beyond_it() -> None:
+    head = CertificateHead(0.25, step_map(0.3), (0.1,))
+    label = np.zeros(4, np.int64)
+    theirs = Answers.of(label, np.array([1.7, 1.5, 1.6, 2.0], np.float32), head)
+    mine = Answers.of(label, np.array([1.7, 1.7, 1.6 - 1e-7, 2.02], np.float32), head)
+    # As they are, a frame at the very boundary counts as a whole certificate lost.
+    assert compare(mine, theirs, 0.25).radius_increase == pytest.approx(0.3)
+    found = compare(graded(mine, head), graded(theirs, head), 0.25)
+    assert found.abstain_flips == 1 and found.radius_increase == pytest.approx(0.025, abs=1e-6)
+    plain = CertificateHead(0.25, offset=(0.1,))
+    assert graded(mine, plain) is mine

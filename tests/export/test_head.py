@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper
 from scipy.special import expit, logsumexp, ndtri, ndtri_exp
 
 from calibration.head import CertificateHead
-from calibration.maps import RadiusMap, clopper_pearson_map
+from calibration.maps import RadiusMap, clopper_pearson_map, step_map
 from calibration.probit import LOGIT_LIMIT, probit_from_logits
 from export.errors import ExportError
 from export.head import attach_head
@@ -29,6 +30,8 @@ HEADS = {
     "two knots": CertificateHead(0.5, TWO_KNOTS, (-0.02,)),
     "per class": CertificateHead(1.0, STEPS, PER_CLASS),
     "threshold": CertificateHead(0.25, offset=(0.05,), threshold=0.2),
+    "step": CertificateHead(0.25, step_map(0.3), (0.05,)),
+    "step of each class": CertificateHead(0.12, replace(STEPS, step=0.2), PER_CLASS, difficulty=True),
     "difficulty": CertificateHead(0.25, STEPS, PER_CLASS, difficulty=True, threshold=0.01),
 }
 
@@ -124,7 +127,7 @@ def test_probit_is_the_inverse_normal_of_the_softmax() -> None:
 BAD_VALUES = [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.4e38, -3.4e38]
 
 
-@pytest.mark.parametrize("name", ["identity", "clopper-pearson", "two knots", "per class"])
+@pytest.mark.parametrize("name", ["identity", "clopper-pearson", "two knots", "per class", "step"])
 def test_logits_that_are_no_numbers_never_give_a_certificate(name: str) -> None:
     logits = np.full((BATCH, CLASSES), -5.0, np.float32)
     logits[:, 2] = 20.0

@@ -19,12 +19,14 @@ import torch
 from calibration.digests import file_digest
 from calibration.fit import check_rank
 from calibration.guarantee import Guarantee
+from calibration.maps import step_map
 from calibration.offsets import smallest_offsets
 from calibration.record import Calibration
 from calibration.references import References
 from calibration.scores import Scores
 from edge_sdk import Certifier
 from edge_sdk.bundle import Bundle
+from edge_sdk.device_calibration import recalibrate
 from edge_sdk.loading import State
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
@@ -342,3 +344,25 @@ def test_a_selective_rule_is_in_the_graph(colour_source: Source, tmp_path: Path)
     head, answers = result.products[0].record.head, result.products[0].answers
     assert head.threshold == 0.02 and (answers.radius > 0).any()
     assert (answers.radius[head.raw_radius(answers.probit) <= np.float32(0.02)] == 0).all()
+
+
+def test_a_bundle_may_issue_one_radius_and_nothing_else(colour_source: Source, tmp_path: Path) -> None:
+    """From export over the gate to the loop and the device's own calibration."""
+    source = replace(colour_source, map=step_map(0.1))
+    out = export_source(source, tmp_path / "bundle", ("fp32", "fp16", "int8")).path
+    step = source.map.step
+    frames = source.verification.frames
+    for artefact in ARTEFACTS:
+        with Certifier.load(out, artefact=artefact, threads=1) as certifier:
+            record = certifier.bundle.calibrations[artefact]
+            answers = run_all(certifier.runtime, frames)
+            wanted = record.head.radius(answers.probit, answers.label)
+            assert answers.radius.tobytes() == wanted.tobytes() and set(wanted.tolist()) == {0.0, step}
+            assert [certifier.certify(frame).radius for frame in frames[:20]] == wanted[:20].tolist()
+    bundle = Bundle.open(out)
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    assert recalibrate(bundle, "fp32", runtime, source.calibration, write=False).margin == 0.0
+    # Where the references lie lower, a margin makes the certificates a little smaller than the step.
+    pack = source.calibration
+    lower = replace(pack, radius=np.maximum(pack.radius - np.float32(0.02), 0))
+    assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.05
