@@ -42,7 +42,9 @@ def main() -> None:
 @guarantee_options
 @click.option("--tuning", type=_FILE, help="Scores of the tuning split: choose map and difficulty on them.")
 @click.option(
-    "--radius", type=float, help="With --tuning: issue as many certificates as possible at this radius."
+    "--radius",
+    type=float,
+    help="With --tuning: as many certificates as possible at this radius; mostly it then is the only one issued.",
 )
 @click.option("--choose-beta", is_flag=True, help="With --tuning: choose beta as well.")
 @click.option(

@@ -137,7 +137,8 @@ class GuaranteeConfig:
     """kind, error, confidence, beta: see `calibration.Guarantee`. Levels are text, so that they are read exactly.
 
     map: of radii; "auto" tries several on the tuning split. radius: at which most certificates are wanted; 0 = largest
-    mean radius. frame_rate: frames per second, for wrong certificates per hour.
+    mean radius. With a radius the best map is nearly always the step, which issues that radius and no other.
+    frame_rate: frames per second, for wrong certificates per hour.
     """
 
     kind: str = "pac"
