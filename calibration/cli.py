@@ -166,7 +166,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
         ("limits", guarantee.limits()),
         *(("condition", text) for text in guarantee.conditions()),
         ("calibration", record.message()),
-        ("map", head.map.name + (" with difficulty" if head.difficulty else "")),
+        ("map", head.map.describe() + (" with difficulty" if head.difficulty else "")),
         ("beta", level_text(guarantee.beta)),
         ("a tenth", guarantee.cost_of_ten_times_less()),
         ("wrong per hour", f"{guarantee.wrong_per_hour(30.0):,.0f} permitted at 30 frames a second"),

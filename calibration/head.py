@@ -96,6 +96,10 @@ class CertificateHead:
             issued &= (size > 0) & (size < np.inf)
         return np.where(issued, radius if step is None else step, np.float32(0))
 
+    def without_step(self) -> "CertificateHead":
+        """The same head as if it issued every radius: by how much a frame reaches, or misses, the step."""
+        return replace(self, map=replace(self.map, step=None))
+
     def with_offset(self, offset: Sequence[float]) -> "CertificateHead":
         return replace(self, offset=tuple(offset))
 

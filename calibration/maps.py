@@ -74,6 +74,10 @@ class RadiusMap:
         with np.errstate(invalid="ignore"):
             return np.asarray(y[segment] + self.slope[segment] * (inside - x[segment]), np.float32)
 
+    def describe(self) -> str:
+        """Its name, and the radius that alone is issued where it has a step."""
+        return self.name if self.step is None else f"{self.name}, only radius {self.step:g} is issued"
+
     def to_json(self) -> Dict[str, Any]:
         stepped = {} if self.step is None else {"step": self.step}
         return {"name": self.name, "x": list(self.x), "y": list(self.y), **stepped}
@@ -105,8 +109,8 @@ def step_map(radius: float) -> RadiusMap:
     """Issue `radius` where the plug-in radius less the offset reaches it, and nothing else.
 
     A certificate of radius r is wrong only where the true radius is below r, so the whole error level is spent there, and r
-    is issued on as many frames as the level permits; which they are depends on the order of the plug-in radii alone.
-    No frame is issued a smaller or a larger radius.
+    is issued on as many frames as the level permits: those with the largest plug-in radii, or where a difficulty scales the
+    offset, with the largest (plug-in radius - r) / difficulty. No frame is issued a smaller or a larger radius.
 
     Raises:
         CalibrationError: a radius that is not positive and finite.

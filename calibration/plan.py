@@ -24,6 +24,9 @@ from calibration.selective import choose_threshold
 BETAS = (Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 """Miss probabilities that `choose_plan` tries where it may choose beta."""
 
+FORMAT, STEP_FORMAT = "rrise-plan/1", "rrise-plan/2"
+"""The second is that of a map with a step (see `calibration.record`)."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -66,7 +69,7 @@ class Plan:
 
     def to_json(self) -> Dict[str, Any]:
         return {
-            "format": "rrise-plan/1",
+            "format": FORMAT if self.map.step is None else STEP_FORMAT,
             "guarantee": self.guarantee.to_json(),
             "map": self.map.to_json(),
             "difficulty": self.difficulty,
@@ -86,8 +89,10 @@ class Plan:
         """Read a plan; raises CalibrationError for anything else."""
         value = read_json(path, "plan")
         with reading(path, "plan"):
-            if value["format"] != "rrise-plan/1":
-                raise CalibrationError(f"got format {value['format']!r}, expected 'rrise-plan/1'")
+            if value["format"] not in (FORMAT, STEP_FORMAT):
+                raise CalibrationError(
+                    f"got format {value['format']!r}, expected {FORMAT!r} or {STEP_FORMAT!r}"
+                )
             return cls(
                 guarantee=Guarantee.from_json(value["guarantee"]),
                 map=RadiusMap.from_json(value["map"]),

@@ -63,15 +63,28 @@ def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_
     return _svg(figure)
 
 
-def raw_against_reference(raw: np.ndarray, reference: np.ndarray, offset: Optional[float]) -> str:
-    """Calibration frames: raw against reference radius, with the line raw = reference + offset."""
+def raw_against_reference(
+    raw: np.ndarray, reference: np.ndarray, offset: Optional[float], step: Optional[float] = None
+) -> str:
+    """Calibration frames: raw against reference radius, with the line raw = reference + offset.
+
+    Where only `step` is issued, with the lines raw = step + offset and reference = step instead.
+    """
     figure, axes = _axes(
         "Calibration frames: raw against reference radius", f"reference radius {UNIT}", "raw radius"
     )
     axes.scatter(reference, raw, s=9, alpha=0.5, label="calibration frame")
     ends = np.array([0.0, max(float(reference.max()), float(raw.max()), 1e-3)])
     axes.plot(ends, ends, color="0.5", linewidth=1, label="raw = reference")
-    if offset is not None:
+    if step is not None:
+        axes.axvline(
+            step, color="C2", linewidth=1.5, label=f"reference = {step:.4g}, the radius that is issued"
+        )
+        if offset is not None and step + offset > float(raw.min()):
+            axes.axhline(
+                step + offset, color="C3", linewidth=1.5, label=f"raw = {step:.4g} + offset {offset:.4g}"
+            )
+    elif offset is not None:
         axes.plot(
             ends, ends + offset, color="C3", linewidth=1.5, label=f"raw = reference + offset {offset:.4g}"
         )

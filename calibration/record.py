@@ -12,7 +12,8 @@ from calibration.files import read_json, write_json
 from calibration.guarantee import Guarantee
 from calibration.head import WITHHELD, CertificateHead
 
-FORMAT = "rrise-calibration/1"
+FORMAT, STEP_FORMAT = "rrise-calibration/1", "rrise-calibration/2"
+"""The second is that of a map with a step, which who reads the first alone would not know to keep."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,13 @@ class Calibration:
             text += f"; every certificate has radius {self.head.map.step:g}"
         return f"{text}; {self.withheld}" if self.withheld else text
 
+    @property
+    def _format(self) -> str:
+        return FORMAT if self.head.map.step is None else STEP_FORMAT
+
     def to_json(self) -> Dict[str, Any]:
         return {
-            "format": FORMAT,
+            "format": self._format,
             "head": self.head.to_json(),
             "guarantee": self.guarantee.to_json(),
             "execution": self.execution.to_json(),
@@ -101,11 +106,13 @@ class Calibration:
     @classmethod
     def from_json(cls, value: Any) -> "Calibration":
         """Read a record; raises CalibrationError for anything else."""
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            got = value.get("format") if isinstance(value, dict) else type(value).__name__
-            raise CalibrationError(f"calibration record: got format {got!r}, expected {FORMAT!r}")
+        got = value.get("format") if isinstance(value, dict) else type(value).__name__
+        if got not in (FORMAT, STEP_FORMAT):
+            raise CalibrationError(
+                f"calibration record: got format {got!r}, expected {FORMAT!r} or {STEP_FORMAT!r}"
+            )
         try:
-            return cls(
+            record = cls(
                 head=CertificateHead.from_json(value["head"]),
                 guarantee=Guarantee.from_json(value["guarantee"]),
                 execution=Execution.from_json(value["execution"]),
@@ -123,6 +130,11 @@ class Calibration:
             raise CalibrationError(
                 f"calibration record: {error!r} is missing or malformed; calibrate again"
             ) from error
+        if got != record._format:
+            raise CalibrationError(
+                f"calibration record: got format {got!r}, expected {record._format!r} for map {record.head.map.name!r}"
+            )
+        return record
 
     def save(self, path: PathLike) -> None:
         write_json(path, self.to_json())

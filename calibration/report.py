@@ -162,8 +162,10 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     page.paragraph(numbers["message"])
     reference = reference_for(table, guarantee)
     caption = "Certificates of points above the red line exceed their reference."
+    if head.map.step is not None:
+        caption = "Points from the red line on receive a certificate; it exceeds its reference left of the green one."
     page.figure(
-        plots.raw_against_reference(head.raw_radius(table.probit), reference, offset),
+        plots.raw_against_reference(head.raw_radius(table.probit), reference, offset, head.map.step),
         caption if offset is not None else "The offset differs from frame to frame, or there is none.",
     )
     rows = coverage_rows(tables)

@@ -10,7 +10,7 @@ from calibration.errors import CalibrationError
 from calibration.guarantee import Guarantee
 from calibration.head import CertificateHead
 from calibration.maps import RadiusMap
-from calibration.offsets import excesses, reference_for
+from calibration.offsets import LEAST, excesses, reference_for
 from calibration.scores import Scores
 
 CAUTION = 4
@@ -76,7 +76,9 @@ def offset_grid(
     """
     head = CertificateHead(tuning.sigma, map, difficulty=difficulty)
     reference = reference_for(tuning, guarantee)
-    candidates = np.unique(np.quantile(excesses(tuning, head, guarantee), np.linspace(0, 1, 400)))
+    excess = excesses(tuning, head, guarantee)
+    bound = excess[excess > LEAST]  # the others hold at any offset
+    candidates = np.unique(np.quantile(bound, np.linspace(0, 1, 400))) if len(bound) else np.array([LEAST])
     shares, some = [], []
     for offset in candidates:
         radius = head.with_offset((float(offset),)).radius(tuning.probit, tuning.label, tuning.difficulty)

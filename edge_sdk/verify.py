@@ -16,13 +16,13 @@ import numpy as np
 from calibration.guarantee import Guarantee
 from calibration.record import Calibration
 from calibration.references import References
-from calibration.scores import Scores
 from edge_sdk.binomial import upper_limit, upper_tail
 from edge_sdk.bundle import Bundle
 from edge_sdk.device_calibration import load_device_calibration, remove_device_calibration
 from edge_sdk.errors import BundleError, EdgeError
 from edge_sdk.fit import independent_rows, misfit, to_keep
 from edge_sdk.loading import ExecutionState, State, execution_state, matches_probe
+from edge_sdk.replay import Replay, compare_with_recorded, margin_for
 from edge_sdk.runtime.base import Outputs, Runtime
 from edge_sdk.scoring import run_all
 from edge_sdk.suspension import suspend
@@ -33,9 +33,6 @@ LEVEL = 0.01
 
 TOLERANCE = 0.01
 """Largest increase of a certificate over the recorded one that counts as rounding, in units of sigma."""
-
-MARGIN_FACTOR = 2.0
-"""New frames may differ a little more than the replayed ones, so twice what was seen is subtracted."""
 
 
 class Verdict(str, Enum):
@@ -58,28 +55,6 @@ class ClassRow:
     frames: int
     issued: int
     exceeding: int
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Paired comparison with what was recorded at export.
-
-    Attributes:
-        frames: frames that were recorded and replayed; recorded: how many were recorded.
-        flipped: frames with another label than recorded, of which `flipped_certified` have a radius here.
-        larger: certificates larger than recorded; largest_increase: by how much at most, radius units.
-    """
-
-    frames: int
-    recorded: int
-    flipped: int
-    flipped_certified: int
-    larger: int
-    largest_increase: float
-
-    @property
-    def complete(self) -> bool:
-        return 0 < self.frames == self.recorded
 
 
 @dataclass(frozen=True)
@@ -141,7 +116,8 @@ def verify(
     """Replay references on a loaded runtime.
 
     Args:
-        tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma.
+        tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma, and none where
+            one radius only is issued, since no margin covers a frame that rounding carries over its threshold.
         level: of the coverage test.
         write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
             certificates on this execution; a failed one withdraws an earlier record. A violated guarantee, and any failure
@@ -169,9 +145,9 @@ def verify(
         return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
     noise = bundle.replay_noise()
     outputs = run_all(runtime, references.frames, noise=noise, advance=advance)
-    replay, paired = _replay(bundle.recorded(artefact), record, references, outputs)
+    replay, paired = compare_with_recorded(bundle.recorded(artefact), record, references, outputs)
     calibrated = before.state is State.CALIBRATED
-    margin = before.margin if calibrated else _margin(replay)
+    margin = before.margin if calibrated else margin_for(replay)
     # Recorded draws are for the paired comparison; what live frames get is judged with fresh ones.
     live = outputs if noise is None else run_all(runtime, references.frames)
     radius = np.maximum(live.radius.astype(np.float64) - margin, 0.0)
@@ -179,7 +155,8 @@ def verify(
     exceeds = radius > to_keep(reference, record.guarantee)
     coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
     # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
-    limit = TOLERANCE * bundle.manifest.sigma if tolerance is None else tolerance
+    usual = TOLERANCE * bundle.manifest.sigma if record.head.map.step is None else 0.0
+    limit = usual if tolerance is None else tolerance
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
     broken = sum(_not_finite(part) for part in ([outputs] if live is outputs else [outputs, live]))
     verdict, sentence = _judge(replay, coverage, broken, limit if here is None else math.inf, level)
@@ -241,36 +218,6 @@ def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:
     except BundleError as error:
         # The probe or an old record disagrees: that is what this replay is there to judge.
         return ExecutionState(State.UNVERIFIED, str(error), 0.0, True)
-
-
-def _margin(replay: Replay) -> float:
-    if replay.largest_increase == 0.0:
-        return 0.0
-    return math.nextafter(MARGIN_FACTOR * replay.largest_increase, math.inf)
-
-
-def _replay(
-    recorded: Optional[Scores], record: Calibration, references: References, outputs: Outputs
-) -> Tuple[Replay, np.ndarray]:
-    """Compare with the recorded answers; also says which frames of the pack were recorded."""
-    if recorded is None:
-        return Replay(0, 0, 0, 0, 0, 0.0), np.zeros(len(references), bool)
-    rows = {digest: row for row, digest in enumerate(recorded.digest.tolist())}
-    match = np.array([rows.get(digest, -1) for digest in references.digest.tolist()])
-    paired = match >= 0
-    then = recorded.take(match[paired])
-    before = record.head.radius(then.probit, then.label, then.difficulty).astype(np.float64)
-    now, label = outputs.radius[paired].astype(np.float64), outputs.label[paired]
-    flipped = label != then.label
-    increase = np.where(flipped, 0.0, now - before)
-    return Replay(
-        frames=len(np.unique(match[paired])),
-        recorded=len(recorded),
-        flipped=int(flipped.sum()),
-        flipped_certified=int((flipped & (now > 0)).sum()),
-        larger=int((increase > 0).sum()),
-        largest_increase=float(increase.max(initial=0.0)),
-    ), paired
 
 
 def _coverage(

@@ -124,9 +124,11 @@ def _settings(old: Bundle, new: Bundle) -> List[Tuple[str, str, str]]:
         pairs.append((name, str(before[name]), str(after[name])))
     pairs.append(("artefacts", ", ".join(sorted(before["artefacts"])), ", ".join(sorted(after["artefacts"]))))
     for name in sorted(set(old.calibrations) & set(new.calibrations)):
+        records = [bundle.calibrations[name] for bundle in (old, new)]
         for what in ("guarantee", "execution"):
-            before_after = [str(getattr(bundle.calibrations[name], what).to_json()) for bundle in (old, new)]
+            before_after = [str(getattr(record, what).to_json()) for record in records]
             pairs.append((f"{what} of {name}", before_after[0], before_after[1]))
+        pairs.append((f"map of {name}", records[0].head.map.describe(), records[1].head.map.describe()))
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

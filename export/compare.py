@@ -90,7 +90,7 @@ def parse_tolerances(settings: Iterable[str]) -> Dict[str, Tolerance]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of an artefact from the reference on n frames; radii in [0, 1] pixel units.
+    """Differences of an artefact from the reference on n frames; radii in [0, 1] pixel units, as `graded` gives them.
 
     Attributes:
         label_flips: frames whose label differs.
@@ -127,13 +127,14 @@ class Comparison:
 def graded(answers: Answers, head: CertificateHead) -> Answers:
     """Answers whose radii tell how far apart two executions are.
 
-    The radii of a head with a step are all alike, so there it is how far each frame lies beyond the step.
+    The radii of a head with a step are all alike, so there it is how far each frame lies beyond the step, up to sigma: a very
+    negative offset, with which everything is issued, makes the distances large and their rounding as well.
     """
     if head.map.step is None:
         return answers
-    smooth = replace(head, map=replace(head.map, step=None))
-    radius = smooth.radius(answers.probit, answers.label, answers.difficulty) - np.float32(head.map.step)
-    return replace(answers, radius=np.maximum(radius, np.float32(0)))
+    reach = head.without_step().radius(answers.probit, answers.label, answers.difficulty)
+    radius = reach - np.float32(head.map.step)
+    return replace(answers, radius=np.clip(radius, np.float32(0), np.float32(head.sigma)))
 
 
 NEGLIGIBLE = 1e-4

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibration import Calibration, CalibrationError, Guarantee, calibrate, clopper_pearson_map
+from calibration.maps import step_map
 from tests.calibration.helpers import SIGMA, draw_scores
 
 RECORD = calibrate(draw_scores(0), Guarantee.of(), clopper_pearson_map(SIGMA, 500, 0.1), seed=4, attempt=2)
@@ -80,3 +81,13 @@ def test_an_offset_that_is_no_offset_is_refused(tmp_path: Path, offset: object) 
     (tmp_path / "r.json").write_text("[]")
     with pytest.raises(CalibrationError, match="got format 'list'"):
         Calibration.load(tmp_path / "r.json")
+
+
+def test_a_record_with_a_step_has_a_format_of_its_own() -> None:
+    """Whoever knows only the first format must not read it as a record that issues every radius."""
+    record = calibrate(draw_scores(0), Guarantee.of(), step_map(0.3))
+    value = record.to_json()
+    assert value["format"] == "rrise-calibration/2" and RECORD.to_json()["format"] == "rrise-calibration/1"
+    assert Calibration.from_json(value) == record
+    with pytest.raises(CalibrationError, match="expected 'rrise-calibration/2'"):
+        Calibration.from_json({**value, "format": "rrise-calibration/1"})

@@ -13,6 +13,7 @@ from scipy.stats import beta as beta_law
 
 from calibration import CalibrationError, CertifyCounts, CostEntry, CostLedger, Guarantee, calibrate
 from calibration.latency import Latency
+from calibration.maps import step_map
 from calibration.offsets import reference_for
 from calibration.report import summary_rows, write_report
 from calibration.summary import ReportTables, coverage_rows, default_radii, summarise
@@ -180,3 +181,13 @@ def test_other_test_frames_than_certify_are_refused(tables: ReportTables) -> Non
 def test_a_missing_split_is_named(tables: ReportTables) -> None:
     with pytest.raises(CalibrationError, match="no scores of the verification split"):
         dataclasses.replace(tables, scores={name: tables.scores[name] for name in ("calibration", "test")})
+
+
+def test_the_figure_of_a_step_shows_which_points_exceed(tables: ReportTables, tmp_path: Path) -> None:
+    stepped = dataclasses.replace(
+        tables, calibration=calibrate(tables.scores["calibration"], Guarantee.of(error="0.1"), step_map(0.2))
+    )
+    write_report(stepped, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "every certificate has radius 0.2" in page and "left of the green one" in page
+    assert "reference = 0.2, the radius that is issued" in page

@@ -7,6 +7,7 @@ import pytest
 
 from calibration import CalibrationError, Guarantee, calibrate, clopper_pearson_map
 from calibration.head import CertificateHead
+from calibration.maps import step_map
 from calibration.offsets import reference_for
 from calibration.selective import choose_threshold, offset_grid
 from tests.calibration.helpers import SIGMA, draw_scores
@@ -58,3 +59,11 @@ def test_a_hopeless_surrogate_has_no_grid() -> None:
     wrong = replace(tuning, counts=np.roll(tuning.counts, 1, axis=1), probit=np.full(200, 3, np.float32))
     with pytest.raises(CalibrationError, match="selective: every offset"):
         offset_grid(wrong, Guarantee.of("selective", "0.01"), MAP)
+
+
+def test_the_grid_of_a_step_leaves_out_frames_that_hold_at_any_offset() -> None:
+    tuning = draw_scores(0, 600, 5000, split="tuning", start=10**6)
+    grid = offset_grid(tuning, GUARANTEE, step_map(0.3))
+    assert min(grid) > -1 and len(set(grid)) == 40
+    record = calibrate(draw_scores(1, 1500, 5000), GUARANTEE, step_map(0.3), offsets=grid)
+    assert record and grid[-1] < record.head.offset[0] < grid[0]

@@ -19,6 +19,7 @@ import torch
 
 from calibration.head import CertificateHead
 from calibration.maps import step_map
+from calibration.offsets import LEAST
 from edge_sdk import Certifier
 from edge_sdk.errors import BundleError
 from export.compare import TOLERANCES, Answers, compare, graded, parse_tolerances
@@ -326,3 +327,13 @@ def test_radii_of_a_step_are_compared_by_how_far_they_lie_beyond_it() -> None:
     assert found.abstain_flips == 1 and found.radius_increase == pytest.approx(0.025, abs=1e-6)
     plain = CertificateHead(0.25, offset=(0.1,))
     assert graded(mine, plain) is mine
+
+
+def test_where_everything_is_issued_rounding_of_far_distances_does_not_count() -> None:
+    head = CertificateHead(0.25, step_map(0.3), (float(LEAST),))
+    label, probit = np.zeros(2000, np.int64), np.linspace(-3, 3, 2000, dtype=np.float32)
+    theirs = Answers.of(label, probit, head)
+    mine = Answers.of(label, probit + np.float32(1e-5), head)
+    assert (mine.radius > 0).all() and compare(
+        graded(mine, head), graded(theirs, head), 0.25
+    ).radius_increase == 0

@@ -30,6 +30,7 @@ from edge_sdk.device_calibration import recalibrate
 from edge_sdk.loading import State
 from edge_sdk.runtime.onnxruntime import OnnxRuntime
 from edge_sdk.scoring import run_all, score
+from edge_sdk.verify import Verdict, verify
 from export import pipeline
 from export.bundle import whole_or_not_at_all
 from export.errors import ExportError
@@ -366,3 +367,20 @@ def test_a_bundle_may_issue_one_radius_and_nothing_else(colour_source: Source, t
     pack = source.calibration
     lower = replace(pack, radius=np.maximum(pack.radius - np.float32(0.02), 0))
     assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.05
+    # Another execution whose probits rise by a rounding is not verified, unless the caller takes the risk.
+    for artefact_runtime, verdict in ((runtime, Verdict.PASSED), (Nudged(runtime), Verdict.NUMERICS)):
+        assert verify(bundle, "fp32", artefact_runtime, source.verification, write=False).verdict is verdict
+    found = verify(bundle, "fp32", Nudged(runtime), source.verification, write=False, tolerance=1e-4)
+    assert found.verdict is Verdict.PASSED and 0 < found.replay.largest_increase < 1e-5
+
+
+class Nudged:
+    """A runtime whose probits are a millionth larger; its radii, of the same head, are hardly ever."""
+
+    def __init__(self, runtime: OnnxRuntime) -> None:
+        self._runtime, self.graph, self.note = runtime, runtime.graph, ""
+        self.execution = replace(runtime.execution, provider="other")
+
+    def run(self, frames: np.ndarray) -> Any:
+        outputs = self._runtime.run(frames)
+        return replace(outputs, probit=outputs.probit + np.float32(1e-6))
