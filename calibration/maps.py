@@ -76,7 +76,7 @@ class RadiusMap:
 
     def describe(self) -> str:
         """Its name, and the radius that alone is issued where it has a step."""
-        return self.name if self.step is None else f"{self.name}, only radius {self.step:g} is issued"
+        return self.name if self.step is None else f"{self.name} (issues {self.step:g} only)"
 
     def to_json(self) -> Dict[str, Any]:
         stepped = {} if self.step is None else {"step": self.step}

@@ -19,6 +19,7 @@ from trainer.preprocess import Preprocess
 
 BATCH_SIZE = 64
 TIMED_PASSES = 30
+FIRST_CLIP = {"tuning": 0, "calibration": 1_000_000, "test": 2_000_000}
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,11 @@ def pack(
     base_digest: str,
     beta: float,
 ) -> References:
-    """A reference pack of single frames (each its own clip)."""
+    """A reference pack of single frames, each its own clip, under numbers that no other split has."""
+    first = FIRST_CLIP[split]
     return References.from_counts(
         frames,
-        np.arange(len(frames), dtype=np.int64),
+        np.arange(first, first + len(frames), dtype=np.int64),
         labels,
         counts.astype(np.uint32),
         counts.sum(axis=1, dtype=np.int64).astype(np.uint32),

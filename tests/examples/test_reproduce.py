@@ -15,7 +15,9 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
+from calibration.cli import main as calibrate_main
 from calibration.errors import CalibrationError
+from calibration.record import Calibration
 from calibration.scores import Scores
 from examples.reproduce.__main__ import main, parse_changes
 from examples.reproduce.clock import Clock, OutOfTime
@@ -123,6 +125,23 @@ def test_our_row_follows_from_the_scores(finished: Path) -> None:
     assert (row["accuracy"][0]["lower"], row["accuracy"][0]["upper"]) == pytest.approx(expected)
     # eps 0.1 at 80 frames: more than 20 wrong have a probability below 1e-4 even where PAC holds with equality.
     assert row["wrong"]["hits"] <= 20
+
+
+def test_the_kept_scores_can_be_calibrated_by_the_command_line(finished: Path, tmp_path: Path) -> None:
+    scores = finished / "scores" / "ours"
+    command = [
+        "fit",
+        str(scores / "calibration.npz"),
+        "--tuning",
+        str(scores / "tuning.npz"),
+        "--radius",
+        "0.25",
+    ]
+    out = tmp_path / "record.json"
+    done = CliRunner().invoke(
+        calibrate_main, [*command, "--error", "0.1", "--choose-beta", "--out", str(out)]
+    )
+    assert done.exit_code == 0 and Calibration.load(out).head.map.step == 0.25, done.output
 
 
 def test_the_gap_is_a_difference_on_the_same_frames(finished: Path) -> None:
