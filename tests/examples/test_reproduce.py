@@ -17,6 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from calibration.cli import main as calibrate_main
 from calibration.errors import CalibrationError
+from calibration.files import read_json
+from calibration.guarantee import Guarantee
 from calibration.record import Calibration
 from calibration.scores import Scores
 from examples.reproduce.__main__ import main, parse_changes
@@ -24,8 +26,8 @@ from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import Images, load_source
 from examples.reproduce.learn import Schedule, fit
 from examples.reproduce.measures import Difference, Share
-from examples.reproduce.rows import published_prior
-from examples.reproduce.run import Run, split
+from examples.reproduce.rows import Choice, Cost, Tables, calibrated_row, published_prior
+from examples.reproduce.run import SPLITS, Run, split
 from examples.reproduce.settings import preset
 from examples.reproduce.surrogates import Surrogates
 from examples.reproduce.table import make_table
@@ -35,6 +37,7 @@ from trainer.errors import TrainerError
 from trainer.networks import load_network
 
 CPU = torch.device("cpu")
+RESULTS = Path(__file__).resolve().parents[2] / "examples" / "reproduce" / "results"
 TINY = preset(
     "digits", "small", 0.25, tuning=60, calibration=200, test=80, base_epochs=6, epochs=2, train_samples=100,
     reference_samples=200, selection=100, certify=(100, 200), audit=400, verified=10, train=400,
@@ -435,9 +438,8 @@ def test_the_command_line_stops_and_explains(tmp_path: Path) -> None:
 
 def test_the_guarded_row_needs_frames_that_are_not_there(finished: Path) -> None:
     """eps 0.1 tightened for an attacker leaves about 5 %: 200 frames allow it, 30 do not."""
-    from calibration.guarantee import Guarantee
     from calibration.guarded import Guard
-    from examples.reproduce.rows import PAPER, Tables, calibrated
+    from examples.reproduce.rows import PAPER, calibrated
 
     parts = {
         name: Scores.load(finished / "scores" / "guarded" / f"{name}.npz")
@@ -451,3 +453,23 @@ def test_the_guarded_row_needs_frames_that_are_not_there(finished: Path) -> None
     assert record.head.issues_nothing and "no certificate" in choice
     with pytest.raises(CalibrationError):
         calibrated(Tables(parts["tuning"], parts["tuning"], parts["test"]), promise, PAPER)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-sigma0.5"])
+def test_a_published_row_follows_from_the_scores_that_are_kept(name: str) -> None:
+    folder = RESULTS / name
+    parts = {part: Scores.load(folder / "scores" / "ours" / f"{part}.npz") for part in SPLITS}
+    published = next(
+        row
+        for row in read_json(folder / "results.json", "results")["tables"]["Methods"]
+        if row["method"] == "RRISE, ours, for r = 0.5" and "eps 0.05" in row["guarantee"]
+    )
+    betas = ("0.02", "0.05", "0.1", "0.2")
+    cost = Cost(1, published["offline_passes"], published["against"])
+    promise = Guarantee.of("pac", "0.05")
+    row = calibrated_row(
+        "ours", Tables(**parts), promise, Choice(radius=0.5), betas, published["radii"], cost
+    )
+    assert [share.hits for share in row.accuracy] == [share["hits"] for share in published["accuracy"]]
+    assert row.choice == published["choice"] and row.wrong is not None
+    assert row.wrong.hits == published["wrong"]["hits"] <= 0.05 * len(parts["test"])
