@@ -455,7 +455,7 @@ def test_the_guarded_row_needs_frames_that_are_not_there(finished: Path) -> None
         calibrated(Tables(parts["tuning"], parts["tuning"], parts["test"]), promise, PAPER)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-sigma0.5"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-sigma0.5", "cifar10-sigma1.0", "cifar100"])
 def test_a_published_row_follows_from_the_scores_that_are_kept(name: str) -> None:
     folder = RESULTS / name
     parts = {part: Scores.load(folder / "scores" / "ours" / f"{part}.npz") for part in SPLITS}
