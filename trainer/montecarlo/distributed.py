@@ -16,9 +16,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from trainer.errors import TrainerError
 from trainer.montecarlo.store import CountStore
+
+JOINING = timedelta(minutes=3)
+"""In which the processes must find each other; a restart in which they do not ends instead of hanging."""
+
+COUNTING = timedelta(days=7)
+"""For which one process waits for another afterwards: a slow member is no failure, a dead one is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,21 @@ def _joined(store: CountStore, rank: int, problem: list[str | None]) -> Iterator
 
 
 def team() -> Team:
-    """The team of this process: of the process group that is running, or that torchrun's variables describe."""
+    """The team of this process: of the process group that is running, or that torchrun's variables describe.
+
+    Raises TrainerError where the processes do not find each other.
+    """
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Control runs over gloo also where tensors go over NCCL; a slow member is no failure, a dead one is noticed.
+        # Control runs over gloo also where tensors go over NCCL.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=7))
+        try:
+            dist.init_process_group(backend, timeout=JOINING)
+        except RuntimeError as error:
+            raise TrainerError(
+                f"process group: {os.environ['WORLD_SIZE']} processes did not find each other within {JOINING} ({error}); "
+                "start the run again, it continues from the store"
+            ) from error
+        _set_pg_timeout(COUNTING)
     if dist.is_initialized():
         return Team(dist.get_rank(), dist.get_world_size())
     return Team(0, 1)

@@ -6,9 +6,11 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 import zarr
 
 from trainer.errors import TrainerError
+from trainer.montecarlo import distributed
 from trainer.montecarlo.distributed import Team
 
 N = 2000
@@ -402,3 +405,18 @@ def test_a_batch_smaller_than_the_team_is_refused() -> None:
     ).sort().values.tolist() == list(range(8))
     with pytest.raises(TrainerError, match="3 frames for 4 processes"):
         Team(0, 4).share(torch.arange(3))
+
+
+def test_processes_that_do_not_find_each_other_end_instead_of_hanging(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "JOINING", timedelta(seconds=1))
+    with pytest.raises(TrainerError, match="2 processes did not find each other within 0:00:01"):
+        distributed.team()
+    assert not torch.distributed.is_initialized()
