@@ -21,8 +21,9 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from trainer.errors import TrainerError
 from trainer.montecarlo.store import CountStore
 
-JOINING = timedelta(minutes=3)
-"""In which the processes must find each other; a restart in which they do not ends instead of hanging."""
+JOINING = timedelta(minutes=1)
+"""In which the processes must find each other. gloo's connecting was seen to hang, after a restart above all: then all of
+them end, and torchrun (`--max-restarts`) or the user starts them again."""
 
 COUNTING = timedelta(days=7)
 """For which one process waits for another afterwards: a slow member is no failure, a dead one is noticed at once."""

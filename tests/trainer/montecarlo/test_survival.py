@@ -33,8 +33,11 @@ RUN = textwrap.dedent(
     from torch import nn
     from calibration.digests import frame_digests
     from trainer.errors import TrainerError
-    from trainer.montecarlo import CountStore, sample_counts
+    from datetime import timedelta
+    from trainer.montecarlo import CountStore, distributed, sample_counts
     from trainer.preprocess import Preprocess
+
+    distributed.JOINING = timedelta(seconds=10)  # gloo may hang at a start; torchrun then starts all of them again
 
     def network():
         torch.manual_seed(3)
@@ -305,8 +308,8 @@ def test_memory_grows_neither_with_n_nor_with_frames(script, tmp_path, n):
 
 def torchrun(script: Path, path: Path, processes: int, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options,
-        str(script), str(path), str(N),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        "--max-restarts=6", *options, str(script), str(path), str(N),
     ]  # fmt: skip
 
 
@@ -373,9 +376,7 @@ def test_one_of_two_processes_is_killed_and_the_run_still_finishes(script, survi
 """,
         )
     )
-    done = subprocess.run(
-        torchrun(suicidal, path, 2, "--max-restarts=6"), capture_output=True, text=True, env=environment()
-    )
+    done = subprocess.run(torchrun(suicidal, path, 2), capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert mark.exists() and "failed (exitcode" in done.stderr
     np.testing.assert_array_equal(survivor.open_store(path).counts(), expected)
@@ -386,7 +387,8 @@ def test_a_second_distributed_run_is_refused_in_every_process(script, survivor, 
     path = tmp_path / "t.zarr"
     survivor.run(path, 100)
     with survivor.open_store(path).writer():
-        done = subprocess.run(torchrun(script, path, 2), capture_output=True, text=True, env=environment())
+        command = torchrun(script, path, 2, "--max-restarts=0")
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode != 0 and "is writing this store" in done.stderr
     assert (survivor.open_store(path).samples() == 100).all()
 
