@@ -9,20 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
-    from calibration.certify import CertifyCounts, CertifyResult
-    from calibration.cost import CostEntry, CostLedger, break_even
-    from calibration.digests import combined_digest, file_digest, frame_digest, frame_digests, json_digest
-    from calibration.errors import CalibrationError, CheckFailed, RriseError
-    from calibration.execution import Execution
-    from calibration.fit import RankCheck, calibrate, check_rank
-    from calibration.guarantee import Guarantee
-    from calibration.head import CertificateHead
-    from calibration.levels import parse_level
-    from calibration.maps import IDENTITY, RadiusMap, clopper_pearson_map
-    from calibration.probit import Prediction, probit_from_logits
-    from calibration.record import Calibration
-    from calibration.references import References
-    from calibration.scores import Scores
+    from rrise.calibration.errors import CalibrationError, CheckFailed, RriseError
+    from rrise.calibration.promise.fit import RankCheck, calibrate, check_rank
+    from rrise.calibration.promise.guarantee import Guarantee
+    from rrise.calibration.promise.head import CertificateHead
+    from rrise.calibration.promise.maps import IDENTITY, RadiusMap, clopper_pearson_map
+    from rrise.calibration.promise.record import Calibration
+    from rrise.calibration.statistics.levels import parse_level
+    from rrise.calibration.statistics.probit import Prediction, probit_from_logits
+    from rrise.calibration.storage.digests import (
+        combined_digest,
+        file_digest,
+        frame_digest,
+        frame_digests,
+        json_digest,
+    )
+    from rrise.calibration.storage.execution import Execution
+    from rrise.calibration.tables.certify import CertifyCounts, CertifyResult
+    from rrise.calibration.tables.cost import CostEntry, CostLedger, break_even
+    from rrise.calibration.tables.references import References
+    from rrise.calibration.tables.scores import Scores
 
 _HOMES = {
     "IDENTITY": "maps",

@@ -9,22 +9,22 @@ from typing import Any, List, Optional, Tuple
 import click
 import numpy as np
 
-from calibration.attempts import AttemptLog
-from calibration.certify import CertifyCounts
-from calibration.cli_options import guarantee_from, guarantee_options
-from calibration.cli_study import guard, study
-from calibration.cli_tools import SuggestingGroup, run_command, summary
-from calibration.cost import CostLedger
-from calibration.errors import CalibrationError, CheckFailed
-from calibration.fit import calibrate
-from calibration.guarantee import Guarantee
-from calibration.latency import Latency
-from calibration.levels import level_text
-from calibration.maps import IDENTITY, clopper_pearson_map
-from calibration.plan import BETAS, Plan, choose_plan, default_radii
-from calibration.record import Calibration
-from calibration.scores import Scores
-from calibration.selective import offset_grid
+from rrise.calibration.commands.options import guarantee_from, guarantee_options
+from rrise.calibration.commands.study import guard, study
+from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.errors import CalibrationError, CheckFailed
+from rrise.calibration.promise.fit import calibrate
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
+from rrise.calibration.promise.plan import BETAS, Plan, choose_plan, default_radii
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.promise.selective import offset_grid
+from rrise.calibration.statistics.levels import level_text
+from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.cost import CostLedger
+from rrise.calibration.tables.latency import Latency
+from rrise.calibration.tables.scores import Scores
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -198,8 +198,8 @@ def report(
     as_json: bool,
 ) -> None:
     """Write the report of one execution from the folder SCORES (calibration, verification and test tables)."""
-    from calibration.report import summary_rows, write_report
-    from calibration.summary import ReportTables
+    from rrise.calibration.reports.report import summary_rows, write_report
+    from rrise.calibration.reports.summary import ReportTables
 
     tables = ReportTables(
         calibration=Calibration.load(record),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Iterable, Sequence, Union
 
-from calibration.attempts import AttemptLog
-from calibration.errors import CalibrationError
-from calibration.fit import calibrate
-from calibration.record import Calibration
-from calibration.scores import Scores
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.promise.fit import calibrate
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.tables.scores import Scores
 
 
 def recalibrate(

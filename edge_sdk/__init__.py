@@ -9,17 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
-    from edge_sdk.bundle import Bundle
-    from edge_sdk.certificate import Certificate, Status
-    from edge_sdk.certifier import Certifier
-    from edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
-    from edge_sdk.inputs import Roi
-    from edge_sdk.loading import State
-    from edge_sdk.signing import Trust
-    from edge_sdk.stream.captured import Captured
-    from edge_sdk.stream.checks import CheckSettings
-    from edge_sdk.stream.decisions import KOfN
-    from edge_sdk.stream.stream import StreamSettings
+    from rrise.edge_sdk.bundles.bundle import Bundle
+    from rrise.edge_sdk.certificate import Certificate, Status
+    from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.device.loading import State
+    from rrise.edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
+    from rrise.edge_sdk.formats.signing import Trust
+    from rrise.edge_sdk.frames.inputs import Roi
+    from rrise.edge_sdk.stream.captured import Captured
+    from rrise.edge_sdk.stream.checks import CheckSettings
+    from rrise.edge_sdk.stream.decisions import KOfN
+    from rrise.edge_sdk.stream.stream import StreamSettings
 
 _HOMES = {
     "Bundle": "bundle",

@@ -9,17 +9,17 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from edge_sdk.audit import AuditLog
-from edge_sdk.bundle import Bundle
-from edge_sdk.certificate import Certificate, FrameId, Status, withheld
-from edge_sdk.drift import DriftMonitor, forget
-from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import Prepared, Roi, capture_seconds, prepare
-from edge_sdk.loading import ExecutionState, State
-from edge_sdk.runtime.base import Runtime
-from edge_sdk.runtime.device_frames import DeviceFrame, on_device
-from edge_sdk.scoring import padded
-from edge_sdk.suspension import lift, suspend, suspended_because
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import padded
+from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
+from rrise.edge_sdk.device.audit import AuditLog
+from rrise.edge_sdk.device.drift import DriftMonitor, forget
+from rrise.edge_sdk.device.loading import ExecutionState, State
+from rrise.edge_sdk.device.suspension import lift, suspend, suspended_because
+from rrise.edge_sdk.errors import EdgeError, FrameError
+from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare
+from rrise.edge_sdk.runtime.base import Runtime
+from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
 
 
 class _Hold:
@@ -95,7 +95,7 @@ class Answering:
             frame: uint8 [H, W, C] (or float32 [C, H, W] in [0, 1]) as the bundle's manifest declares; numpy with any
                 strides, or DLPack in host memory. TensorRT also takes uint8 frames in GPU memory, as DLPack or with
                 `__cuda_array_interface__`. Read during the call only, never kept.
-            encoding: of the frame, where it is not the bundle's; see `edge_sdk.encodings`.
+            encoding: of the frame, where it is not the bundle's; see `rrise.edge_sdk.frames.encodings`.
             roi: a crop of the decoded frame. One of another size than the bundle's is resized, and has no frame radius;
                 nor has a frame in another encoding, but for the order of its channels.
             capture_time: seconds since the epoch, finite; by default now.

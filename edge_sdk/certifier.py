@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from calibration.digests import PathLike
-from calibration.execution import Execution
-from calibration.guarantee import Guarantee
-from edge_sdk.answering import Answering
-from edge_sdk.audit import AuditLog
-from edge_sdk.bundle import Bundle
-from edge_sdk.drift import DriftMonitor
-from edge_sdk.errors import EdgeError
-from edge_sdk.loading import choose, readable, warm_up
-from edge_sdk.runtime.select import candidates
-from edge_sdk.signing import Trust
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.storage.execution import Execution
+from rrise.edge_sdk.answering import Answering
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.audit import AuditLog
+from rrise.edge_sdk.device.drift import DriftMonitor
+from rrise.edge_sdk.device.loading import choose, readable, warm_up
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.formats.signing import Trust
+from rrise.edge_sdk.runtime.select import candidates
 
 if TYPE_CHECKING:
-    from edge_sdk.stream.stream import Stream, StreamSettings
+    from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
 
 class Certifier(Answering):
@@ -231,15 +231,15 @@ class Certifier(Answering):
 
         Args:
             source: camera number, GStreamer pipeline, URI, video file, image folder, bag, MCAP file, OpenCV capture or
-                any iterable of frames; see `edge_sdk.stream.sources.open_source`.
+                any iterable of frames; see `rrise.edge_sdk.stream.sources.open_source`.
             settings: staleness, deadline, dark and frozen checks.
             topic: of a bag or MCAP file with several image topics.
 
         Raises:
             EdgeError: the source cannot be opened.
         """
-        from edge_sdk.stream.sources import open_source
-        from edge_sdk.stream.stream import Stream, StreamSettings
+        from rrise.edge_sdk.stream.sources import open_source
+        from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
         opened = open_source(source, encoding=self._encoding, topic=topic)
         return Stream(self, opened, StreamSettings() if settings is None else settings)

@@ -8,12 +8,18 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from calibration.cli_tools import SuggestingGroup, run_command, summary
-from calibration.errors import CheckFailed
-from edge_sdk.cli_device import drift, recalibrate, reset, verify
-from edge_sdk.cli_operate import doctor, watch
-from edge_sdk.cli_options import bundle_argument, json_option, runtime_options, trust_of, trust_options
-from edge_sdk.cli_references import references
+from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.errors import CheckFailed
+from rrise.edge_sdk.commands.device import drift, recalibrate, reset, verify
+from rrise.edge_sdk.commands.operate import doctor, watch
+from rrise.edge_sdk.commands.options import (
+    bundle_argument,
+    json_option,
+    runtime_options,
+    trust_of,
+    trust_options,
+)
+from rrise.edge_sdk.commands.references import references
 
 
 @click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +36,7 @@ def main() -> None:
 @run_command
 def info(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Check BUNDLE in full and say what it promises on this device."""
-    from edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.certifier import Certifier
 
     with Certifier.load(bundle, trust=trust_of(options), **options) as certifier:
         manifest, state = certifier.bundle.manifest, certifier.state
@@ -84,9 +90,9 @@ def certify(
     bundle: Path, images: Tuple[Path, ...], allow_unverified: bool, json_flag: bool, **options: Any
 ) -> None:
     """Certify IMAGES, files or folders; exit status 1 if one cannot be read or does not fit."""
-    from edge_sdk.certificate import Certificate, Status
-    from edge_sdk.certifier import Certifier
-    from edge_sdk.images import find_images, read_certified
+    from rrise.edge_sdk.certificate import Certificate, Status
+    from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.frames.images import find_images, read_certified
 
     files, trust = find_images(list(images)), trust_of(options)
     certificates: List[Certificate] = []
@@ -150,9 +156,9 @@ def bench(
     **options: Any,
 ) -> None:
     """Time certify on BUNDLE against the bare runtime, interleaved in one run."""
-    from edge_sdk.bench import Pacing, text_rows, time_base
-    from edge_sdk.bench import bench as run_bench
-    from edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.operate.bench import Pacing, text_rows, time_base
+    from rrise.edge_sdk.operate.bench import bench as run_bench
 
     # A clone, as above: random frames would be a sign of drift.
     with Certifier.load(bundle, trust=trust_of(options), **options) as loaded, loaded.clone() as certifier:

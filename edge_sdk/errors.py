@@ -1,8 +1,8 @@
-"""The exceptions of the edge SDK. All derive from `calibration.errors.RriseError`."""
+"""The exceptions of the edge SDK. All derive from `rrise.calibration.errors.RriseError`."""
 
 from __future__ import annotations
 
-from calibration.errors import RriseError
+from rrise.calibration.errors import RriseError
 
 
 class EdgeError(RriseError):

@@ -16,15 +16,15 @@ from typing import TypeVar
 
 import click
 
-import trainer
-from calibration import Calibration, CertifyCounts
-from calibration.cli_tools import duration, run_command, summary
-from calibration.report import summary_rows, write_report
-from calibration.summary import ReportTables
-from edge_sdk import Certifier
-from edge_sdk.bench import bench
-from edge_sdk.scoring import score
-from export import export_onnx
+from rrise import trainer
+from rrise.calibration import Calibration, CertifyCounts
+from rrise.calibration.console import duration, run_command, summary
+from rrise.calibration.reports.report import summary_rows, write_report
+from rrise.calibration.reports.summary import ReportTables
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.bundles.scoring import score
+from rrise.edge_sdk.operate.bench import bench
+from rrise.export import export_onnx
 
 SPLITS = ("calibration", "verification", "test")
 Result = TypeVar("Result")

@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from calibration.cli_tools import run_command, summary
-from calibration.latency import percentiles
-from edge_sdk import Certificate, Certifier
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.tables.latency import percentiles
+from rrise.edge_sdk import Certificate, Certifier
 
 
 @click.command()

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from own_classifier import make
 from safetensors.torch import save_file
 
-import trainer
-from calibration.cli_tools import run_command, summary
-from edge_sdk import Certifier
-from export import export_onnx
+from rrise import trainer
+from rrise.calibration.console import run_command, summary
+from rrise.edge_sdk import Certifier
+from rrise.export import export_onnx
 
 
 @click.command()

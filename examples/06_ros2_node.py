@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from edge_sdk import Certificate, Certifier, EdgeError, StreamSettings
-from edge_sdk.stream.ros import from_image
-from edge_sdk.stream.stream import Stream
+from rrise.edge_sdk import Certificate, Certifier, EdgeError, StreamSettings
+from rrise.edge_sdk.stream.ros import from_image
+from rrise.edge_sdk.stream.stream import Stream
 
 
 class Pushed:

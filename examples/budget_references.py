@@ -15,9 +15,9 @@ import click
 import numpy as np
 from third_party_references import GUARANTEE, RADII, SIGMA, TUNING, Parts, load_parts, make_scores
 
-from calibration import calibrate, clopper_pearson_map
-from calibration.cli_tools import run_command, summary
-from calibration.thinning import thin
+from rrise.calibration import calibrate, clopper_pearson_map
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.tables.thinning import thin
 
 FRAMES = 4000
 DRAWS = (100, 200, 500, 1000, 2500, 10_000)

@@ -22,17 +22,17 @@ from pathlib import Path
 import click
 import numpy as np
 
-from calibration import break_even, calibrate, clopper_pearson_map
-from calibration.cli_tools import run_command, summary
-from calibration.cost import CostEntry
-from calibration.evaluation import certified_accuracy
-from calibration.thinning import thin, thin_counts
-from trainer import Workspace, train_surrogate
-from trainer.calibrate import score_all, seen_digests
-from trainer.choice import guarantee_for
-from trainer.montecarlo import CountStore
-from trainer.targets import stored_counts
-from trainer.workspace import load_digest
+from rrise.calibration import break_even, calibrate, clopper_pearson_map
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.tables.cost import CostEntry
+from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.calibration.tables.thinning import thin, thin_counts
+from rrise.trainer import Workspace, train_surrogate
+from rrise.trainer.calibrate import score_all, seen_digests
+from rrise.trainer.choice import guarantee_for
+from rrise.trainer.montecarlo import CountStore
+from rrise.trainer.targets import stored_counts
+from rrise.trainer.workspace import load_digest
 
 QUERY_SAMPLES = 10_000
 

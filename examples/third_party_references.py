@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
-from calibration import (
+from rrise.calibration import (
     IDENTITY,
     CalibrationError,
     CertificateHead,
@@ -27,12 +27,12 @@ from calibration import (
     clopper_pearson_map,
     frame_digest,
 )
-from calibration.bounds import reference_radius
-from calibration.crossfit import signed_reference
-from calibration.evaluation import audit
-from calibration.files import write_json
-from calibration.plan import choose_plan
-from calibration.quantile import quantile_map
+from rrise.calibration.promise.crossfit import signed_reference
+from rrise.calibration.promise.plan import choose_plan
+from rrise.calibration.promise.quantile import quantile_map
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.storage.files import write_json
+from rrise.calibration.tables.evaluation import audit
 
 SIGMA = 0.25
 RADII = (0.25, 0.5, 0.75)

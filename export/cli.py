@@ -7,10 +7,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
-from calibration.cli_tools import SuggestingGroup, run_command, summary
-from calibration.errors import CheckFailed, RriseError
-from calibration.files import read_json
-from export.summaries import Rows, comparison_rows, result_json, result_rows
+from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.errors import CheckFailed, RriseError
+from rrise.calibration.storage.files import read_json
+from rrise.export.releasing.summaries import Rows, comparison_rows, result_json, result_rows
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -62,9 +62,9 @@ def onnx(
     acceptance policy; the other workspaces are exported all the same. The findings are in WORKSPACE/report as
     gate.json and gate.xml (JUnit).
     """
-    from export.compare import parse_tolerances
-    from export.errors import ExportError
-    from export.pipeline import export_onnx
+    from rrise.export.errors import ExportError
+    from rrise.export.gating.compare import parse_tolerances
+    from rrise.export.pipeline import export_onnx
 
     if out is not None and len(workspaces) > 1:
         raise ExportError(
@@ -106,8 +106,8 @@ def _policy(workspace: Path, max_drop: Optional[float]) -> Any:
     """The workspace's policy with --max-drop in it; None leaves it to the workspace."""
     from dataclasses import replace
 
-    from export.policy import Policy
-    from trainer.workspace import Workspace
+    from rrise.export.gating.policy import Policy
+    from rrise.trainer.workspace import Workspace
 
     if max_drop is None:
         return None
@@ -132,7 +132,7 @@ def _raise(problems: Sequence[RriseError]) -> None:
 @run_command
 def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> None:
     """Run the gate again on an existing BUNDLE, against the WORKSPACE it came from."""
-    from export.pipeline import GateFailed, gate_bundle
+    from rrise.export.pipeline import GateFailed, gate_bundle
 
     reports = gate_bundle(bundle, workspace, allow_code=allow_code)
     if not all(reports):
@@ -154,8 +154,8 @@ def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> N
 @run_command
 def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> None:
     """Say what differs between two bundles: settings, offsets, certified accuracy, answers on common frames."""
-    from export.baseline import diff as compare_bundles
-    from export.quality import quality_table
+    from rrise.export.gating.baseline import diff as compare_bundles
+    from rrise.export.gating.quality import quality_table
 
     found = compare_bundles(old, new)
     rows: Rows = [(name, f"{before} -> {after}") for name, before, after in found.settings]
@@ -179,7 +179,7 @@ def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> No
 @run_command
 def pack(bundle: Path, file: Path) -> None:
     """Put a released BUNDLE into a single FILE; equal bundles give equal bytes."""
-    from export.pack import pack_bundle
+    from rrise.export.releasing.pack import pack_bundle
 
     digest = pack_bundle(bundle, file)
     click.echo(f"{file}: {file.stat().st_size:,} bytes, SHA-256 {digest}")
@@ -192,8 +192,8 @@ def pack(bundle: Path, file: Path) -> None:
 @run_command
 def unpack(file: Path, bundle: Path, public_key: Optional[Path]) -> None:
     """Unpack FILE into the folder BUNDLE and check it; the folder appears whole or not at all."""
-    from edge_sdk.signing import Trust
-    from export.pack import unpack_bundle
+    from rrise.edge_sdk.formats.signing import Trust
+    from rrise.export.releasing.pack import unpack_bundle
 
     trust = None if public_key is None else Trust.of(public_key)
     click.echo(f"{bundle}: manifest {unpack_bundle(file, bundle, trust=trust)[:16]}")
@@ -204,7 +204,7 @@ def unpack(file: Path, bundle: Path, public_key: Optional[Path]) -> None:
 @run_command
 def keygen(file: Path) -> None:
     """Make an Ed25519 key pair: the private key FILE, readable by you alone, and FILE.pub for the robots."""
-    from export.keys import write_key_pair
+    from rrise.export.releasing.keys import write_key_pair
 
     public = write_key_pair(file)
     click.echo(f"{file}: private key; {file}.pub: public key {public.key_id}")
@@ -222,9 +222,9 @@ def keygen(file: Path) -> None:
 @run_command
 def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_records: bool) -> None:
     """Sign BUNDLE, or the records that this device made in it."""
-    from edge_sdk.signing import PrivateKey
-    from export.errors import ExportError
-    from export.keys import sign_bundle, sign_device_records
+    from rrise.edge_sdk.formats.signing import PrivateKey
+    from rrise.export.errors import ExportError
+    from rrise.export.releasing.keys import sign_bundle, sign_device_records
 
     private = PrivateKey.load(key)
     if device_records:
@@ -258,8 +258,8 @@ def tensorrt(
     json_flag: bool,
 ) -> None:
     """On the device: build the TensorRT engine of BUNDLE, calibrate it and check it."""
-    from calibration.references import References
-    from export.on_device import export_tensorrt
+    from rrise.calibration.tables.references import References
+    from rrise.export.on_device import export_tensorrt
 
     packs = [None if path is None else References.load(path) for path in (calibration, verification)]
     result = export_tensorrt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.errors import RriseError
+from rrise.calibration.errors import RriseError
 
 
 class ExportError(RriseError):

@@ -9,12 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from calibration.digests import PathLike
-from calibration.references import References
-from edge_sdk.bundle import Bundle
-from edge_sdk.device_calibration import DeviceCalibration, recalibrate
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.engines import (
+from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.device_calibration import DeviceCalibration, recalibrate
+from rrise.edge_sdk.device.verify import Verification, verify
+from rrise.edge_sdk.formats.signing import Trust
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.engines import (
     EngineKey,
     engine_folder,
     engine_key,
@@ -23,11 +25,9 @@ from edge_sdk.runtime.engines import (
     save_engine,
     stale_engines,
 )
-from edge_sdk.runtime.tensorrt import TensorRTRuntime
-from edge_sdk.signing import Trust
-from edge_sdk.verify import Verification, verify
-from export.engine import announce, build_engine
-from export.errors import ExportError
+from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
+from rrise.export.errors import ExportError
+from rrise.export.lowering.engine import announce, build_engine
 
 TIMING_CACHE = "timing.cache"
 

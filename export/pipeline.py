@@ -8,34 +8,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 
-from calibration.cli_tools import Progress
-from calibration.digests import PathLike
-from calibration.errors import CheckFailed
-from calibration.head import CertificateHead
-from calibration.references import References
-from calibration.scores import Scores
-from edge_sdk.bundle import Bundle
-from edge_sdk.contract import GraphMetadata, preprocessing_digest
-from edge_sdk.manifest import MANIFEST_FILE, Manifest
-from edge_sdk.noise import ReplayNoise
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.scoring import run_all, score
-from export.baseline import baseline_qualities
-from export.bundle import Product, fill, preprocessing_record, whole_or_not_at_all
-from export.bundle_report import bundle_page
-from export.cache import NO_CACHE, Cache, conversion_key
-from export.compare import Answers, Tolerance
-from export.errors import ExportError
-from export.export_report import save_export_report
-from export.gate import GateReport, gate
-from export.gate_report import save_reports
-from export.head import attach_head
-from export.lower import check_model, lower
-from export.policy import Policy, check_policy
-from export.precision import PRECISIONS, convert
-from export.quality import RADII, Quality, measure
-from export.recheck import against_workspace
-from export.source import Source, float32_tolerance, load_source, torch_reference
+from rrise.calibration.console import Progress
+from rrise.calibration.errors import CheckFailed
+from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
+from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
+from rrise.edge_sdk.formats.noise import ReplayNoise
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.export.errors import ExportError
+from rrise.export.gating.baseline import baseline_qualities
+from rrise.export.gating.compare import Answers, Tolerance
+from rrise.export.gating.gate import GateReport, gate
+from rrise.export.gating.gate_report import save_reports
+from rrise.export.gating.policy import Policy, check_policy
+from rrise.export.gating.quality import RADII, Quality, measure
+from rrise.export.lowering.head import attach_head
+from rrise.export.lowering.lower import check_model, lower
+from rrise.export.lowering.precision import PRECISIONS, convert
+from rrise.export.releasing.bundle import Product, fill, preprocessing_record, whole_or_not_at_all
+from rrise.export.releasing.bundle_report import bundle_page
+from rrise.export.releasing.cache import NO_CACHE, Cache, conversion_key
+from rrise.export.releasing.export_report import save_export_report
+from rrise.export.releasing.recheck import against_workspace
+from rrise.export.source import Source, float32_tolerance, load_source, torch_reference
 
 if TYPE_CHECKING:
     import onnx

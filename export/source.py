@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Dict, FrozenSet, Optional, Tuple
 
 import numpy as np
 
-from calibration.digests import json_digest
-from calibration.fit import calibrate
-from calibration.guarantee import Guarantee
-from calibration.maps import RadiusMap
-from calibration.probit import probit_from_logits
-from calibration.record import Calibration
-from calibration.references import References
-from calibration.scores import Scores
-from edge_sdk.noise import ReplayNoise
-from export.compare import TOLERANCES, Tolerance
-from export.errors import ExportError
-from export.gate import Reference
-from export.policy import NO_POLICY, Policy
-from export.precision import PREPROCESS_LAYER
+from rrise.calibration.promise.fit import calibrate
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import RadiusMap
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk.formats.noise import ReplayNoise
+from rrise.export.errors import ExportError
+from rrise.export.gating.compare import TOLERANCES, Tolerance
+from rrise.export.gating.gate import Reference
+from rrise.export.gating.policy import NO_POLICY, Policy
+from rrise.export.lowering.precision import PREPROCESS_LAYER
 
 if TYPE_CHECKING:
     import torch
 
-    from trainer.preprocess import Preprocess
+    from rrise.trainer.preprocess import Preprocess
 
 REFERENCE_BATCH = 64
 SPLITS = ("train", "tuning", "calibration", "verification", "test")
@@ -104,8 +104,8 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     Raises:
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
-    from trainer.calibrate import configured_plan, log_attempt, seen_digests
-    from trainer.workspace import Workspace
+    from rrise.trainer.calibrate import configured_plan, log_attempt, seen_digests
+    from rrise.trainer.workspace import Workspace
 
     workspace = Workspace.open(path)
     base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
@@ -150,7 +150,7 @@ def joined(preprocess: "Preprocess", network: "torch.nn.Module", *, guarded: boo
 
     if not guarded:
         return torch.nn.Sequential(OrderedDict([(PREPROCESS_LAYER, preprocess), ("network", network)])).eval()
-    from export.guarded import GuardedSurrogate
+    from rrise.export.lowering.guarded import GuardedSurrogate
 
     if preprocess.size != preprocess.crop[2:] and not preprocess.grid:
         raise ExportError(

@@ -12,7 +12,7 @@ NUM_FRAMES = 600
 
 def tiny_config(source: Path) -> object:
     """Settings of the shared workspace: seconds on one thread, yet accurate enough to issue certificates."""
-    from trainer.config import parse_config
+    from rrise.trainer.config import parse_config
 
     return parse_config(
         {
@@ -34,7 +34,7 @@ def tiny_config(source: Path) -> object:
 
 def save_digits(path: Path, count: int) -> None:
     """Write the first `count` digits as the .npz that `load_dataset` reads."""
-    from trainer.data import load_digits
+    from rrise.trainer.data import load_digits
 
     digits = load_digits()
     np.savez(
@@ -48,7 +48,7 @@ def save_digits(path: Path, count: int) -> None:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny finished workspace: base, targets, surrogate, references, scores, certify table."""
-    import trainer
+    from rrise import trainer
 
     root = tmp_path_factory.mktemp("shared")
     save_digits(root / "digits.npz", NUM_FRAMES)
@@ -64,6 +64,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the fp32 bundle exported from `workspace`."""
-    from export import export_onnx
+    from rrise.export import export_onnx
 
     return export_onnx(workspace, tmp_path_factory.mktemp("exported") / "bundle").path

@@ -46,7 +46,9 @@ def test_light_packages_need_numpy_only_at_import(package: str) -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["edge_sdk.certifier", "edge_sdk.cli", "calibration.cli", "export.cli"])
+@pytest.mark.parametrize(
+    "module", ["rrise.edge_sdk.certifier", "rrise.edge_sdk.cli", "rrise.calibration.cli", "rrise.export.cli"]
+)
 def test_commands_start_without_the_heavy_libraries(module: str) -> None:
     code = f"import sys, {module}; print(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -69,7 +69,9 @@ def test_packages_come_from_the_wheel(installed: Path, package: str) -> None:
     assert run(f"import {package}; print({package}.__file__)", installed).startswith(str(installed))
 
 
-@pytest.mark.parametrize("command", ["calibration.cli", "edge_sdk.cli", "trainer.cli", "export.cli"])
+@pytest.mark.parametrize(
+    "command", ["rrise.calibration.cli", "rrise.edge_sdk.cli", "rrise.trainer.cli", "rrise.export.cli"]
+)
 def test_commands_start_from_the_wheel(installed: Path, command: str) -> None:
     help_text = run(f"import sys; from {command} import main; sys.argv[1:] = ['--help']; main()", installed)
     assert "Commands:" in help_text

@@ -1,19 +1,19 @@
 """Trains base classifiers and surrogates, draws their Monte Carlo counts, and calibrates on the server."""
 
-from trainer.attack import attack
-from trainer.base import train_base
-from trainer.calibrate import calibrate
-from trainer.certify import certify_test_split
-from trainer.choice import too_few_frames
-from trainer.config import Config, config_for, load_config
-from trainer.data import Dataset, load_dataset
-from trainer.errors import TrainerError
-from trainer.networks import Network, load_network
-from trainer.preprocess import Preprocess
-from trainer.search import Search
-from trainer.surrogate import train_surrogate
-from trainer.targets import build_targets
-from trainer.workspace import Workspace
+from rrise.trainer.attack import attack
+from rrise.trainer.base import train_base
+from rrise.trainer.calibrate import calibrate
+from rrise.trainer.certify import certify_test_split
+from rrise.trainer.choice import too_few_frames
+from rrise.trainer.config import Config, config_for, load_config
+from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import Network, load_network
+from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.search import Search
+from rrise.trainer.surrogate import train_surrogate
+from rrise.trainer.targets import build_targets
+from rrise.trainer.workspace import Workspace
 
 __all__ = [
     "Config",

@@ -14,22 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
-from calibration.cli_tools import Progress
-from calibration.digests import frame_digests
-from calibration.evaluation import AuditVerdict, audit
-from calibration.files import write_json
-from calibration.guarded import GRID, PIXEL_SCALE, NoiseSource
-from calibration.record import Calibration
-from calibration.scores import Scores
-from trainer.blackbox import classifier_of
-from trainer.calibrate import record_path
-from trainer.errors import TrainerError
-from trainer.montecarlo import CountStore, sample_counts
-from trainer.networks import Network
-from trainer.scoring import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
-from trainer.search import Search, search
-from trainer.workspace import Workspace
+from rrise.calibration.console import Progress
+from rrise.calibration.promise.guarded import GRID, PIXEL_SCALE, NoiseSource
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rrise.calibration.storage.digests import frame_digests
+from rrise.calibration.storage.files import write_json
+from rrise.calibration.tables.evaluation import AuditVerdict, audit
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.blackbox import classifier_of
+from rrise.trainer.calibrate import record_path
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.networks import Network
+from rrise.trainer.scoring import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
+from rrise.trainer.search import Search, search
+from rrise.trainer.workspace import Workspace
 
 INTERVAL = 0.05
 """Two-sided level of the Clopper-Pearson interval of the rate."""

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.digests import file_digest
-from trainer.augment import augment
-from trainer.blackbox import labels_of, onnx_spec, open_black_box
-from trainer.errors import TrainerError
-from trainer.inputs import Inputs
-from trainer.networks import (
+from rrise.calibration.storage.digests import file_digest
+from rrise.trainer.augment import augment
+from rrise.trainer.blackbox import labels_of, onnx_spec, open_black_box
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.inputs import Inputs
+from rrise.trainer.networks import (
     build_network,
     check_logits,
     differences,
@@ -25,8 +25,8 @@ from trainer.networks import (
     read_safetensors,
     save_network,
 )
-from trainer.training import Recipe, Trained, seeded, train
-from trainer.workspace import Workspace
+from rrise.trainer.training import Recipe, Trained, seeded, train
+from rrise.trainer.workspace import Workspace
 
 NOISY_DRAWS, PART = 20, 256
 

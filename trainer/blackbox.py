@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.digests import file_digest
-from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import BlackBox, make_labeller
-from trainer.montecarlo.onnx_classifier import OnnxClassifier
+from rrise.calibration.storage.digests import file_digest
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import BlackBox, make_labeller
+from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
 
 ONNX_NAME = "base.onnx"
 KINDS = ("onnx", "black-box")

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from calibration.attempts import AttemptLog
-from calibration.digests import combined_digest, frame_digest
-from calibration.errors import CheckFailed
-from calibration.evaluation import (
+from rrise.calibration.errors import CheckFailed
+from rrise.calibration.promise.fit import calibrate as fit_offset
+from rrise.calibration.promise.fit import check_rank
+from rrise.calibration.promise.plan import Plan
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.storage.digests import combined_digest, frame_digest
+from rrise.calibration.tables.evaluation import (
     AuditVerdict,
     audit,
     certified_accuracy,
@@ -19,16 +23,12 @@ from calibration.evaluation import (
     label_agreement,
     probit_rmse,
 )
-from calibration.fit import calibrate as fit_offset
-from calibration.fit import check_rank
-from calibration.plan import Plan
-from calibration.record import Calibration
-from calibration.scores import Scores
-from trainer.certify import RADII
-from trainer.choice import choose, tuning_scores
-from trainer.networks import Network
-from trainer.scoring import pytorch_execution, score
-from trainer.workspace import SCORED_SPLITS, Workspace
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.certify import RADII
+from rrise.trainer.choice import choose, tuning_scores
+from rrise.trainer.networks import Network
+from rrise.trainer.scoring import pytorch_execution, score
+from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from calibration.certify import CertifyCounts, check_budget, predict
-from calibration.evaluation import certified_accuracy
-from calibration.levels import parse_level
-from trainer.targets import TargetsResult, build_targets, certify_streams, stored_counts
-from trainer.workspace import Workspace, load_digest
+from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.tables.certify import CertifyCounts, check_budget, predict
+from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.trainer.targets import TargetsResult, build_targets, certify_streams, stored_counts
+from rrise.trainer.workspace import Workspace, load_digest
 
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 

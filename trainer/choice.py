@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from calibration.fit import too_few
-from calibration.guarantee import Guarantee
-from calibration.guarded import Guard
-from calibration.maps import IDENTITY, clopper_pearson_map
-from calibration.plan import Plan, choose_plan, default_radii
-from calibration.scores import Scores
-from calibration.selective import choose_threshold
-from trainer.networks import Network
-from trainer.scoring import score
-from trainer.workspace import Workspace
+from rrise.calibration.promise.fit import too_few
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
+from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
+from rrise.calibration.promise.selective import choose_threshold
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.networks import Network
+from rrise.trainer.scoring import score
+from rrise.trainer.workspace import Workspace
 
 
 def guarantee_for(workspace: Workspace, noise: float) -> Guarantee:

@@ -9,23 +9,23 @@ from typing import Any
 
 import click
 
-from calibration.certify import CertifyCounts
-from calibration.cli_tools import SuggestingGroup, duration, run_command, summary
-from calibration.errors import CheckFailed
-from calibration.evaluation import certified_accuracy
-from calibration.levels import parse_level
-from trainer.attack import Rate, attack
-from trainer.base import train_base
-from trainer.calibrate import CalibrateResult, calibrate
-from trainer.certify import certify_test_split
-from trainer.choice import too_few_frames
-from trainer.config import DataConfig, config_for, load_config, parse_config
-from trainer.data import load_dataset
-from trainer.montecarlo.benchmark import run_benchmark
-from trainer.search import Search
-from trainer.surrogate import train_surrogate
-from trainer.targets import build_targets
-from trainer.workspace import Workspace
+from rrise.calibration.console import SuggestingGroup, duration, run_command, summary
+from rrise.calibration.errors import CheckFailed
+from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.trainer.attack import Rate, attack
+from rrise.trainer.base import train_base
+from rrise.trainer.calibrate import CalibrateResult, calibrate
+from rrise.trainer.certify import certify_test_split
+from rrise.trainer.choice import too_few_frames
+from rrise.trainer.config import DataConfig, config_for, load_config, parse_config
+from rrise.trainer.data import load_dataset
+from rrise.trainer.montecarlo.benchmark import run_benchmark
+from rrise.trainer.search import Search
+from rrise.trainer.surrogate import train_surrogate
+from rrise.trainer.targets import build_targets
+from rrise.trainer.workspace import Workspace
 
 Command = Callable[..., Any]
 

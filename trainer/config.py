@@ -10,8 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from trainer.config_checks import check, nearest
-from trainer.errors import TrainerError
+from rrise.trainer.config_checks import check, nearest
+from rrise.trainer.errors import TrainerError
 
 SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
 """Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs

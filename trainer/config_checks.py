@@ -6,13 +6,13 @@ import difflib
 import math
 from typing import TYPE_CHECKING
 
-from calibration.guarantee import KINDS, Guarantee
-from calibration.guarded import Guard
-from calibration.levels import parse_level
-from trainer.errors import TrainerError
+from rrise.calibration.promise.guarantee import KINDS, Guarantee
+from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.statistics.levels import parse_level
+from rrise.trainer.errors import TrainerError
 
 if TYPE_CHECKING:
-    from trainer.config import BaseConfig, Config
+    from rrise.trainer.config import BaseConfig, Config
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 METHODS = ("auto", "stored", "fresh")

@@ -9,7 +9,7 @@ from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 NPZ_HELP = (

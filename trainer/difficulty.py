@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.bounds import reference_radius
-from calibration.maps import clopper_pearson_map
-from calibration.probit import probit_from_logits
-from trainer.augment import augment, blend
-from trainer.networks import Network, ResNet, WithDifficulty
-from trainer.training import seeded
-from trainer.views import base_labels, fresh_shares
-from trainer.workspace import Workspace
+from rrise.calibration.promise.maps import clopper_pearson_map
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.trainer.augment import augment, blend
+from rrise.trainer.networks import Network, ResNet, WithDifficulty
+from rrise.trainer.training import seeded
+from rrise.trainer.views import base_labels, fresh_shares
+from rrise.trainer.workspace import Workspace
 
 HIDDEN = 16
 VIEWS, MOST_FRAMES = 2, 4096

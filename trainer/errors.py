@@ -1,6 +1,6 @@
 """The trainer's one exception class."""
 
-from calibration.errors import RriseError
+from rrise.calibration.errors import RriseError
 
 
 class TrainerError(RriseError):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.preprocess import Preprocess
+from rrise.trainer.preprocess import Preprocess
 
 STATISTICS_FRAMES = 1024
 """Frames from which mean and standard deviation are taken; more would not move them visibly."""
@@ -15,7 +15,7 @@ STATISTICS_FRAMES = 1024
 class Inputs:
     """Frames uint8 [n, H, W, C] seen as tensors float32 [n, C, h, w] in [0, 1].
 
-    >>> from trainer.preprocess import Preprocess
+    >>> from rrise.trainer.preprocess import Preprocess
     >>> inputs = Inputs(np.zeros((5, 8, 8, 1), np.uint8), Preprocess((8, 8, 1), "mono8"))
     >>> len(inputs), inputs.shape, tuple(inputs[torch.tensor([0, 3])].shape)
     (5, (1, 8, 8), (2, 1, 8, 8))

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from calibration.digests import file_digest
-from calibration.files import atomic_file
-from trainer.blackbox import KINDS, open_black_box
-from trainer.errors import TrainerError
+from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.trainer.blackbox import KINDS, open_black_box
+from rrise.trainer.errors import TrainerError
 
 METADATA_KEY = "rrise"
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 
 STEPS = 1024.0
-"""Steps of a pixel level: the inverse of `calibration.guarded.GRID`."""
+"""Steps of a pixel level: the inverse of `rrise.calibration.promise.guarded.GRID`."""
 
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
@@ -76,7 +76,7 @@ class Preprocess(nn.Module):
         """float32 [B, C, h, w] in [0, 1] of uint8 [B, H, W, C].
 
         noise: float32 [B, C, h, w] in pixel levels, added before scaling (guarded tier); see
-            `calibration.guarded.NoiseSource`.
+            `rrise.calibration.promise.guarded.NoiseSource`.
         """
         levels = self.levels(frame)
         return (levels if noise is None else levels + noise) * (1.0 / 255.0)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.execution import Execution
-from calibration.guarded import NoiseSource
-from calibration.probit import probit_from_logits
-from calibration.references import References
-from calibration.scores import Scores
-from trainer.preprocess import Preprocess
+from rrise.calibration.promise.guarded import NoiseSource
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.calibration.storage.execution import Execution
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.preprocess import Preprocess
 
 BATCH_SIZE = 64
 SPLIT_SEEDS = {"train": 0, "tuning": 1, "calibration": 2, "verification": 3, "test": 4}
@@ -95,7 +95,7 @@ def _filled(rows: np.ndarray) -> Tensor:
 def score(
     network: nn.Module, preprocess: Preprocess, references: References, artefact: str, noise: float = 0.0
 ) -> Scores:
-    """Scores of a reference pack. The probit comes from `calibration.probit`, so it equals that of the exported head.
+    """Scores of a reference pack. The probit comes from `rrise.calibration.statistics.probit`, so it equals that of the exported head.
 
     artefact: digest of the surrogate's file. noise: standard deviation of the guard noise, 0 for a plain pass.
     """

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.cli_tools import Progress
-from calibration.head import CertificateHead
-from trainer.blackbox import BlackBoxModule, labels_of
-from trainer.errors import TrainerError
-from trainer.networks import Network
-from trainer.scoring import predict_inputs
-from trainer.training import seeded
+from rrise.calibration.console import Progress
+from rrise.calibration.promise.head import CertificateHead
+from rrise.trainer.blackbox import BlackBoxModule, labels_of
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import Network
+from rrise.trainer.scoring import predict_inputs
+from rrise.trainer.training import seeded
 
 BATCH = 64
 CLASSES = 2

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from calibration.digests import combined_digest, frame_digests
-from calibration.files import read_arrays, write_arrays
-from trainer.data import Dataset
-from trainer.errors import TrainerError
+from rrise.calibration.storage.digests import combined_digest, frame_digests
+from rrise.calibration.storage.files import read_arrays, write_arrays
+from rrise.trainer.data import Dataset
+from rrise.trainer.errors import TrainerError
 
 SPLIT_NAMES = ("train", "tuning", "calibration", "verification", "test")
 

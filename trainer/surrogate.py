@@ -19,21 +19,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.evaluation import label_agreement, probit_rmse
-from trainer.augment import augment, blend
-from trainer.base import resnet_spec
-from trainer.blackbox import KINDS as BLACK_BOXES
-from trainer.choice import worth
-from trainer.difficulty import learn_difficulty
-from trainer.errors import TrainerError
-from trainer.inputs import Inputs
-from trainer.montecarlo.distributed import Team, team
-from trainer.networks import Network, build_network, differences, load_network, save_network
-from trainer.scoring import score
-from trainer.targets import stored_counts
-from trainer.training import Recipe, Trained, seeded, train
-from trainer.views import base_labels, fresh_shares
-from trainer.workspace import Workspace
+from rrise.calibration.tables.evaluation import label_agreement, probit_rmse
+from rrise.trainer.augment import augment, blend
+from rrise.trainer.base import resnet_spec
+from rrise.trainer.blackbox import KINDS as BLACK_BOXES
+from rrise.trainer.choice import worth
+from rrise.trainer.difficulty import learn_difficulty
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.inputs import Inputs
+from rrise.trainer.montecarlo.distributed import Team, team
+from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
+from rrise.trainer.scoring import score
+from rrise.trainer.targets import stored_counts
+from rrise.trainer.training import Recipe, Trained, seeded, train
+from rrise.trainer.views import base_labels, fresh_shares
+from rrise.trainer.workspace import Workspace
 
 UNSAVED = "0" * 64
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from calibration.bounds import reference_radius
-from calibration.cli_tools import Progress
-from calibration.levels import parse_level
-from calibration.references import References
-from trainer.blackbox import classifier_of
-from trainer.errors import TrainerError
-from trainer.montecarlo import CountStore, sample_counts
-from trainer.networks import Network
-from trainer.workspace import REFERENCE_SPLITS, Workspace
+from rrise.calibration.console import Progress
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.tables.references import References
+from rrise.trainer.blackbox import classifier_of
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.networks import Network
+from rrise.trainer.workspace import REFERENCE_SPLITS, Workspace
 
 AUDIT = "audit"
 """The stream that judges certificates on the test split; the pack of that split carries its counts."""

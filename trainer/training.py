@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calibration.cli_tools import Progress
-from trainer.errors import TrainerError
-from trainer.inputs import Inputs
+from rrise.calibration.console import Progress
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.inputs import Inputs
 
 WARM_UP, FIRST_SHARE = 0.2, 0.04
 

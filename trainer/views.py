@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.blackbox import labels_of
-from trainer.workspace import Workspace
+from rrise.trainer.blackbox import labels_of
+from rrise.trainer.workspace import Workspace
 
 
 def base_labels(workspace: Workspace, base: nn.Module) -> Callable[[Tensor], Tensor]:

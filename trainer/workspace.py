@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibration.cost import CostEntry, CostLedger
-from calibration.digests import combined_digest, frame_digests, json_digest
-from calibration.files import atomic_file, write_json
-from calibration.references import References
-from trainer.config import Config, load_config
-from trainer.data import Dataset, load_dataset
-from trainer.errors import TrainerError
-from trainer.inputs import Inputs
-from trainer.networks import Network, differences, load_network
-from trainer.preprocess import Preprocess
-from trainer.splits import Splits, make_splits
+from rrise.calibration.storage.digests import combined_digest, frame_digests, json_digest
+from rrise.calibration.storage.files import atomic_file, write_json
+from rrise.calibration.tables.cost import CostEntry, CostLedger
+from rrise.calibration.tables.references import References
+from rrise.trainer.config import Config, load_config
+from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.inputs import Inputs
+from rrise.trainer.networks import Network, differences, load_network
+from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.splits import Splits, make_splits
 
 REFERENCE_SPLITS = ("tuning", "calibration", "verification")
 SCORED_SPLITS = (*REFERENCE_SPLITS, "test")
@@ -241,7 +241,7 @@ def _content(dataset: Dataset) -> str:
 
 def load_digest(path: Path) -> str:
     """Digest of a network file, or a TrainerError that says which stage makes it."""
-    from calibration.digests import file_digest
+    from rrise.calibration.storage.digests import file_digest
 
     if not path.exists():
         raise TrainerError(f"{path}: no such file; run `rrise-train {path.stem}` first")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from calibration.digests import PathLike
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import BundleError, EdgeError
-from edge_sdk.runtime.onnx_file import read_metadata
+from rrise.calibration.storage.digests import PathLike
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import BundleError, EdgeError
+from rrise.edge_sdk.runtime.onnx_file import read_metadata
 
 METADATA_KEY = "rrise"
 """Where `rrise-train` describes a network in the header of its safetensors file."""

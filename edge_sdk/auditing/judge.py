@@ -10,9 +10,9 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from calibration.sequential import SequentialTest, lower_confidence_sequence
-from edge_sdk.errors import EdgeError
-from edge_sdk.verified import labels_of
+from rrise.calibration.statistics.sequential import SequentialTest, lower_confidence_sequence
+from rrise.edge_sdk.auditing.verified import labels_of
+from rrise.edge_sdk.errors import EdgeError
 
 
 class Verdict(str, Enum):

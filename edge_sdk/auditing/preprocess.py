@@ -7,9 +7,9 @@ from typing import Tuple
 
 import numpy as np
 
-from edge_sdk.errors import EdgeError
-from edge_sdk.inputs import triangle_filter
-from edge_sdk.manifest import Manifest
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.formats.manifest import Manifest
+from rrise.edge_sdk.frames.inputs import triangle_filter
 
 _STEPS = np.float32(1024.0)
 _KNOWN = {"frame_shape", "encoding", "crop", "size", "grid", "operator_norm"}
@@ -18,7 +18,7 @@ _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 @dataclass(frozen=True)
 class FramePreprocess:
-    """uint8 [H, W, C] -> float32 [C, h, w] in [0, 1], as `trainer.preprocess` does it, to within float32 rounding.
+    """uint8 [H, W, C] -> float32 [C, h, w] in [0, 1], as `rrise.trainer.preprocess` does it, to within float32 rounding.
 
     Attributes:
         frame_shape: (H, W, C). encoding: "rgb8", "bgr8" (reversed) or "mono8".

@@ -16,18 +16,18 @@ from typing import IO, Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from calibration.errors import RriseError
-from edge_sdk.audit import AuditLog
-from edge_sdk.auditing.base import BaseModel
-from edge_sdk.auditing.judge import Judgement, Verdict
-from edge_sdk.auditing.preprocess import FramePreprocess
-from edge_sdk.auditing.worker import receive, send
-from edge_sdk.certificate import Certificate, Status
-from edge_sdk.certifier import Certifier
-from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import Roi, prepare
+from rrise.calibration.errors import RriseError
+from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.judge import Judgement, Verdict
+from rrise.edge_sdk.auditing.preprocess import FramePreprocess
+from rrise.edge_sdk.auditing.worker import receive, send
+from rrise.edge_sdk.certificate import Certificate, Status
+from rrise.edge_sdk.certifier import Certifier
+from rrise.edge_sdk.device.audit import AuditLog
+from rrise.edge_sdk.errors import EdgeError, FrameError
+from rrise.edge_sdk.frames.inputs import Roi, prepare
 
-_WORKER = "edge_sdk.auditing.worker"
+_WORKER = "rrise.edge_sdk.auditing.worker"
 _START_SECONDS = 120.0
 
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, Callable, Dict, Tuple
 
 import numpy as np
 
-from calibration.errors import RriseError
-from edge_sdk.auditing.judge import Pace, judge
-from edge_sdk.errors import EdgeError
+from rrise.calibration.errors import RriseError
+from rrise.edge_sdk.auditing.judge import Pace, judge
+from rrise.edge_sdk.errors import EdgeError
 
 _NICENESS = 19
 _OPEN_BATCH = 16
@@ -45,7 +45,7 @@ def open_classifier(
     Raises:
         EdgeError: it takes or gives something else. BundleError, RuntimeUnavailable: it cannot be loaded.
     """
-    from edge_sdk.runtime.onnxruntime import open_session
+    from rrise.edge_sdk.runtime.onnxruntime import open_session
 
     session = open_session(model, provider, 1, {})
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -107,7 +107,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Run as `python -m edge_sdk.auditing.worker`."""
+    """Run as `python -m rrise.edge_sdk.auditing.worker`."""
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     # Whatever a runtime prints must not come between the messages.

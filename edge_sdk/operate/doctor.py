@@ -11,8 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
-from edge_sdk.errors import EdgeError
-from edge_sdk.runtime.base import usable_cores
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.runtime.base import usable_cores
 
 HOT = 85.0
 """Degrees Celsius from which processors of robots begin to slow down."""
@@ -104,7 +104,7 @@ def _tensorrt(root: Path) -> List[Finding]:
 
 
 def _cuda(root: Path) -> List[Finding]:
-    from edge_sdk.runtime.cuda import Driver
+    from rrise.edge_sdk.runtime.cuda import Driver
 
     try:
         device = Driver.open().device

@@ -7,9 +7,9 @@ from bisect import bisect_left
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Dict, List
 
-from edge_sdk.certificate import Certificate, Status
-from edge_sdk.errors import EdgeError
-from edge_sdk.stream.stream import StreamCounts
+from rrise.edge_sdk.certificate import Certificate, Status
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.stream.stream import StreamCounts
 
 LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 RADIUS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)

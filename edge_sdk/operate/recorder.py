@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Optional
 
-from calibration.digests import PathLike
-from edge_sdk.certificate import FIELDS, Certificate
-from edge_sdk.errors import EdgeError
+from rrise.calibration.storage.digests import PathLike
+from rrise.edge_sdk.certificate import FIELDS, Certificate
+from rrise.edge_sdk.errors import EdgeError
 
 TOPIC = "/rrise/certificate"
 _PREFIX = "flight-"

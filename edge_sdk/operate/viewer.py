@@ -12,9 +12,9 @@ from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
-from calibration.digests import PathLike
-from edge_sdk.certificate import Certificate
-from edge_sdk.errors import EdgeError
+from rrise.calibration.storage.digests import PathLike
+from rrise.edge_sdk.certificate import Certificate
+from rrise.edge_sdk.errors import EdgeError
 
 APPLICATION = "rrise"
 TIMELINE = "capture"

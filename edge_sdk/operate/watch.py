@@ -9,7 +9,7 @@ from typing import Deque, Dict, List, Optional, TextIO, Tuple
 
 import numpy as np
 
-from edge_sdk.certificate import Certificate
+from rrise.edge_sdk.certificate import Certificate
 
 _WINDOW = 1000
 

@@ -9,9 +9,9 @@ from typing import Any, Callable, List, Mapping, Optional, Protocol, Tuple, Unio
 
 import numpy as np
 
-from calibration.execution import Execution
-from edge_sdk.contract import GraphSignature
-from edge_sdk.runtime.device_frames import DeviceFrame
+from rrise.calibration.storage.execution import Execution
+from rrise.edge_sdk.formats.contract import GraphSignature
+from rrise.edge_sdk.runtime.device_frames import DeviceFrame
 
 
 @dataclass(frozen=True)

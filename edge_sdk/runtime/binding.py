@@ -6,8 +6,8 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from edge_sdk.contract import FRAME, LABEL, GraphSignature
-from edge_sdk.errors import FrameError, RuntimeFault
+from rrise.edge_sdk.errors import FrameError, RuntimeFault
+from rrise.edge_sdk.formats.contract import FRAME, LABEL, GraphSignature
 
 
 class Binding:

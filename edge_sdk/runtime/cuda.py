@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
-from edge_sdk.errors import RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.errors import RuntimeFault, RuntimeUnavailable
 
 LIBRARIES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76

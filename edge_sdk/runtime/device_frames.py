@@ -8,8 +8,8 @@ from typing import Any, Optional, Tuple
 
 import numpy as np
 
-from edge_sdk.contract import GraphSignature
-from edge_sdk.errors import FrameError
+from rrise.edge_sdk.errors import FrameError
+from rrise.edge_sdk.formats.contract import GraphSignature
 
 CUDA, CUDA_MANAGED = 2, 13
 """Device types of DLPack that a CUDA stream can copy from."""

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from calibration.digests import json_digest
-from calibration.files import atomic_file
-from edge_sdk.bundle import DEVICE_FOLDER, Bundle
-from edge_sdk.errors import BundleError, RuntimeUnavailable
-from edge_sdk.runtime.cuda import Device
-from edge_sdk.sealed import read_sealed, write_sealed
+from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.errors import BundleError, RuntimeUnavailable
+from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.runtime.cuda import Device
 
 FOLDER = "engines"
 MODULES = ("tensorrt", "tensorrt_rtx")

@@ -8,10 +8,10 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from edge_sdk.contract import FRAME, LABEL, RADIUS, TensorInfo
-from edge_sdk.errors import FrameError, RuntimeFault
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.device_frames import UNKNOWN_STREAM, DeviceFrame
+from rrise.edge_sdk.errors import FrameError, RuntimeFault
+from rrise.edge_sdk.formats.contract import FRAME, LABEL, RADIUS, TensorInfo
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.device_frames import UNKNOWN_STREAM, DeviceFrame
 
 GRAPH, ENQUEUE = "cuda-graph", "enqueue"
 """How the engine is started: by replaying a captured CUDA graph, or call by call. Part of the execution."""

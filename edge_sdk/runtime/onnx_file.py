@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterator, Tuple, Union
 
-from edge_sdk.errors import BundleError
+from rrise.edge_sdk.errors import BundleError
 
 _METADATA_FIELD, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

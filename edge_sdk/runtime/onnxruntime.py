@@ -9,8 +9,9 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from calibration.execution import Execution
-from edge_sdk.contract import (
+from rrise.calibration.storage.execution import Execution
+from rrise.edge_sdk.errors import BundleError, FrameError, RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.formats.contract import (
     DIFFICULTY,
     FRAME,
     LABEL,
@@ -24,12 +25,11 @@ from edge_sdk.contract import (
     check_signature,
     guard_of,
 )
-from edge_sdk.errors import BundleError, FrameError, RuntimeFault, RuntimeUnavailable
-from edge_sdk.noise import FreshNoise
-from edge_sdk.runtime.base import Graph, Outputs, architecture
-from edge_sdk.runtime.binding import Binding
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.device_frames import DeviceFrame
+from rrise.edge_sdk.formats.noise import FreshNoise
+from rrise.edge_sdk.runtime.base import Graph, Outputs, architecture
+from rrise.edge_sdk.runtime.binding import Binding
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.device_frames import DeviceFrame
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

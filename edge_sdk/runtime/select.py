@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, List, Optional
 
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import RuntimeUnavailable
-from edge_sdk.runtime.base import Runtime
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import RuntimeUnavailable
+from rrise.edge_sdk.runtime.base import Runtime
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt")
 
@@ -48,12 +48,12 @@ def candidates(
 
 
 def _onnxruntime(bundle: Bundle, artefact: str, provider: str, threads: int) -> Runtime:
-    from edge_sdk.runtime.onnxruntime import OnnxRuntime
+    from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 
     return OnnxRuntime.load(bundle.model(artefact), provider=provider, threads=threads)
 
 
 def _tensorrt(bundle: Bundle, artefact: str) -> Runtime:
-    from edge_sdk.runtime.tensorrt import TensorRTRuntime
+    from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
 
     return TensorRTRuntime.load(bundle, artefact)

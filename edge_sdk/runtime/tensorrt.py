@@ -8,9 +8,10 @@ from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
-from calibration.execution import Execution
-from edge_sdk.bundle import Bundle
-from edge_sdk.contract import (
+from rrise.calibration.storage.execution import Execution
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.formats.contract import (
     DIFFICULTY,
     LABEL,
     OFFSET,
@@ -21,13 +22,12 @@ from edge_sdk.contract import (
     check_signature,
     guard_of,
 )
-from edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
-from edge_sdk.runtime.base import Graph, Outputs
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.device_frames import DeviceFrame, view_on_device
-from edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines, started
-from edge_sdk.runtime.lane import GRAPH, Lane
-from edge_sdk.runtime.onnx_file import read_metadata
+from rrise.edge_sdk.runtime.base import Graph, Outputs
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.device_frames import DeviceFrame, view_on_device
+from rrise.edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines, started
+from rrise.edge_sdk.runtime.lane import GRAPH, Lane
+from rrise.edge_sdk.runtime.onnx_file import read_metadata
 
 
 class TensorRTRuntime:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
-from edge_sdk.errors import EdgeError
-from edge_sdk.stream.captured import Captured
-from edge_sdk.stream.ros import IMAGE_TYPES, from_image
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.stream.captured import Captured
+from rrise.edge_sdk.stream.ros import IMAGE_TYPES, from_image
 
 
 def open_bag(path: Path, topic: Optional[str]) -> Iterator[Captured]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
-from edge_sdk.certificate import FrameId
-from edge_sdk.errors import EdgeError
+from rrise.edge_sdk.certificate import FrameId
+from rrise.edge_sdk.errors import EdgeError
 
 
 class SourceLost(EdgeError):

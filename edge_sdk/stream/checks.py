@@ -7,7 +7,7 @@ from typing import Optional
 
 import numpy as np
 
-from edge_sdk.errors import EdgeError
+from rrise.edge_sdk.errors import EdgeError
 
 _SIDE = 32
 

@@ -6,8 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Deque, Optional
 
-from edge_sdk.certificate import Certificate
-from edge_sdk.errors import EdgeError
+from rrise.edge_sdk.certificate import Certificate
+from rrise.edge_sdk.errors import EdgeError
 
 
 @dataclass(frozen=True)

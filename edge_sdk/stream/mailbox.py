@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Optional
 
-from edge_sdk.errors import EdgeError
-from edge_sdk.stream.captured import Captured, Source, SourceLost
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.stream.captured import Captured, Source, SourceLost
 
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Optional, cast
 
-from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.images import find_images, read_image
-from edge_sdk.stream.captured import Captured, Source, SourceLost
+from rrise.edge_sdk.errors import EdgeError, FrameError
+from rrise.edge_sdk.frames.images import find_images, read_image
+from rrise.edge_sdk.stream.captured import Captured, Source, SourceLost
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mpg")
 
@@ -47,7 +47,7 @@ def _open_path(path: Path, encoding: str, topic: Optional[str]) -> Source:
             f"source: {path} does not exist; expected a video file, an image folder, a bag or an MCAP file"
         )
     if path.suffix in (".bag", ".mcap", ".db3") or (path / "metadata.yaml").exists():
-        from edge_sdk.stream.bags import open_bag
+        from rrise.edge_sdk.stream.bags import open_bag
 
         return IterableSource(open_bag(path, topic))
     if path.suffix.lower() in VIDEO_SUFFIXES:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Opt
 
 import numpy as np
 
-from edge_sdk.certificate import Certificate, Status, withheld
-from edge_sdk.encodings import convert
-from edge_sdk.errors import EdgeError, FrameError
-from edge_sdk.inputs import as_array, capture_seconds, check_frame
-from edge_sdk.stream.captured import Captured, Source
-from edge_sdk.stream.checks import CheckSettings, FrameChecks
-from edge_sdk.stream.mailbox import Mailbox
+from rrise.edge_sdk.certificate import Certificate, Status, withheld
+from rrise.edge_sdk.errors import EdgeError, FrameError
+from rrise.edge_sdk.frames.encodings import convert
+from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame
+from rrise.edge_sdk.stream.captured import Captured, Source
+from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
+from rrise.edge_sdk.stream.mailbox import Mailbox
 
 if TYPE_CHECKING:
-    from edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.certifier import Certifier
 
 CLOCK_SKEW = 0.05
 """Seconds that a capture time may lie ahead of the clock before it is not believed."""

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from calibration.cli_tools import run_command, summary
-from calibration.digests import frame_digests
-from trainer import Preprocess
-from trainer.montecarlo import CountStore, sample_counts
-from trainer.montecarlo.benchmark import run_benchmark
-from trainer.networks import ResNet
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer import Preprocess
+from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.montecarlo.benchmark import run_benchmark
+from rrise.trainer.networks import ResNet
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

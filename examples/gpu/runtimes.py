@@ -21,20 +21,20 @@ from typing import Any
 import click
 import numpy as np
 
-from calibration.errors import RriseError
-from calibration.references import References
-from edge_sdk import Certifier
-from edge_sdk.bench import bench, describe_machine
-from edge_sdk.bundle import Bundle
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.errors import RuntimeUnavailable
-from edge_sdk.runtime.base import Outputs, Runtime
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.runtime.tensorrt import TensorRTRuntime
-from edge_sdk.scoring import run_all
-from edge_sdk.verify import verify
-from export.on_device import export_tensorrt
+from rrise.calibration.errors import RriseError
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.verify import verify
+from rrise.edge_sdk.errors import RuntimeUnavailable
+from rrise.edge_sdk.operate.bench import bench, describe_machine
+from rrise.edge_sdk.runtime.base import Outputs, Runtime
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
+from rrise.export.on_device import export_tensorrt
 
 
 def compare(mine: Outputs, theirs: Outputs) -> dict[str, Any]:

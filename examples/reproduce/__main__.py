@@ -11,7 +11,6 @@ import click
 import numpy as np
 import torch
 
-from calibration.cli_tools import SuggestingGroup, run_command, summary
 from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import DATASETS, load_source
 from examples.reproduce.rows import Row
@@ -21,7 +20,8 @@ from examples.reproduce.table import make_table
 from examples.reproduce.third_party import LOSSES, ThirdParty
 from examples.reproduce.third_party_counts import load_counts
 from examples.reproduce.third_party_table import run_third_party
-from trainer.errors import TrainerError
+from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.trainer.errors import TrainerError
 
 FOLDER = click.Path(path_type=Path)
 

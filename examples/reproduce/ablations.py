@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from calibration.guarantee import Guarantee
-from calibration.maps import RadiusMap, clopper_pearson_map
-from calibration.thinning import thin
 from examples.reproduce.rows import PAPER, TABLE_BETA, TUNED, Choice, Cost, Row, Tables, calibrated_row
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import RadiusMap, clopper_pearson_map
+from rrise.calibration.tables.thinning import thin
 
 CALIBRATION_FRAMES = (500, 1000, 2000, 5000, 10_000)
 

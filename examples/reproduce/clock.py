@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from calibration.errors import RriseError
+from rrise.calibration.errors import RriseError
 
 
 class OutOfTime(RriseError):

@@ -18,9 +18,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from calibration.digests import combined_digest, frame_digests
-from trainer.data import load_digits
-from trainer.errors import TrainerError
+from rrise.calibration.storage.digests import combined_digest, frame_digests
+from rrise.trainer.data import load_digits
+from rrise.trainer.errors import TrainerError
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "digits")
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200, "digits": 10}

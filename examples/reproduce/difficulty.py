@@ -1,6 +1,6 @@
 """The difficulty head of our surrogate, learned where the data are: how far off its radius may be, frame by frame.
 
-The same recipe as `trainer.difficulty`, on any device and on a part of the training frames only, because its fresh
+The same recipe as `rrise.trainer.difficulty`, on any device and on a part of the training frames only, because its fresh
 evaluations count towards the offline cost.
 """
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.bounds import reference_radius
-from calibration.maps import clopper_pearson_map
-from calibration.probit import probit_from_logits
-from trainer.errors import TrainerError
-from trainer.networks import ResNet, WithDifficulty
+from rrise.calibration.promise.maps import clopper_pearson_map
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import ResNet, WithDifficulty
 
 DRAWS = 100
 """Noisy evaluations of each view."""

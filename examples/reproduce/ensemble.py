@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from calibration.digests import combined_digest
-from trainer.errors import TrainerError
-from trainer.networks import Network, load_network
+from rrise.calibration.storage.digests import combined_digest
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import Network, load_network
 
 
 class Ensemble(nn.Module):

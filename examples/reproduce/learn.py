@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from calibration.digests import json_digest
-from calibration.files import atomic_file
 from examples.reproduce.clock import Clock
-from trainer.errors import TrainerError
-from trainer.networks import read_safetensors
-from trainer.training import one_cycle
+from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import read_safetensors
+from rrise.trainer.training import one_cycle
 
 SAVE_EVERY = 20.0
 """Seconds of work that a kill may cost."""

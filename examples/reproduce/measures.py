@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 
 
 @dataclass(frozen=True)

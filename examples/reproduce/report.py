@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from calibration.files import atomic_file, write_json
-from calibration.plots import accuracy_curves
 from examples.reproduce.measures import Difference, Share
 from examples.reproduce.rows import Row
+from rrise.calibration.reports.plots import accuracy_curves
+from rrise.calibration.storage.files import atomic_file, write_json
 
 
 def write(

@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from calibration.certify import CertifyCounts
-from calibration.cost import break_even
-from calibration.evaluation import (
+from examples.reproduce.measures import Difference, Share
+from rrise.calibration.promise.fit import calibrate
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import IDENTITY, RadiusMap
+from rrise.calibration.promise.plan import choose_plan
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.cost import break_even
+from rrise.calibration.tables.evaluation import (
     AuditVerdict,
     audit,
     certified_accuracy,
@@ -20,13 +26,7 @@ from calibration.evaluation import (
     label_agreement,
     probit_rmse,
 )
-from calibration.fit import calibrate
-from calibration.guarantee import Guarantee
-from calibration.maps import IDENTITY, RadiusMap
-from calibration.plan import choose_plan
-from calibration.record import Calibration
-from calibration.scores import Scores
-from examples.reproduce.measures import Difference, Share
+from rrise.calibration.tables.scores import Scores
 
 CERTIFY_ALPHA = 0.001
 TABLE_BETA = Fraction(1, 10)
@@ -263,7 +263,7 @@ def published_prior(test: Scores, num_samples: int) -> np.ndarray:
     """
     from scipy.special import ndtr
 
-    from calibration.bounds import lower_radius, round_down
+    from rrise.calibration.statistics.bounds import lower_radius, round_down
 
     counts = np.floor(num_samples * ndtr(test.probit.astype(np.float64))).astype(np.int64)
     radius = lower_radius(counts, num_samples, test.sigma, CERTIFY_ALPHA)

@@ -12,27 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.certify import CertifyCounts
-from calibration.cost import CostEntry, CostLedger
-from calibration.digests import json_digest
-from calibration.files import read_arrays, read_json, write_arrays, write_json
-from calibration.guarded import NoiseSource
-from calibration.references import References
-from calibration.scores import Scores
-from calibration.sequential import SequentialTest
-from calibration.verification import Verification
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
 from examples.reproduce.learn import LossOf, Schedule, fit
 from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
 from examples.reproduce.settings import Settings
-from trainer.augment import augment
-from trainer.errors import TrainerError
-from trainer.montecarlo import CountStore, sample_counts
-from trainer.montecarlo.classifier import Labeller, make_labeller
-from trainer.networks import Network, build_network, differences, load_network, save_network
-from trainer.preprocess import Preprocess
+from rrise.calibration.promise.guarded import NoiseSource
+from rrise.calibration.statistics.sequential import SequentialTest
+from rrise.calibration.statistics.verification import Verification
+from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.storage.files import read_arrays, read_json, write_arrays, write_json
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.cost import CostEntry, CostLedger
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.augment import augment
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
+from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
+from rrise.trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
 VERIFIED_BATCH = 256

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.execution import Execution
-from calibration.guarded import NoiseSource
-from calibration.probit import probit_from_logits
-from calibration.references import References
-from calibration.scores import Scores
-from trainer.preprocess import Preprocess
+from rrise.calibration.promise.guarded import NoiseSource
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.calibration.storage.execution import Execution
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.preprocess import Preprocess
 
 BATCH_SIZE = 64
 TIMED_PASSES = 30

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from calibration.plan import default_radii
-from trainer.errors import TrainerError
-from trainer.montecarlo.identity import SAMPLE_BLOCK
+from rrise.calibration.promise.plan import default_radii
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.identity import SAMPLE_BLOCK
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

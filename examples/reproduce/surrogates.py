@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.digests import json_digest
-from calibration.thinning import thin_counts
 from examples.reproduce.difficulty import DRAWS, learn_difficulty
 from examples.reproduce.learn import LossOf, Schedule
 from examples.reproduce.run import Run, safe
 from examples.reproduce.settings import Recipe, plain
 from examples.reproduce.views import blend, jensen_shannon
-from trainer.augment import augment
-from trainer.errors import TrainerError
-from trainer.networks import Network, build_network, differences, load_network, save_network
-from trainer.views import fresh_shares
+from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.tables.thinning import thin_counts
+from rrise.trainer.augment import augment
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
+from rrise.trainer.views import fresh_shares
 
 BATCH = 256
 

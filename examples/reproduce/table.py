@@ -8,11 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.certify import CertifyCounts
-from calibration.evaluation import certified_accuracy, certified_right
-from calibration.guarantee import Guarantee
-from calibration.guarded import Guard
-from calibration.scores import Scores
 from examples.reproduce.ablations import calibration_ablations
 from examples.reproduce.report import write
 from examples.reproduce.rows import (
@@ -32,7 +27,12 @@ from examples.reproduce.rows import (
 )
 from examples.reproduce.run import Run
 from examples.reproduce.surrogates import Surrogates
-from trainer.networks import Network
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.evaluation import certified_accuracy, certified_right
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.networks import Network
 
 GAP_ERRORS = ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
 PRIOR_SAMPLES = 100_000

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.digests import json_digest
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Images, Source
 from examples.reproduce.ensemble import Surrogate, load_surrogate, member_path
@@ -28,10 +27,11 @@ from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, 
 from examples.reproduce.settings import plain
 from examples.reproduce.third_party_counts import Counts
 from examples.reproduce.views import jensen_shannon, mixing_weights, probit_regression
-from trainer.augment import augment
-from trainer.errors import TrainerError
-from trainer.networks import build_network, save_network
-from trainer.preprocess import Preprocess
+from rrise.calibration.storage.digests import json_digest
+from rrise.trainer.augment import augment
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import build_network, save_network
+from rrise.trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
 LOSSES = ("ce", "probit", "both", "js")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.digests import file_digest
-from trainer.errors import TrainerError
+from rrise.calibration.storage.digests import file_digest
+from rrise.trainer.errors import TrainerError
 
 
 @dataclass(frozen=True)

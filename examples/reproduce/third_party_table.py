@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibration.certify import CertifyCounts
-from calibration.evaluation import certified_accuracy, certified_right
-from calibration.files import read_json, write_json
-from calibration.guarantee import Guarantee
-from calibration.plan import default_radii
 from examples.reproduce.ablations import calibration_ablations
 from examples.reproduce.clock import Clock
 from examples.reproduce.data import Source
@@ -34,7 +29,12 @@ from examples.reproduce.rows import (
 from examples.reproduce.table import GAP_ERRORS, curve, published_row
 from examples.reproduce.third_party import ThirdParty, Work
 from examples.reproduce.third_party_counts import Counts
-from trainer.errors import TrainerError
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.storage.files import read_json, write_json
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.evaluation import certified_accuracy, certified_right
+from rrise.trainer.errors import TrainerError
 
 REFERENCE_DRAWS = 10_000
 BETAS = ("0.02", "0.05", "0.1", "0.2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from calibration import Execution, Scores
+from rrise.calibration import Execution, Scores
 
 SIGMA = 0.25
 EXECUTION = Execution("a" * 64, "onnxruntime", "1.30", "cpu", "x86_64")

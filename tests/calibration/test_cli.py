@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from calibration import Calibration
-from calibration.attempts import AttemptLog
-from calibration.cli import main
+from rrise.calibration import Calibration
+from rrise.calibration.cli import main
+from rrise.calibration.storage.attempts import AttemptLog
 from tests.calibration.helpers import draw_scores
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.stats import binom, norm
 
-from calibration import Guarantee
-from calibration.bounds import lower_radius
+from rrise.calibration import Guarantee
+from rrise.calibration.statistics.bounds import lower_radius
 from tests.calibration.worlds import SIGMA, World, at_most, ranked
 
 GUARANTEE = Guarantee.of("pac", "0.05", "0.95", "0.1")

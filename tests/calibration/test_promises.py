@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import beta as beta_law
 from scipy.stats import betabinom, binom, chisquare, kstest, norm
 
-from calibration import Guarantee, RadiusMap, Scores, calibrate
-from calibration.head import CertificateHead
-from calibration.maps import step_map
-from calibration.offsets import LEAST, excesses
+from rrise.calibration import Guarantee, RadiusMap, Scores, calibrate
+from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.offsets import LEAST, excesses
 from tests.calibration.helpers import SIGMA, draw_scores
 from tests.calibration.worlds import World, at_most, ranked
 

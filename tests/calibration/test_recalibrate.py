@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration import CalibrationError, Guarantee, Scores, calibrate, clopper_pearson_map
-from calibration.attempts import AttemptLog
-from calibration.offsets import label_reference
-from calibration.recalibrate import recalibrate
+from rrise.calibration import CalibrationError, Guarantee, Scores, calibrate, clopper_pearson_map
+from rrise.calibration.promise.offsets import label_reference
+from rrise.calibration.recalibrate import recalibrate
+from rrise.calibration.storage.attempts import AttemptLog
 from tests.calibration.helpers import EXECUTION, SIGMA, draw_scores
 
 MAP = clopper_pearson_map(SIGMA, 500, 0.1)
@@ -108,8 +108,8 @@ def test_it_needs_neither_scipy_nor_matplotlib(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "for name in ('scipy', 'matplotlib', 'torch', 'onnx', 'click'): sys.modules[name] = None\n"
-        "from calibration.attempts import AttemptLog\n"
-        "from calibration.recalibrate import recalibrate\n"
+        "from rrise.calibration.storage.attempts import AttemptLog\n"
+        "from rrise.calibration.recalibrate import recalibrate\n"
         "from calibration import Calibration, Scores\n"
         f"folder = {str(tmp_path)!r}\n"
         "record = recalibrate(Scores.load(folder + '/scores.npz'), Calibration.load(folder + '/record.json'),\n"

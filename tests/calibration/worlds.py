@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom, norm
 
-from calibration import Guarantee
-from calibration.bounds import clopper_pearson_lower, reference_radius
-from calibration.offsets import smallest_offsets
+from rrise.calibration import Guarantee
+from rrise.calibration.promise.offsets import smallest_offsets
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, reference_radius
 
 SIGMA = 0.25
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.digests import file_digest, frame_digest
-from calibration.fit import calibrate
-from calibration.guarantee import Guarantee
-from calibration.head import CertificateHead
-from calibration.probit import DENOMINATOR, LOGIT_LIMIT, MASKED_LOGIT, NUMERATOR
-from calibration.record import Calibration
-from calibration.references import References
-from edge_sdk.contract import GraphMetadata, preprocessing_digest
-from edge_sdk.manifest import Artefact, InputSpec, Manifest
-from edge_sdk.probe import Expected, Probe
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.scoring import run_all, score
-from edge_sdk.sealed import read_sealed, write_sealed
+from rrise.calibration.promise.fit import calibrate
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.probit import DENOMINATOR, LOGIT_LIMIT, MASKED_LOGIT, NUMERATOR
+from rrise.calibration.storage.digests import file_digest, frame_digest
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk.bundles.probe import Expected, Probe
+from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
+from rrise.edge_sdk.formats.manifest import Artefact, InputSpec, Manifest
+from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 
 NAMES = ("left", "straight", "right")
 SIGMA = 0.25

@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
-from edge_sdk.runtime import onnxruntime as adapter
-from edge_sdk.runtime.binding import Binding
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.scoring import run_all
+from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.runtime import onnxruntime as adapter
+from rrise.edge_sdk.runtime.binding import Binding
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.fake_gpu import FakeCuda
 from tests.edge_sdk.helpers import Spec

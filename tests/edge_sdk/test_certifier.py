@@ -9,8 +9,16 @@ import threading
 import numpy as np
 import pytest
 
-from calibration.probit import probit_from_logits
-from edge_sdk import BundleError, Certificate, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, Status
+from rrise.calibration.statistics.probit import probit_from_logits
+from rrise.edge_sdk import (
+    BundleError,
+    Certificate,
+    Certifier,
+    EdgeError,
+    RuntimeFault,
+    RuntimeUnavailable,
+    Status,
+)
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import NAMES, Spec
 
@@ -241,7 +249,7 @@ def test_a_file_that_is_no_graph_is_refused(copied):
 
 
 def test_no_frame_radius_without_a_known_norm():
-    from edge_sdk.answering import _frame_scale
+    from rrise.edge_sdk.answering import _frame_scale
 
     assert _frame_scale(2.0) <= 0.5 and _frame_scale(2.0) == pytest.approx(0.5)
     for unknown in (None, 0.0, -1.0, float("nan"), float("inf"), "1"):
@@ -273,7 +281,7 @@ def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bu
 
 
 def test_files_that_may_not_be_read_are_the_packages_error(hand_bundle, monkeypatch):
-    from edge_sdk import loading
+    from rrise.edge_sdk.device import loading
 
     def refuse(*words):
         raise PermissionError(13, "Permission denied")

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from calibration.references import References
-from edge_sdk.cli import main
-from edge_sdk.drift import STATE_FILE
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk.cli import main
+from rrise.edge_sdk.device.drift import STATE_FILE
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -52,7 +52,7 @@ def test_info_on_nothing_and_on_damage(copied, tmp_path):
 
 
 def test_certify_a_folder_gives_the_certifiers_answers(hand_bundle, pictures):
-    from edge_sdk import Certifier
+    from rrise.edge_sdk import Certifier
 
     result = _run("certify", hand_bundle, pictures, "--json")
     assert result.exit_code == 0
@@ -80,7 +80,7 @@ def test_certify_without_pictures(hand_bundle, tmp_path):
 
 
 def test_colour_order_follows_the_bundle(batch_bundle, tmp_path):
-    from edge_sdk.images import read_image
+    from rrise.edge_sdk.frames.images import read_image
 
     colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "a.png")
@@ -131,8 +131,8 @@ def test_drift_and_reset(copied, tmp_path):
     result = _run("drift", copied, "--references", tmp_path / "pack.npz", "--interval", 5, "--json")
     assert result.exit_code == 0 and json.loads(result.output)["interval"] == 5.0
     assert "there was none" in _run("reset", copied).output
-    from edge_sdk.bundle import Bundle
-    from edge_sdk.suspension import suspend
+    from rrise.edge_sdk.bundles.bundle import Bundle
+    from rrise.edge_sdk.device.suspension import suspend
 
     suspend(Bundle.open(copied), "a test")
     assert json.loads(_run("reset", copied, "--json").output)["lifted"].startswith("a test")

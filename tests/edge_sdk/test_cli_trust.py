@@ -12,10 +12,10 @@ from PIL import Image
 
 pytest.importorskip("cryptography", reason="cryptography is not installed")
 
-from edge_sdk import Certifier
-from edge_sdk.bundle import Bundle
-from edge_sdk.cli import main
-from edge_sdk.signing import PrivateKey, sign_release
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.cli import main
+from rrise.edge_sdk.formats.signing import PrivateKey, sign_release
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

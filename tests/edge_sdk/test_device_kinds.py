@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.guarantee import Guarantee
-from calibration.head import WITHHELD
-from edge_sdk import Bundle, Certifier, EdgeError, State
-from edge_sdk.device_calibration import recalibrate, smallest_margin
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.scoring import run_all
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.head import WITHHELD
+from rrise.edge_sdk import Bundle, Certifier, EdgeError, State
+from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.device.device_calibration import recalibrate, smallest_margin
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from calibration.references import References
-from edge_sdk import Bundle, Certifier, State
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.drift import DriftSettings, fit_reference
-from edge_sdk.loading import load_runtime
-from edge_sdk.verify import verify
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Bundle, Certifier, State
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.drift import DriftSettings, fit_reference
+from rrise.edge_sdk.device.loading import load_runtime
+from rrise.edge_sdk.device.verify import verify
 
 
 @pytest.fixture

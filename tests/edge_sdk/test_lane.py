@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sdk import Certifier, Roi, Status
-from edge_sdk.bundle import Bundle
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
-from edge_sdk.loading import State, execution_state
-from edge_sdk.runtime import select
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.engines import engine_key, save_engine
-from edge_sdk.runtime.lane import ENQUEUE, GRAPH
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.runtime.tensorrt import TensorRTRuntime
-from edge_sdk.scoring import run_all
+from rrise.edge_sdk import Certifier, Roi, Status
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.loading import State, execution_state
+from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.runtime import select
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.engines import engine_key, save_engine
+from rrise.edge_sdk.runtime.lane import ENQUEUE, GRAPH
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 from tests.edge_sdk.helpers import Spec

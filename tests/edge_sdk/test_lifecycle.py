@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
-from edge_sdk.bundle import Bundle
-from edge_sdk.loading import choose
-from edge_sdk.manifest import Manifest
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.runtime.select import Candidate, candidates
+from rrise.edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.loading import choose
+from rrise.edge_sdk.formats.manifest import Manifest
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.edge_sdk.runtime.select import Candidate, candidates
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -130,7 +130,7 @@ def test_a_suspension_holds_for_clones(copied):
 
 
 def test_a_suspension_that_a_clone_finds_holds_for_both(copied):
-    from edge_sdk.suspension import suspend
+    from rrise.edge_sdk.device.suspension import suspend
 
     with Certifier.load(copied) as certifier:
         suspend(certifier.bundle, "found by another process")
@@ -253,9 +253,9 @@ def test_a_clone_outlives_its_original(hand_bundle):
 
 def test_verification_judges_what_a_certifier_would_take(copied, pack, monkeypatch):
     """Otherwise a device whose engine certifies would be told that the processor is fine."""
-    from calibration.references import References
-    from edge_sdk import loading as module
-    from edge_sdk.verify import verify
+    from rrise.calibration.tables.references import References
+    from rrise.edge_sdk.device import loading as module
+    from rrise.edge_sdk.device.verify import verify
 
     bundle = Bundle.open(copied)
 
@@ -291,7 +291,7 @@ def test_a_closed_certifier_is_not_opened_by_a_swap(hand_bundle, second_bundle):
 
 
 def test_a_swap_keeps_what_the_monitor_saw(copied, second_bundle):
-    from edge_sdk.drift import DriftMonitor, DriftSettings, fit_reference
+    from rrise.edge_sdk.device.drift import DriftMonitor, DriftSettings, fit_reference
 
     bundle = Bundle.open(copied)
     runtime = OnnxRuntime.load(bundle.model("fp32"))

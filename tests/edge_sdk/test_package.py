@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import edge_sdk
+from rrise import edge_sdk
 
 HEAVY = ("torch", "scipy", "onnx", "matplotlib", "onnxruntime", "PIL", "click", "zarr", "cv2")
 

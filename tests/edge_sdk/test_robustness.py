@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.errors import RriseError
-from calibration.references import References
-from edge_sdk import Bundle, Certificate, Certifier, Roi, Status
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.encodings import known_encodings
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.verify import verify
+from rrise.calibration.errors import RriseError
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Bundle, Certificate, Certifier, Roi, Status
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.verify import verify
+from rrise.edge_sdk.frames.encodings import known_encodings
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -152,7 +152,7 @@ def test_a_hundred_thousand_frames(colour):
 
 def _with_device_records(path, pack):
     """Add what a device adds: a verification of one execution, a calibration of another, a drift monitor."""
-    from edge_sdk.drift import DriftSettings, fit_reference
+    from rrise.edge_sdk.device.drift import DriftSettings, fit_reference
 
     bundle = Bundle.open(path)
     two, three = (OnnxRuntime.load(bundle.model("fp32"), threads=threads) for threads in (2, 3))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_sdk import Certifier, Status
+from rrise.edge_sdk import Certifier, Status
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.references import References
-from edge_sdk.bundle import Bundle
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
-from edge_sdk.runtime import cuda
-from edge_sdk.runtime.cuda import Driver
-from edge_sdk.runtime.engines import (
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
+from rrise.edge_sdk.formats.signing import Trust
+from rrise.edge_sdk.runtime import cuda
+from rrise.edge_sdk.runtime.cuda import Driver
+from rrise.edge_sdk.runtime.engines import (
     engine_folder,
     engine_key,
     import_tensorrt,
@@ -24,11 +26,9 @@ from edge_sdk.runtime.engines import (
     save_engine,
     stale_engines,
 )
-from edge_sdk.runtime.onnx_file import read_metadata
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.runtime.tensorrt import TensorRTRuntime
-from edge_sdk.scoring import run_all
-from edge_sdk.signing import Trust
+from rrise.edge_sdk.runtime.onnx_file import read_metadata
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 
 
@@ -100,7 +100,7 @@ def test_a_machine_without_driver_or_tensorrt_says_what_is_missing(monkeypatch: 
     monkeypatch.setattr(cuda, "LIBRARIES", ("libnothing.so.1",))
     with pytest.raises(RuntimeUnavailable, match="found no driver library"):
         Driver.open()
-    monkeypatch.setattr("edge_sdk.runtime.engines.MODULES", ("no_such_tensorrt",))
+    monkeypatch.setattr("rrise.edge_sdk.runtime.engines.MODULES", ("no_such_tensorrt",))
     with pytest.raises(RuntimeUnavailable, match="comes with JetPack"):
         import_tensorrt()
 
@@ -158,8 +158,8 @@ def test_a_changed_or_foreign_engine_is_refused(opened: Bundle) -> None:
 
 def test_with_a_key_an_unsigned_engine_is_refused(opened: Bundle) -> None:
     pytest.importorskip("cryptography", reason="cryptography is not installed")
-    from edge_sdk.signing import PrivateKey
-    from export.keys import sign_bundle, sign_device_records
+    from rrise.edge_sdk.formats.signing import PrivateKey
+    from rrise.export.releasing.keys import sign_bundle, sign_device_records
 
     trt, library, key, device = fake_tensorrt(), FakeCuda(), PrivateKey.generate(), PrivateKey.generate()
     install(opened, trt, library)

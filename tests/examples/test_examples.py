@@ -70,7 +70,7 @@ def test_the_report_command_gives_the_same_numbers(loop: "tuple[Path, str]", tmp
     folder, _ = loop
     scores = next((folder / "scores").glob("onnxruntime-*"))
     printed = run(
-        "-m", "calibration.cli", "report", scores, "--record", folder / "bundle/calibration/fp32.json",
+        "-m", "rrise.calibration.cli", "report", scores, "--record", folder / "bundle/calibration/fp32.json",
         "--certify", folder / "certify.npz", "--cost", folder / "cost.json", "--out", tmp_path, "--json",
     )  # fmt: skip
     numbers, expected = json.loads(printed), json.loads((folder / "report" / "report.json").read_text())

@@ -15,12 +15,6 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from calibration.cli import main as calibrate_main
-from calibration.errors import CalibrationError
-from calibration.files import read_json
-from calibration.guarantee import Guarantee
-from calibration.record import Calibration
-from calibration.scores import Scores
 from examples.reproduce.__main__ import main, parse_changes
 from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import Images, load_source
@@ -32,9 +26,15 @@ from examples.reproduce.settings import preset
 from examples.reproduce.surrogates import Surrogates
 from examples.reproduce.table import make_table
 from examples.reproduce.views import jensen_shannon, probit_of_class
-from trainer.augment import augment
-from trainer.errors import TrainerError
-from trainer.networks import load_network
+from rrise.calibration.cli import main as calibrate_main
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.files import read_json
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.augment import augment
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import load_network
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).resolve().parents[2] / "examples" / "reproduce" / "results"
@@ -438,8 +438,8 @@ def test_the_command_line_stops_and_explains(tmp_path: Path) -> None:
 
 def test_the_guarded_row_needs_frames_that_are_not_there(finished: Path) -> None:
     """eps 0.1 tightened for an attacker leaves about 5 %: 200 frames allow it, 30 do not."""
-    from calibration.guarded import Guard
     from examples.reproduce.rows import PAPER, calibrated
+    from rrise.calibration.promise.guarded import Guard
 
     parts = {
         name: Scores.load(finished / "scores" / "guarded" / f"{name}.npz")

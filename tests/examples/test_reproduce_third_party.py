@@ -16,7 +16,7 @@ from examples.reproduce.rows import Row
 from examples.reproduce.third_party import ThirdParty
 from examples.reproduce.third_party_counts import Counts, load_counts
 from examples.reproduce.third_party_table import run_third_party
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 
 CPU = torch.device("cpu")
 ASKED = ThirdParty(

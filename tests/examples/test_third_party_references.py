@@ -9,8 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from calibration import CalibrationError
-from calibration.files import read_json
+from rrise.calibration import CalibrationError
+from rrise.calibration.storage.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT.parent / "shared" / "data" / "reference" / "cohen_resnet110_counts_sigma0.25.npz"

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.guarantee import Guarantee
-from calibration.maps import clopper_pearson_map
-from calibration.references import References
-from export.precision import PREPROCESS_LAYER
-from export.source import Source
-from trainer.data import load_digits
-from trainer.networks import ResNet
-from trainer.preprocess import Preprocess
-from trainer.training import threads_for
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import clopper_pearson_map
+from rrise.calibration.tables.references import References
+from rrise.export.lowering.precision import PREPROCESS_LAYER
+from rrise.export.source import Source
+from rrise.trainer.data import load_digits
+from rrise.trainer.networks import ResNet
+from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.training import threads_for
 
 SIGMA, BETA, SAMPLES = 0.25, 0.1, 200
 SPLITS = {"tuning": 60, "calibration": 150, "verification": 120}
@@ -100,7 +100,7 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture(scope="session")
 def colour_bundle(colour_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three precisions of `colour_source`; copy it before you damage it."""
-    from export.pipeline import export_source
+    from rrise.export.pipeline import export_source
 
     out = tmp_path_factory.mktemp("colour-bundle") / "bundle"
     return export_source(colour_source, out, ("fp32", "fp16", "int8")).path

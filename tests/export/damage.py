@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from calibration.digests import file_digest
-from calibration.record import Calibration
-from calibration.scores import Scores
-from edge_sdk.contract import preprocessing_digest
-from edge_sdk.manifest import MANIFEST_FILE, Manifest
-from edge_sdk.probe import Expected, Probe
-from export.bundle import list_files
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk.bundles.probe import Expected, Probe
+from rrise.edge_sdk.formats.contract import preprocessing_digest
+from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
+from rrise.export.releasing.bundle import list_files
 
 
 def copy_of(bundle: Path, folder: Path) -> Path:

@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 import torch
 
-from edge_sdk import Certifier
-from edge_sdk.bundle import Bundle
-from export.bundle import preprocessing_record
-from export.lower import lower
-from export.precision import split_preprocessing
-from export.source import Source
-from trainer.preprocess import Preprocess
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.export.lowering.lower import lower
+from rrise.export.lowering.precision import split_preprocessing
+from rrise.export.releasing.bundle import preprocessing_record
+from rrise.export.source import Source
+from rrise.trainer.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from edge_sdk import Certifier
-from edge_sdk.loading import State
-from export import pipeline
-from export.cli import main
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.device.loading import State
+from rrise.export import pipeline
+from rrise.export.cli import main
 from tests.export import damage
 
 

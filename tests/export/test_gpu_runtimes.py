@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from export import on_device
+from rrise.export import on_device
 from tests.edge_sdk import helpers
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 from tests.edge_sdk.helpers import Spec
@@ -29,7 +29,7 @@ def script() -> ModuleType:
 
 
 def test_without_cuda_it_says_so(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_sdk.runtime.cuda.LIBRARIES", ("libnothing.so.1",))
+    monkeypatch.setattr("rrise.edge_sdk.runtime.cuda.LIBRARIES", ("libnothing.so.1",))
     bundle = helpers.make_bundle(tmp_path / "bundle", SPEC)
     result = CliRunner().invoke(script.main, [str(bundle)])
     found = json.loads(result.stdout)
@@ -40,8 +40,8 @@ def test_with_stand_ins_everything_is_in_the_json(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library, trt = FakeCuda(), fake_tensorrt()
-    monkeypatch.setattr("edge_sdk.runtime.cuda._load", lambda: library)
-    for module in ("export.on_device", "edge_sdk.runtime.tensorrt"):
+    monkeypatch.setattr("rrise.edge_sdk.runtime.cuda._load", lambda: library)
+    for module in ("rrise.export.on_device", "rrise.edge_sdk.runtime.tensorrt"):
         monkeypatch.setattr(f"{module}.import_tensorrt", lambda: trt)
     monkeypatch.setattr(on_device, "build_engine", lambda _trt, model, key, **_: fake_plan(model))
     bundle = helpers.make_bundle(tmp_path / "bundle", SPEC)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.bundle import Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
 
-PROGRAM = "from export.cli import main; main()"
+PROGRAM = "from rrise.export.cli import main; main()"
 
 
 @pytest.mark.long

@@ -16,26 +16,26 @@ import onnxruntime
 import pytest
 import torch
 
-from calibration.digests import file_digest
-from calibration.fit import check_rank
-from calibration.guarantee import Guarantee
-from calibration.maps import step_map
-from calibration.offsets import smallest_offsets
-from calibration.record import Calibration
-from calibration.references import References
-from calibration.scores import Scores
-from edge_sdk import Certifier
-from edge_sdk.bundle import Bundle
-from edge_sdk.device_calibration import recalibrate
-from edge_sdk.loading import State
-from edge_sdk.runtime.onnxruntime import OnnxRuntime
-from edge_sdk.scoring import run_all, score
-from edge_sdk.verify import Verdict, verify
-from export import pipeline
-from export.bundle import whole_or_not_at_all
-from export.errors import ExportError
-from export.pipeline import GateFailed, export_source
-from export.source import Source, torch_reference
+from rrise.calibration.promise.fit import check_rank
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.offsets import smallest_offsets
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk import Certifier
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.loading import State
+from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from rrise.export import pipeline
+from rrise.export.errors import ExportError
+from rrise.export.pipeline import GateFailed, export_source
+from rrise.export.releasing.bundle import whole_or_not_at_all
+from rrise.export.source import Source, torch_reference
 from tests.export import damage
 
 ARTEFACTS = ("fp32", "fp16", "int8")

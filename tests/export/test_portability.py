@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_sdk.bundle import Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 # Float32 in another order of summation; a thousand times the largest difference seen.

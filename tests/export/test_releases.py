@@ -17,20 +17,20 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import BundleError
-from edge_sdk.manifest import Manifest
-from export import baseline
-from export.cache import Cache, conversion_key
-from export.cli import main
-from export.errors import ExportError
-from export.export_report import export_page, operator_notes
-from export.gate_report import Check, GateReport
-from export.pack import pack_bundle, unpack_bundle
-from export.pipeline import GateFailed, export_source
-from export.policy import Policy, check_policy
-from export.quality import Quality, flags, latency_ratios, quality_table
-from export.source import Source
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.manifest import Manifest
+from rrise.export.cli import main
+from rrise.export.errors import ExportError
+from rrise.export.gating import baseline
+from rrise.export.gating.gate_report import Check, GateReport
+from rrise.export.gating.policy import Policy, check_policy
+from rrise.export.gating.quality import Quality, flags, latency_ratios, quality_table
+from rrise.export.pipeline import GateFailed, export_source
+from rrise.export.releasing.cache import Cache, conversion_key
+from rrise.export.releasing.export_report import export_page, operator_notes
+from rrise.export.releasing.pack import pack_bundle, unpack_bundle
+from rrise.export.source import Source
 from tests.export import damage
 
 
@@ -137,7 +137,7 @@ def test_radii_without_values_are_refused() -> None:
 
 def wider_offset(source: Source) -> Source:
     """The same model promised more strictly: a larger offset, hence smaller certificates."""
-    from calibration.guarantee import Guarantee
+    from rrise.calibration.promise.guarantee import Guarantee
 
     return replace(source, guarantee=Guarantee.of(error="0.04", confidence="0.9", beta="0.1"))
 
@@ -338,7 +338,7 @@ def test_a_workspace_whose_report_cannot_be_written_does_not_stop_the_others(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("export.pipeline.save_export_report", full)
+    monkeypatch.setattr("rrise.export.pipeline.save_export_report", full)
     copy = shutil.copytree(workspace, tmp_path / "full")
     result = CliRunner().invoke(main, ["onnx", str(copy), str(tmp_path / "nowhere"), "--json"])
     assert result.exit_code == 2 and "No space left" in result.stderr and "no rrise.toml" in result.stderr

@@ -16,26 +16,26 @@ import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from calibration.references import References
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import RuntimeUnavailable
-from edge_sdk.noise import ReplayNoise
-from edge_sdk.runtime.cuda import Device, Driver
-from edge_sdk.runtime.engines import EngineKey, engine_key
-from edge_sdk.verify import Verdict
-from export import on_device
-from export.cli import main
-from export.engine import build_engine
-from export.errors import ExportError
-from export.head import attach_head
-from export.lower import check_model, lower
-from export.on_device import export_tensorrt
-from export.operators import TENSORRT_OPERATORS, foreign_operators
-from export.precision import convert
-from export.source import Source, joined
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.verify import Verdict
+from rrise.edge_sdk.errors import RuntimeUnavailable
+from rrise.edge_sdk.formats.noise import ReplayNoise
+from rrise.edge_sdk.runtime.cuda import Device, Driver
+from rrise.edge_sdk.runtime.engines import EngineKey, engine_key
+from rrise.export import on_device
+from rrise.export.cli import main
+from rrise.export.errors import ExportError
+from rrise.export.lowering.engine import build_engine
+from rrise.export.lowering.head import attach_head
+from rrise.export.lowering.lower import check_model, lower
+from rrise.export.lowering.operators import TENSORRT_OPERATORS, foreign_operators
+from rrise.export.lowering.precision import convert
+from rrise.export.on_device import export_tensorrt
+from rrise.export.source import Source, joined
+from rrise.trainer.preprocess import Preprocess
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
-from tests.export.test_head import CLASSES, HEADS
-from trainer.preprocess import Preprocess
+from tests.export.lowering.test_head import CLASSES, HEADS
 
 BOARD = Device("Board", (8, 9), "13.0")
 
@@ -224,7 +224,7 @@ def test_the_device_builds_once_calibrates_and_verifies(
 def test_the_command_on_a_machine_without_gpu_says_what_is_needed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_sdk.runtime.cuda.LIBRARIES", ("libnothing.so.1",))
+    monkeypatch.setattr("rrise.edge_sdk.runtime.cuda.LIBRARIES", ("libnothing.so.1",))
     result = CliRunner().invoke(main, ["tensorrt", str(bundle)])
     assert result.exit_code == 2 and "found no driver library" in result.stderr
     with pytest.raises(RuntimeUnavailable):
@@ -237,6 +237,6 @@ def test_the_device_needs_neither_torch_nor_onnx_nor_scipy() -> None:
         "import sys\n"
         "for name in ('torch', 'onnx', 'scipy', 'onnxruntime', 'matplotlib', 'zarr', 'cryptography'):\n"
         "    sys.modules[name] = None\n"
-        "import export.on_device, export.engine, export.cli, export.pack, edge_sdk.runtime.tensorrt\n"
+        "import rrise.export.on_device, rrise.export.lowering.engine, rrise.export.cli, rrise.export.releasing.pack, rrise.edge_sdk.runtime.tensorrt\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from trainer.workspace import Workspace
+from rrise.trainer.workspace import Workspace
 
 
 def copied(workspace: Path, tmp_path: Path) -> Workspace:

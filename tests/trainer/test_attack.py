@@ -10,19 +10,19 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from calibration.evaluation import AuditVerdict
-from calibration.head import CertificateHead
-from calibration.scores import Scores
+from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.tables.evaluation import AuditVerdict
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.attack import AttackResult, FromBits, Rate, attack, count_at, judging_seed, on_grid
+from rrise.trainer.calibrate import calibrate
+from rrise.trainer.choice import guarantee_for, worth
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import Network
+from rrise.trainer.scoring import SPLIT_SEEDS
+from rrise.trainer.search import Search, project, search
+from rrise.trainer.surrogate import candidate_path, train_surrogate
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.attack import AttackResult, FromBits, Rate, attack, count_at, judging_seed, on_grid
-from trainer.calibrate import calibrate
-from trainer.choice import guarantee_for, worth
-from trainer.errors import TrainerError
-from trainer.networks import Network
-from trainer.scoring import SPLIT_SEEDS
-from trainer.search import Search, project, search
-from trainer.surrogate import candidate_path, train_surrogate
-from trainer.workspace import Workspace
 
 
 class Linear(nn.Module):
@@ -150,8 +150,8 @@ def test_guarded_surrogate_chooses_its_noise(guarded: Workspace) -> None:
 
 
 def test_candidates_leave_scores_for_the_guard_study(guarded: Workspace) -> None:
-    from calibration.guarantee import Guarantee
-    from calibration.guard_study import study_guard
+    from rrise.calibration.promise.guarantee import Guarantee
+    from rrise.calibration.reports.guard_study import study_guard
 
     tables = {noise: Scores.load(candidate_path(guarded, "stored", noise)) for noise in (0.1, 0.3)}
     assert all(table.split == "tuning" and len(table) == 40 for table in tables.values())

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trainer.augment import augment
-from trainer.training import seeded
+from rrise.trainer.augment import augment
+from rrise.trainer.training import seeded
 
 
 def test_every_view_is_one_of_the_shifts_and_all_occur() -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rrise.trainer.base import train_base
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.base import train_base
-from trainer.errors import TrainerError
-from trainer.workspace import Workspace
 
 
 def test_learns_under_noise_and_is_kept(workspace: Path) -> None:

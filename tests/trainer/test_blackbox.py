@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from rrise.trainer.attack import attack
+from rrise.trainer.base import train_base
+from rrise.trainer.blackbox import BlackBoxModule, classifier_of, labels_of
+from rrise.trainer.calibrate import calibrate
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import load_network
+from rrise.trainer.search import Search
+from rrise.trainer.surrogate import train_surrogate
+from rrise.trainer.targets import build_targets, stored_counts
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.attack import attack
-from trainer.base import train_base
-from trainer.blackbox import BlackBoxModule, classifier_of, labels_of
-from trainer.calibrate import calibrate
-from trainer.errors import TrainerError
-from trainer.networks import load_network
-from trainer.search import Search
-from trainer.surrogate import train_surrogate
-from trainer.targets import build_targets, stored_counts
-from trainer.workspace import Workspace
 
 CALLABLES = """
 import numpy as np

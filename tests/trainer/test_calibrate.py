@@ -9,13 +9,13 @@ import pytest
 from scipy.stats import beta as beta_law
 from scipy.stats import binom, norm
 
-from calibration.errors import RriseError
-from calibration.record import Calibration
-from calibration.scores import Scores
+from rrise.calibration.errors import RriseError
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.calibrate import calibrate, record_path
+from rrise.trainer.targets import AUDIT, all_streams, build_targets
+from rrise.trainer.workspace import REFERENCE_SPLITS, SCORED_SPLITS, Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.calibrate import calibrate, record_path
-from trainer.targets import AUDIT, all_streams, build_targets
-from trainer.workspace import REFERENCE_SPLITS, SCORED_SPLITS, Workspace
 
 
 def test_offset_against_a_computation_of_its_own(workspace: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
-from calibration.certify import CertifyCounts
-from calibration.errors import CalibrationError
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.trainer.certify import certify_test_split
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.certify import certify_test_split
-from trainer.workspace import Workspace
 
 
 def test_accuracy_against_a_computation_of_its_own(workspace: Path) -> None:

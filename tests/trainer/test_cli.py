@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from calibration.evaluation import AuditVerdict
+from rrise.calibration.tables.evaluation import AuditVerdict
+from rrise.trainer.attack import AttackResult, Rate
+from rrise.trainer.cli import main
 from tests.trainer.helpers import copied, edit
-from trainer.attack import AttackResult, Rate
-from trainer.cli import main
 
 
 def run(*arguments: object) -> Result:
@@ -92,6 +92,6 @@ def test_attack_prints_its_rate(workspace: Path, tmp_path: Path) -> None:
 def test_a_broken_promise_is_status_1(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = Rate(AuditVerdict(100, 100, 20, 80, 0), 0.2, 0.127, 0.292)
     broken = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
-    monkeypatch.setattr("trainer.cli.attack", lambda *arguments, **options: broken)
+    monkeypatch.setattr("rrise.trainer.cli.attack", lambda *arguments, **options: broken)
     result = run("attack", workspace)
     assert result.exit_code == 1 and "at least 0.1270, promised 0.1" in result.stderr

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from calibration.errors import RriseError
-from trainer.config import Config, config_for, load_config, parse_config
-from trainer.errors import TrainerError
+from rrise.calibration.errors import RriseError
+from rrise.trainer.config import Config, config_for, load_config, parse_config
+from rrise.trainer.errors import TrainerError
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import Dataset, load_dataset
-from trainer.errors import TrainerError
+from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.errors import TrainerError
 
 
 def npz(path: Path, **arrays: object) -> Path:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from rrise.trainer.calibrate import calibrate
+from rrise.trainer.difficulty import LEVEL, _fit, learn_difficulty
+from rrise.trainer.networks import DIFFICULTY_FLOOR, ResNet, WithDifficulty, build_network, load_network
+from rrise.trainer.scoring import predict
+from rrise.trainer.surrogate import train_surrogate
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.calibrate import calibrate
-from trainer.difficulty import LEVEL, _fit, learn_difficulty
-from trainer.networks import DIFFICULTY_FLOOR, ResNet, WithDifficulty, build_network, load_network
-from trainer.scoring import predict
-from trainer.surrogate import train_surrogate
-from trainer.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.difficulty.SAMPLES", 40)
+    monkeypatch.setattr("rrise.trainer.difficulty.SAMPLES", 40)
 
 
 def test_learns_which_frames_are_hard() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.errors import TrainerError
-from trainer.networks import (
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import (
     ResNet,
     build_network,
     check_logits,

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from calibration.guarded import NoiseSource
-from trainer.errors import TrainerError
-from trainer.preprocess import Preprocess, resize_matrix
+from rrise.calibration.promise.guarded import NoiseSource
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.preprocess import Preprocess, resize_matrix
 
 
 def random_frames(*shape: int) -> np.ndarray:

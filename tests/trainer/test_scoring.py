@@ -7,8 +7,8 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import norm
 
-from trainer.scoring import predict, score
-from trainer.workspace import Workspace
+from rrise.trainer.scoring import predict, score
+from rrise.trainer.workspace import Workspace
 
 
 def test_probit_is_that_of_the_softmax(workspace: Path) -> None:

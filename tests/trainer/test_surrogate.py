@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.scores import Scores
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import load_network
+from rrise.trainer.scoring import pytorch_execution
+from rrise.trainer.surrogate import train_surrogate
+from rrise.trainer.training import seeded
+from rrise.trainer.views import fresh_shares
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.errors import TrainerError
-from trainer.networks import load_network
-from trainer.scoring import pytorch_execution
-from trainer.surrogate import train_surrogate
-from trainer.training import seeded
-from trainer.views import fresh_shares
-from trainer.workspace import Workspace
 
 
 def threshold(x: torch.Tensor) -> torch.Tensor:
@@ -47,8 +47,8 @@ def test_keeps_the_better_of_both_methods(workspace: Path) -> None:
 
 def test_learns_more_than_the_clean_base_classifier_knows(workspace: Path) -> None:
     """The base classifier's own softmax on clean frames is no estimate of the smoothed probabilities."""
-    from calibration.evaluation import probit_rmse
-    from trainer.scoring import score
+    from rrise.calibration.tables.evaluation import probit_rmse
+    from rrise.trainer.scoring import score
 
     made = Workspace.open(workspace)
     pack = made.references("tuning")

@@ -8,11 +8,11 @@ import torch
 from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import load_network, save_network
+from rrise.trainer.targets import all_streams, build_targets, stored_counts
+from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
-from trainer.errors import TrainerError
-from trainer.networks import load_network, save_network
-from trainer.targets import all_streams, build_targets, stored_counts
-from trainer.workspace import Workspace
 
 
 def test_streams_of_the_digits_demo(tmp_path: Path) -> None:

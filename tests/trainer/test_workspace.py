@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.digests import frame_digests
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.config import Config, SmoothingConfig
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.workspace import Workspace
 from tests.conftest import save_digits, tiny_config
 from tests.trainer.helpers import copied, edit
-from trainer.config import Config, SmoothingConfig
-from trainer.errors import TrainerError
-from trainer.workspace import Workspace
 
 
 def test_create_twice_opens_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_references_of_another_sigma_or_base_are_refused(workspace: Path, tmp_pa
 
 
 def test_surrogate_of_another_base_is_refused(workspace: Path, tmp_path: Path) -> None:
-    from trainer.networks import load_network, save_network
+    from rrise.trainer.networks import load_network, save_network
 
     copy = copied(workspace, tmp_path)
     base = load_network(copy.base_path)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.bounds import reference_radius
-from calibration.sequential import Stages, worth_continuing
-from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import BlackBox
-from trainer.montecarlo.sampler import sample_counts
-from trainer.montecarlo.store import CountStore
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.sequential import Stages, worth_continuing
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import BlackBox
+from rrise.trainer.montecarlo.sampler import sample_counts
+from rrise.trainer.montecarlo.store import CountStore
 
 TOLERANCE = 0.05
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.digests import frame_digests
-from trainer.montecarlo.folding import fold_batch_norm
-from trainer.montecarlo.identity import IMAGE_BLOCK, SAMPLE_BLOCK
-from trainer.montecarlo.sampler import sample_counts
-from trainer.montecarlo.store import CountStore
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.montecarlo.folding import fold_batch_norm
+from rrise.trainer.montecarlo.identity import IMAGE_BLOCK, SAMPLE_BLOCK
+from rrise.trainer.montecarlo.sampler import sample_counts
+from rrise.trainer.montecarlo.store import CountStore
 
 LOOP_BATCH = 1000  # the default of locuslab's certify.py
 SMALL_BLOCK = 10  # for slow networks, so that a round does not take minutes

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import TrainerError
-from trainer.montecarlo.folding import fold_batch_norm
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.folding import fold_batch_norm
 
 log = logging.getLogger(__name__)
 

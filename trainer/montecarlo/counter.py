@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import Labeller, ModuleLabeller
-from trainer.montecarlo.identity import Identity
-from trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import Labeller, ModuleLabeller
+from rrise.trainer.montecarlo.identity import Identity
+from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
 
 # About as many numbers per thread as stay in the cache while a batch passes through the network.
 NUMBERS_PER_THREAD = 1 << 17

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.montecarlo.classifier import Labeller
-from trainer.montecarlo.counter import equal_batches, out_of_memory
-from trainer.montecarlo.identity import Identity
-from trainer.montecarlo.noise import Cell, NoiseKey
-from trainer.montecarlo.philox import normals
+from rrise.trainer.montecarlo.classifier import Labeller
+from rrise.trainer.montecarlo.counter import equal_batches, out_of_memory
+from rrise.trainer.montecarlo.identity import Identity
+from rrise.trainer.montecarlo.noise import Cell, NoiseKey
+from rrise.trainer.montecarlo.philox import normals
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 
 FORMAT = "rrise-counts"
 VERSION = 1

@@ -10,7 +10,7 @@ import fsspec
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from trainer.montecarlo.lock import WriterLock
+from rrise.trainer.montecarlo.lock import WriterLock
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 
 
 class WriterLock:

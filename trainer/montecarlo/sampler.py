@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.digests import frame_digests
-from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
-from trainer.montecarlo.counter import Counter, HostCounter, out_of_memory, refuse_nan
-from trainer.montecarlo.device_counter import DeviceCounter
-from trainer.montecarlo.distributed import team
-from trainer.montecarlo.identity import Identity
-from trainer.montecarlo.noise import Cell
-from trainer.montecarlo.store import CountStore
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
+from rrise.trainer.montecarlo.counter import Counter, HostCounter, out_of_memory, refuse_nan
+from rrise.trainer.montecarlo.device_counter import DeviceCounter
+from rrise.trainer.montecarlo.distributed import team
+from rrise.trainer.montecarlo.identity import Identity
+from rrise.trainer.montecarlo.noise import Cell
+from rrise.trainer.montecarlo.store import CountStore
 
 
 def sample_counts(

@@ -16,11 +16,11 @@ import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from calibration.digests import combined_digest
-from trainer.errors import TrainerError
-from trainer.montecarlo.identity import FORMAT, IMAGE_BLOCK, LARGEST, SAMPLE_BLOCK, VERSION, Identity
-from trainer.montecarlo.location import Location
-from trainer.montecarlo.lock import WriterLock
+from rrise.calibration.storage.digests import combined_digest
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.identity import FORMAT, IMAGE_BLOCK, LARGEST, SAMPLE_BLOCK, VERSION, Identity
+from rrise.trainer.montecarlo.location import Location
+from rrise.trainer.montecarlo.lock import WriterLock
 
 
 class CountStore:

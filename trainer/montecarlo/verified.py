@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.sequential import SequentialTest
-from calibration.verification import Verification, Verified
-from trainer.errors import TrainerError
-from trainer.montecarlo.classifier import BlackBox, make_labeller
+from rrise.calibration.statistics.sequential import SequentialTest
+from rrise.calibration.statistics.verification import Verification, Verified
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import BlackBox, make_labeller
 
 BATCH_SIZE = 256
 

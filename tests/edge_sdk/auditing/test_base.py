@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.digests import file_digest
-from edge_sdk.auditing.base import BaseModel
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import BundleError, EdgeError
+from rrise.calibration.storage.digests import file_digest
+from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import BundleError, EdgeError
 from tests.edge_sdk import helpers
 from tests.edge_sdk.auditing.conftest import base_model
 from tests.edge_sdk.helpers import Spec
@@ -74,8 +74,8 @@ def test_a_base_record_that_names_the_file_is_a_proof(audit_bundle, honest, cont
 
 
 def test_the_trainers_own_record_is_understood(audit_bundle, honest, tmp_path):
-    networks = pytest.importorskip("trainer.networks")
-    blackbox = pytest.importorskip("trainer.blackbox")
+    networks = pytest.importorskip("rrise.trainer.networks")
+    blackbox = pytest.importorskip("rrise.trainer.blackbox")
     spec = blackbox.onnx_spec(honest, tmp_path)
     network = blackbox.open_black_box(spec, tmp_path, allow_code=False)
     digest = networks.save_network(tmp_path / "base.safetensors", network, spec, {})

@@ -7,8 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from edge_sdk.auditing.judge import Pace, Verdict, judge
-from edge_sdk.errors import EdgeError
+from rrise.edge_sdk.auditing.judge import Pace, Verdict, judge
+from rrise.edge_sdk.errors import EdgeError
 
 SIGMA = 0.25
 X = np.full((1, 2, 2), 0.5, np.float32)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_sdk.auditing.preprocess import FramePreprocess
-from edge_sdk.bundle import Bundle
-from edge_sdk.errors import EdgeError
-from edge_sdk.manifest import InputSpec
+from rrise.edge_sdk.auditing.preprocess import FramePreprocess
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.formats.manifest import InputSpec
 
 
 def _manifest(bundle, shape, encoding, preprocessing):
@@ -29,7 +29,7 @@ def _manifest(bundle, shape, encoding, preprocessing):
 )
 def test_it_is_the_trainers(audit_bundle, shape, encoding, crop, size, grid):
     torch = pytest.importorskip("torch")
-    from trainer.preprocess import Preprocess
+    from rrise.trainer.preprocess import Preprocess
 
     theirs = Preprocess(shape, encoding, crop, size, grid)
     mine = FramePreprocess.of(_manifest(audit_bundle, shape, encoding, theirs.to_json()))

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.digests import file_digest
-from edge_sdk import Certifier, EdgeError, Status
-from edge_sdk.audit import STATE_FILE
-from edge_sdk.auditing import process
-from edge_sdk.auditing.base import BaseModel
-from edge_sdk.auditing.process import AuditProcess, AuditSettings
-from edge_sdk.sealed import read_sealed
+from rrise.calibration.storage.digests import file_digest
+from rrise.edge_sdk import Certifier, EdgeError, Status
+from rrise.edge_sdk.auditing import process
+from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
+from rrise.edge_sdk.device.audit import STATE_FILE
+from rrise.edge_sdk.formats.sealed import read_sealed
 from tests.edge_sdk import helpers
 from tests.edge_sdk.auditing.conftest import base_model
 from tests.edge_sdk.helpers import Spec

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from calibration.digests import file_digest
-from edge_sdk.cli import main
+from rrise.calibration.storage.digests import file_digest
+from rrise.edge_sdk.cli import main
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

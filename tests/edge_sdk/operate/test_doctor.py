@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edge_sdk.operate.doctor import Level, examine
+from rrise.edge_sdk.operate.doctor import Level, examine
 
 
 def _files(root, files):
@@ -86,7 +86,7 @@ def test_a_missing_runtime_is_a_problem(tmp_path, monkeypatch):
 def test_exit_status(monkeypatch, without):
     from click.testing import CliRunner
 
-    from edge_sdk.cli import main
+    from rrise.edge_sdk.cli import main
 
     if without:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -8,9 +8,9 @@ import urllib.request
 
 import pytest
 
-from edge_sdk import Certificate, EdgeError, Status
-from edge_sdk.operate.metrics import Metrics, MetricsServer
-from edge_sdk.stream.stream import StreamCounts
+from rrise.edge_sdk import Certificate, EdgeError, Status
+from rrise.edge_sdk.operate.metrics import Metrics, MetricsServer
+from rrise.edge_sdk.stream.stream import StreamCounts
 
 
 def _certificate(radius, latency):

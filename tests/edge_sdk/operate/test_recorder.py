@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from edge_sdk import Certificate, EdgeError, Status
-from edge_sdk.operate import recorder as module
-from edge_sdk.operate.recorder import FlightRecorder, flights, read_flight
+from rrise.edge_sdk import Certificate, EdgeError, Status
+from rrise.edge_sdk.operate import recorder as module
+from rrise.edge_sdk.operate.recorder import FlightRecorder, flights, read_flight
 
 pytest.importorskip("mcap")
 
@@ -77,7 +77,7 @@ def test_a_killed_writer_leaves_a_file_that_opens(tmp_path):
     code = (
         "import os, sys\n"
         "from tests.edge_sdk.operate.test_recorder import _certificate\n"
-        "from edge_sdk.operate.recorder import _File, _mcap_writer\n"
+        "from rrise.edge_sdk.operate.recorder import _File, _mcap_writer\n"
         f"from pathlib import Path\nfile = _File(Path({str(tmp_path / 'flight-00000001.mcap')!r}), _mcap_writer())\n"
         "for n in range(50): file.add(_certificate(n))\n"
         "file.flush()\nos._exit(9)\n"

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edge_sdk import Certificate, EdgeError, Status
-from edge_sdk.cli import main
-from edge_sdk.operate.viewer import RerunViewer
+from rrise.edge_sdk import Certificate, EdgeError, Status
+from rrise.edge_sdk.cli import main
+from rrise.edge_sdk.operate.viewer import RerunViewer
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

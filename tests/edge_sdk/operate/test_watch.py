@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from edge_sdk import Certificate, Status
-from edge_sdk.cli import main
-from edge_sdk.operate.recorder import flights, read_flight
-from edge_sdk.operate.watch import View
+from rrise.edge_sdk import Certificate, Status
+from rrise.edge_sdk.cli import main
+from rrise.edge_sdk.operate.recorder import flights, read_flight
+from rrise.edge_sdk.operate.watch import View
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -104,7 +104,7 @@ def test_watch_what_is_not_there(hand_bundle, tmp_path):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_watch_that_is_stopped_tells_what_it_saw(hand_bundle, monkeypatch, name):
     """Ctrl-C is the only end that watching a camera has, SIGTERM that of a service."""
-    from edge_sdk.stream import sources
+    from rrise.edge_sdk.stream import sources
 
     def frames():
         yield from helpers.random_frames(Spec(), 3)

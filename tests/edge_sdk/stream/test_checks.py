@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_sdk import CheckSettings, EdgeError
-from edge_sdk.stream.checks import FrameChecks, subsample
+from rrise.edge_sdk import CheckSettings, EdgeError
+from rrise.edge_sdk.stream.checks import FrameChecks, subsample
 
 RNG = np.random.default_rng(0)
 

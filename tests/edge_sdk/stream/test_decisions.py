@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_sdk import Certificate, EdgeError, KOfN, Status
+from rrise.edge_sdk import Certificate, EdgeError, KOfN, Status
 
 
 def _vote(label, radius=0.5):

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from edge_sdk import Captured, EdgeError
-from edge_sdk.stream import mailbox as module
-from edge_sdk.stream.captured import SourceLost
-from edge_sdk.stream.mailbox import Mailbox
+from rrise.edge_sdk import Captured, EdgeError
+from rrise.edge_sdk.stream import mailbox as module
+from rrise.edge_sdk.stream.captured import SourceLost
+from rrise.edge_sdk.stream.mailbox import Mailbox
 
 
 class Scripted:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge_sdk.stream.ros import from_image
+from rrise.edge_sdk.stream.ros import from_image
 
 RNG = np.random.default_rng(0)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_sdk import EdgeError
-from edge_sdk.stream.bags import choose_topic, open_bag
-from edge_sdk.stream.captured import Captured, SourceLost
-from edge_sdk.stream.sources import IterableSource, OpenCvSource, open_source
+from rrise.edge_sdk import EdgeError
+from rrise.edge_sdk.stream.bags import choose_topic, open_bag
+from rrise.edge_sdk.stream.captured import Captured, SourceLost
+from rrise.edge_sdk.stream.sources import IterableSource, OpenCvSource, open_source
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)

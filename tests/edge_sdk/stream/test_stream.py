@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from edge_sdk import Captured, Certifier, CheckSettings, EdgeError, Status, StreamSettings
-from edge_sdk.stream.captured import SourceLost
-from edge_sdk.stream.stream import Stream
+from rrise.edge_sdk import Captured, Certifier, CheckSettings, EdgeError, Status, StreamSettings
+from rrise.edge_sdk.stream.captured import SourceLost
+from rrise.edge_sdk.stream.stream import Stream
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.digests import frame_digests
-from trainer.montecarlo import CountStore
-from trainer.preprocess import Preprocess
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.montecarlo import CountStore
+from rrise.trainer.preprocess import Preprocess
 
 
 @pytest.fixture(scope="session")

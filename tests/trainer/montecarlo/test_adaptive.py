@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from calibration.digests import frame_digests
-from calibration.sequential import Stages
-from trainer.errors import TrainerError
-from trainer.montecarlo import sample_counts, sample_in_stages, staged_radius
-from trainer.preprocess import Preprocess
+from rrise.calibration.statistics.sequential import Stages
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import sample_counts, sample_in_stages, staged_radius
+from rrise.trainer.preprocess import Preprocess
 
 STAGES = Stages((50, 200, 800), "0.1")
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from trainer.montecarlo.benchmark import LOOP_BATCH, run_benchmark, usual_loop
+from rrise.trainer.montecarlo.benchmark import LOOP_BATCH, run_benchmark, usual_loop
 
 
 class FirstPixel(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from onnx import TensorProto, helper
 from scipy import stats
 
-from calibration.sequential import SequentialTest
-from trainer.errors import TrainerError
-from trainer.montecarlo import OnnxClassifier, sample_counts, verify_proposals
+from rrise.calibration.statistics.sequential import SequentialTest
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import OnnxClassifier, sample_counts, verify_proposals
 
 N = 40
 

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import nn
 
-from trainer.errors import TrainerError
-from trainer.montecarlo import sample_counts, sampler
-from trainer.montecarlo.device_counter import DeviceCounter
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import sample_counts, sampler
+from rrise.trainer.montecarlo.device_counter import DeviceCounter
 
 N = 40
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.montecarlo import noise
-from trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from rrise.trainer.montecarlo import noise
+from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
 
 KEY = NoiseKey(seed=5, stream="calibration")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from trainer.montecarlo.philox import Words, normals, philox
+from rrise.trainer.montecarlo.philox import Words, normals, philox
 
 KEY = torch.tensor([0x1234ABCD, 0x9E3779B9])
 

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import nn
 
-from calibration.digests import frame_digests
-from trainer.errors import TrainerError
-from trainer.montecarlo import sample_counts
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import sample_counts
 
 N = 40
 

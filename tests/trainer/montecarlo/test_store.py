@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
-from calibration.digests import frame_digests
-from trainer.errors import TrainerError
-from trainer.montecarlo import CountStore
+from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore
 
 
 def some_counts(rows: int = 64) -> np.ndarray:

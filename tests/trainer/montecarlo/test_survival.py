@@ -18,9 +18,9 @@ import pytest
 import torch
 import zarr
 
-from trainer.errors import TrainerError
-from trainer.montecarlo import distributed
-from trainer.montecarlo.distributed import Team
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import distributed
+from rrise.trainer.montecarlo.distributed import Team
 
 N = 2000
 BLOCK = 100
@@ -31,11 +31,11 @@ RUN = textwrap.dedent(
     import os, sys
     import numpy as np, torch
     from torch import nn
-    from calibration.digests import frame_digests
-    from trainer.errors import TrainerError
+    from rrise.calibration.storage.digests import frame_digests
+    from rrise.trainer.errors import TrainerError
     from datetime import timedelta
-    from trainer.montecarlo import CountStore, distributed, sample_counts
-    from trainer.preprocess import Preprocess
+    from rrise.trainer.montecarlo import CountStore, distributed, sample_counts
+    from rrise.trainer.preprocess import Preprocess
 
     distributed.JOINING = timedelta(seconds=10)  # gloo may hang at a start; torchrun then starts all of them again
 
@@ -166,7 +166,7 @@ def test_killed_while_the_store_is_being_made(survivor, tmp_path, monkeypatch):
 
 FULL_DISK = """
 import os, shutil, sys
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 sys.path.insert(0, {folder!r})
 import survivor
 survivor.run({disk!r} + "/t.zarr", 500)
@@ -189,7 +189,7 @@ shutil.copytree({disk!r} + "/t.zarr", {out!r} + "/end.zarr")
 
 READ_ONLY = """
 import sys
-from trainer.errors import TrainerError
+from rrise.trainer.errors import TrainerError
 sys.path.insert(0, {folder!r})
 import survivor
 print(survivor.open_store({disk!r} + "/t.zarr").samples().sum())
@@ -279,7 +279,7 @@ MEMORY = """
 import resource, sys
 sys.path.insert(0, {folder!r})
 import torch
-from calibration.digests import frame_digests
+from rrise.calibration.storage.digests import frame_digests
 from survivor import CountStore, Preprocess, frames, network, sample_counts
 torch.set_num_threads(1)
 
@@ -321,8 +321,8 @@ TRAINING = """
         for size in range(100, n + 1, 100):  # back at once for more: the lock is free again
             whole(path, size, **options)
 
-    from trainer.montecarlo.distributed import team
-    from trainer.training import Recipe, seeded, train
+    from rrise.trainer.montecarlo.distributed import team
+    from rrise.trainer.training import Recipe, seeded, train
 
     def trained():
         net, crew = network().requires_grad_(True), team()

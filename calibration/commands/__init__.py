@@ -1,0 +1,1 @@
+"""The commands of `rrise-calibrate` that have a module of their own, and the options they share."""

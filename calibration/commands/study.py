@@ -1,0 +1,122 @@
+"""The commands of `rrise-calibrate` that look ahead from tuning scores: `study` and `guard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional, Tuple
+
+import click
+
+from rrise.calibration.commands.options import guarantee_from, guarantee_options, numbers
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.reports.guard_study import study_guard
+from rrise.calibration.reports.study import ERRORS, make_study
+from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.storage.files import write_json
+from rrise.calibration.tables.scores import Scores
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("scores", type=_FILE)
+@click.option("--out", type=_NEW, required=True, help="Folder for study.html and study.json.")
+@guarantee_options
+@click.option("--errors", help="Error levels to compare, as in 0.01,0.05.  [default: 0.001 to 0.2]")
+@click.option("--radii", help="Radii to report at, as in 0,0.25,0.5.  [default: 0 and 1, 2, 3 sigma]")
+@click.option("--radius", type=float, help="Choose the maps for this radius.  [default: the mean radius]")
+@click.option(
+    "--frames", type=int, default=0, help="Units of the calibration split to come.  [default: as many]"
+)
+@click.option("--frame-rate", type=float, default=30.0, show_default=True, help="Frames a second.")
+@click.option("--json", "as_json", is_flag=True)
+@run_command
+def study(
+    scores: Path,
+    out: Path,
+    errors: Optional[str],
+    radii: Optional[str],
+    radius: Optional[float],
+    frames: int,
+    frame_rate: float,
+    as_json: bool,
+    **levels: Any,
+) -> None:
+    """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
+    from rrise.calibration.reports.study_page import level_cells, write_study
+
+    made = make_study(
+        Scores.load(scores),
+        guarantee_from(**levels),
+        errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
+        radii=() if radii is None else numbers(radii, "--radii"),
+        radius=radius,
+        num_calibration=frames,
+        frame_rate=frame_rate,
+    )
+    html, data = write_study(made, out)
+    heads = ["wrong/h", "needs", "enough", "map", *(f"issued {value:g}" for value in made.radii)]
+    heads += [f"right {value:g}" for value in made.radii] if made.known else []
+    rows = [("error", "  ".join(f"{head:>13}" for head in heads))]
+    rows += [(row[0], "  ".join(f"{cell[:13]:>13}" for cell in row[1:])) for row in level_cells(made)]
+    summary("Study", [*rows, ("report", str(html)), ("data", str(data))], made.to_json(), as_json)
+
+
+@click.command()
+@click.argument("tables", nargs=-1, required=True, metavar="NOISE=SCORES...")
+@click.option("--rho", required=True, help="Attack budgets to compare, as in 0.05,0.1,0.25.")
+@click.option("--kind", type=click.Choice(["pac", "marginal"]), default="pac", show_default=True)
+@click.option("--error", default="0.05", show_default=True, help="Error level eps.")
+@click.option(
+    "--confidence", default="0.95", show_default=True, help="Over the calibration set; not for marginal."
+)
+@click.option("--beta", default="0.1", show_default=True, help="Miss probability of each Monte Carlo bound.")
+@click.option(
+    "--radius", type=float, help="Choose noise and maps for this radius.  [default: the mean radius]"
+)
+@click.option(
+    "--frames", type=int, default=0, help="Frames of the calibration split to come.  [default: as many]"
+)
+@click.option("--out", type=_NEW, help="JSON file to write.")
+@click.option("--json", "as_json", is_flag=True)
+@run_command
+def guard(
+    tables: Tuple[str, ...],
+    rho: str,
+    kind: str,
+    error: str,
+    confidence: str,
+    beta: str,
+    radius: Optional[float],
+    frames: int,
+    out: Optional[Path],
+    as_json: bool,
+) -> None:
+    """Guarded tier: what each attack budget costs, from tuning scores made with several NOISE levels."""
+    scores = {}
+    for text in tables:
+        noise, _, path = text.partition("=")
+        level = numbers(noise, "NOISE=SCORES")[0]
+        scores[level] = Scores.load(path)
+    made = study_guard(
+        scores,
+        Guarantee.of(kind, error, confidence, beta),
+        numbers(rho, "--rho"),
+        radius=radius,
+        num_calibration=frames,
+    )
+    if out is not None:
+        write_json(out, made.to_json())
+    rows = [("rho, noise", "  level      needs  " + "  ".join(f"right {value:<5g}" for value in made.radii))]
+    for row in made.rows:
+        shares = "  ".join(f"{value:11.3f}" for value in row.accuracy)
+        rows.append(
+            (f"{row.rho:g}, {row.noise:g}", f"{row.level:7.2g} {row.frames_needed:10,}  {shares}  {row.map}")
+        )
+    rows += [
+        (f"rho {value:g}", "noise " + ("none" if best is None else f"{best:g}"))
+        for value, best in made.chosen
+    ]
+    summary("Guarded tier", rows, made.to_json(), as_json)

@@ -1,0 +1,134 @@
+"""What the four commands share: suggestions for typing errors, exit status, one summary block, progress on stderr."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import sys
+import time
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TextIO, Tuple, TypeVar
+
+import click
+
+from rrise.calibration.errors import CheckFailed, RriseError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """ " Did you mean 'x'?" for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class SuggestingGroup(click.Group):
+    """A group of commands that names the nearest command when one is mistyped (click does so for options)."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: List[str]
+    ) -> Tuple[Optional[str], Optional[click.Command], List[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            known = sorted(self.commands)
+            ctx.fail(
+                f"no command {args[0]!r}; expected one of {', '.join(known)}.{suggestion(args[0], known)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+def run_command(function: Function) -> Function:
+    """Decorate a command: an RriseError becomes a message on stderr, exit status 1 for a failed check, else 2."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except CheckFailed as error:
+            _stop(f"failed: {error}", 1)
+        except RriseError as error:
+            _stop(f"error: {error}", 2)
+        except (OSError, MemoryError) as error:
+            _stop(f"error: {error or type(error).__name__}", 2)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(status)
+
+
+def summary(title: str, rows: Sequence[Tuple[str, str]], as_json: Dict[str, Any], json_flag: bool) -> None:
+    """Print the one block at the end of a command on stdout, or the same as JSON.
+
+    Of several processes that `torchrun` started for one job, the first speaks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if json_flag:
+        click.echo(json.dumps(as_json, indent=2, sort_keys=True))
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    click.echo(title)
+    for name, value in rows:
+        click.echo(f"  {name:<{width}}  {value}")
+
+
+class Progress:
+    """A progress line on stderr with throughput and time left; silent where stderr is no terminal.
+
+    >>> with Progress(3, "frames", "scoring") as progress:
+    ...     progress.advance(3)
+    """
+
+    def __init__(
+        self, total: int, unit: str, label: str, stream: Optional[TextIO] = None, interval: float = 0.2
+    ) -> None:
+        self.total, self.unit, self.label = total, unit, label
+        self._stream = stream if stream is not None else sys.stderr
+        self._live = self._stream.isatty()
+        self._interval = interval
+        self._done = 0
+        self._start = self._shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self._start = time.monotonic()
+        return self
+
+    def advance(self, amount: int = 1) -> None:
+        """Count `amount` further units as done."""
+        self._done += amount
+        now = time.monotonic()
+        if self._live and now - self._shown >= self._interval:
+            self._shown = now
+            self._stream.write("\r\x1b[K" + self.line(now - self._start))
+            self._stream.flush()
+
+    def line(self, seconds: float) -> str:
+        """The text of the line after `seconds` of work."""
+        rate = self._done / max(seconds, 1e-9)
+        left = (self.total - self._done) / rate if rate > 0 else float("inf")
+        share = 100.0 * self._done / max(self.total, 1)
+        return f"{self.label}: {share:3.0f} %  {rate:,.0f} {self.unit}/s  {duration(left)} left"
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "42 s", "3 min 05 s", "2 h 10 min".
+
+    >>> duration(42), duration(185), duration(7800)
+    ('42 s', '3 min 05 s', '2 h 10 min')
+    """
+    if seconds == float("inf"):
+        return "unknown time"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,164 @@
+"""Trying maps on the tuning split by cross-fitting: what would a calibration issue, on frames that chose nothing?"""
+
+from __future__ import annotations
+
+import math
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.head import WITHHELD, CertificateHead
+from rrise.calibration.promise.maps import IDENTITY, RadiusMap, clopper_pearson_map, step_map
+from rrise.calibration.promise.offsets import clip_maxima, excesses
+from rrise.calibration.promise.quantile import quantile_map
+from rrise.calibration.promise.selective import choose_threshold
+from rrise.calibration.statistics.bounds import lower_radius
+from rrise.calibration.tables.scores import Scores
+
+MIN_FRAMES = 40
+"""Fewer tuning frames than this fit no map of their own."""
+
+REPEATS = 2
+"""How often the tuning split is halved anew."""
+
+STEPS = (-1, 0, 1)
+"""Deviations of the offset to come that each trial goes through: a calibration may find any of them."""
+
+
+def map_names(tuning: Scores, guarantee: Guarantee, radius: Optional[float]) -> Iterator[Tuple[str, bool]]:
+    """Names of the maps worth trying, each with and without the surrogate's difficulty where it has one."""
+    maps: List[str] = ["clopper-pearson", "identity"]  # the first wins a tie
+    if len(tuning) >= MIN_FRAMES:
+        maps += [f"quantile {factor:g}" for factor in (0.5, 1.0, 2.0)]
+    if radius is not None and guarantee.kind != "selective":
+        maps.append("step")
+    for name in maps:
+        yield name, False
+        if tuning.difficulty is not None and guarantee.kind != "selective":
+            yield name, True
+
+
+def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
+    """Lower radius of the label before clipping, less rho for a guarded pass; float64 [n], -inf where no draw hit."""
+    lower = lower_radius(scores.label_counts(), scores.num_samples, scores.sigma, float(guarantee.beta))
+    return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
+
+
+def fit_map(name: str, fit: Scores, guarantee: Guarantee, *, radius: Optional[float] = None) -> RadiusMap:
+    """The map of that name, fitted on the frames of `fit`.
+
+    Args:
+        name: "identity", "clopper-pearson", "step" at `radius`, or "quantile F" at level F alpha.
+    """
+    kind, *numbers = name.split(" ")
+    if kind == "identity":
+        return IDENTITY
+    if kind == "step":
+        if radius is None:
+            raise CalibrationError("plan: a step map needs the radius that it issues")
+        return step_map(radius)
+    if kind == "clopper-pearson":
+        return clopper_pearson_map(fit.sigma, int(np.median(fit.num_samples)), float(guarantee.beta))
+    plugin, reference = np.float32(fit.sigma) * fit.probit, signed_reference(fit, guarantee)
+    return quantile_map(plugin, reference, min(float(guarantee.alpha) * float(numbers[0]), 0.5), name)
+
+
+def rank_share(guarantee: Guarantee, units: int) -> float:
+    """Which share of that many units will lie at or below the offset; 1 - alpha where they are too few for a rank."""
+    rank = guarantee.rank(units)
+    return float(1 - guarantee.alpha) if rank is None else rank / units
+
+
+def cross_fitted_radii(
+    tuning: Scores,
+    guarantee: Guarantee,
+    name: str,
+    *,
+    difficulty: bool = False,
+    radius: Optional[float] = None,
+    num_calibration: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
+    """What a calibration of this kind would issue on the tuning frames, float32 [runs, n]. Not a promise.
+
+    In each run every frame's map was fitted on the half of the clips that it does not belong to; the offset is that of
+    its own half, at the rank's share of the calibration split to come and a deviation to either side.
+    """
+    units = num_calibration or len(np.unique(tuning.clip))
+    runs = []
+    for halves in _divisions(tuning, seed):
+        found = np.zeros((len(STEPS), len(tuning)), np.float32)
+        for fit, trial in halves:
+            curve = _fitted_head(name, tuning.take(fit), guarantee, difficulty, radius, units)
+            if curve is not None:
+                found[:, trial] = _trial_radii(curve, tuning.take(trial), guarantee, units)
+        runs.append(found)
+    return np.concatenate(runs)
+
+
+def _divisions(tuning: Scores, seed: int) -> Iterator[List[Tuple[np.ndarray, np.ndarray]]]:
+    """Pairs of masks (fit, trial), two for each halving of the clips; the whole split twice where it is too small."""
+    clips = np.unique(tuning.clip)
+    if len(tuning) < MIN_FRAMES or len(clips) < 4:
+        everything = np.ones(len(tuning), bool)
+        yield [(everything, everything)]
+        return
+    for repeat in range(REPEATS):
+        shuffled = np.random.default_rng([seed, repeat]).permutation(clips)
+        first = np.isin(tuning.clip, shuffled[: len(clips) // 2])
+        yield [(first, ~first), (~first, first)]
+
+
+def _fitted_head(
+    name: str, fit: Scores, guarantee: Guarantee, difficulty: bool, radius: Optional[float], units: int
+) -> Optional[CertificateHead]:
+    """Map and, for the selective kind, threshold from the fitting half; None where no threshold works."""
+    curve = fit_map(name, fit, guarantee, radius=radius)
+    if guarantee.kind != "selective":
+        return CertificateHead(fit.sigma, curve, difficulty=difficulty)
+    try:
+        threshold = choose_threshold(fit, guarantee, curve, radius=radius, num_calibration=units)
+    except CalibrationError:
+        return None
+    return CertificateHead(fit.sigma, curve, threshold=threshold)
+
+
+def _trial_radii(head: CertificateHead, trial: Scores, guarantee: Guarantee, units: int) -> np.ndarray:
+    """Radii of the trial half for each of `STEPS`, float32 [3, m]."""
+    excess, radii = excesses(trial, head, guarantee), []
+    groups = [np.ones(len(trial), bool)]
+    if guarantee.kind == "per-class":
+        groups = [trial.label == label for label in range(len(trial.class_names))]
+    for step in STEPS:
+        offsets = [_offset(excess, group, head, trial, guarantee, units, step) for group in groups]
+        done = head.with_offset(offsets)
+        radii.append(done.radius(trial.probit, trial.label, trial.difficulty))
+    return np.stack(radii)
+
+
+def _offset(
+    excess: np.ndarray,
+    group: np.ndarray,
+    head: CertificateHead,
+    trial: Scores,
+    guarantee: Guarantee,
+    units: int,
+    step: int,
+) -> float:
+    """Offset of one group at the share that its part of the calibration split will have, `step` deviations off."""
+    among, expected = excess[group], units * group.mean()
+    if guarantee.kind == "whole-clip":
+        among, expected = clip_maxima(excess, trial.clip), units
+    if head.threshold is not None:
+        above = head.raw_radius(trial.probit) > np.float32(head.threshold)
+        among, expected = excess[above], units * above.mean()
+    parted = guarantee.kind in ("per-class", "selective")
+    if not len(among) or (parted and guarantee.rank(round(expected)) is None):
+        return WITHHELD
+    share = rank_share(guarantee, round(expected))
+    deviation = math.sqrt(max(share * (1 - share), 1e-12) * (1 / len(among) + 1 / expected))
+    place = min(max(math.ceil(len(among) * (share + step * deviation)), 1), len(among))
+    offset = float(np.sort(among)[place - 1])
+    return WITHHELD if head.threshold is not None and offset > head.threshold else offset

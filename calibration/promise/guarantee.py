@@ -1,0 +1,250 @@
+"""What is promised, in numbers and in words: kind of guarantee, error level, confidence and the Monte Carlo share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Dict, Optional, Tuple
+
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.statistics.levels import Level, level_text, parse_level
+from rrise.calibration.statistics.ranks import (
+    marginal_frames_needed,
+    marginal_rank,
+    pac_frames_needed,
+    pac_rank,
+)
+
+KINDS = ("pac", "marginal", "selective", "per-class", "whole-clip")
+"""What a share of wrong certificates is taken over: frames (pac, marginal), frames that receive a certificate
+(selective), frames of each predicted class (per-class), clips (whole-clip)."""
+
+UNITS = {
+    "pac": "calibration frames",
+    "marginal": "calibration frames",
+    "selective": "calibration frames that receive a certificate",
+    "per-class": "calibration frames of each predicted class",
+    "whole-clip": "calibration clips",
+}
+"""What `Guarantee.frames_needed` counts. Frames of one clip count once, except in whole-clip."""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """The promise that an offset is calibrated for.
+
+    Attributes:
+        error: eps, the largest share of wrong certificates; of what, the kind says.
+        confidence: 1 - delta, over the calibration set; None for the marginal kind.
+        beta: miss probability of each frame's Monte Carlo bound. The rank uses the miscoverage
+            alpha = eps (1 - beta), so that the Monte Carlo error is inside the promise.
+        kind: one of `KINDS`; "pac" (training-conditional) is the default.
+        guard: guarded tier: what an attacker may do, and the noise against it; None for a plain pass.
+
+    Raises:
+        CalibrationError: unknown kind, or levels that contradict each other or the kind.
+
+    **Guarantee**: see `sentence`. A certificate is wrong when its radius exceeds the true radius of the smoothed
+    classifier for that label. Source: statements and proofs in calibration/README.md.
+    """
+
+    error: Fraction
+    confidence: Optional[Fraction] = Fraction(19, 20)
+    beta: Fraction = Fraction(1, 10)
+    kind: str = "pac"
+    guard: Optional[Guard] = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise CalibrationError(f"guarantee: got kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if (self.confidence is None) != (self.kind == "marginal"):
+            raise CalibrationError(
+                f"confidence: got {self.confidence} with kind {self.kind!r}; marginal has none, every other kind needs one"
+            )
+        for name, level in (("error", self.error), ("confidence", self.confidence), ("beta", self.beta)):
+            if level is not None and not 0 < level < 1:
+                raise CalibrationError(f"{name}: got {level}, expected a number strictly between 0 and 1")
+        if self.confidence is not None and self.confidence < Fraction(1, 2):
+            raise CalibrationError(
+                f"confidence: got {level_text(self.confidence)}, expected at least 0.5; it is 1 - delta, so perhaps "
+                f"{level_text(1 - self.confidence)} is meant"
+            )
+        if self.guard is not None and self.kind not in ("pac", "marginal"):
+            raise CalibrationError(
+                f"guard: got it with kind {self.kind!r}, expected 'pac' or 'marginal': an attacker can move all his errors "
+                "into one class, clip or group of issued frames"
+            )
+        if self.beta > Fraction(1, 2):
+            raise CalibrationError(
+                f"beta: got {level_text(self.beta)}, expected at most 0.5; it is the share of Monte Carlo bounds that may miss"
+            )
+        if self.error > Fraction(1, 2):
+            raise CalibrationError(
+                f"error: got {level_text(self.error)}, expected at most 0.5; it is the share of wrong certificates, so "
+                f"perhaps {level_text(1 - self.error)} is meant"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        kind: str = "pac",
+        error: Level = "0.05",
+        confidence: Level = "0.95",
+        beta: Level = "0.1",
+        guard: Optional[Guard] = None,
+    ) -> "Guarantee":
+        """Build from text or numbers; `confidence` is ignored for the marginal kind."""
+        return cls(
+            error=parse_level(error, "error"),
+            confidence=None if kind == "marginal" else parse_level(confidence, "confidence"),
+            beta=parse_level(beta, "beta"),
+            kind=kind,
+            guard=guard,
+        )
+
+    @property
+    def alpha(self) -> Fraction:
+        """Miscoverage that the rank uses: eps (1 - beta), with eps tightened first where there is a guard."""
+        error = self.error if self.guard is None else self.guard.level(self.error)
+        return error * (1 - self.beta)
+
+    @property
+    def delta(self) -> Fraction:
+        """1 - confidence of the pac kind."""
+        if self.confidence is None:
+            raise CalibrationError("a marginal guarantee has no confidence")
+        return 1 - self.confidence
+
+    def rank(self, num_frames: int) -> Optional[int]:
+        """Which of `num_frames` sorted scores is the offset, counted from 1; None when there are too few.
+
+        For the selective kind they are the scores of the frames that receive a certificate, for per-class those of one
+        class, for whole-clip the largest score of each clip.
+        """
+        if self.kind == "marginal":
+            return marginal_rank(num_frames, self.alpha)
+        return pac_rank(num_frames, self.alpha, self.delta)
+
+    def frames_needed(self) -> int:
+        """Least number, of what `unit` says, for which any certificate can be issued."""
+        if self.kind == "marginal":
+            return marginal_frames_needed(self.alpha)
+        return pac_frames_needed(self.alpha, self.delta)
+
+    @property
+    def unit(self) -> str:
+        """What `frames_needed` and `rank` count, in words."""
+        return UNITS[self.kind]
+
+    def wrong_per_hour(self, frame_rate: float) -> float:
+        """Wrong certificates per hour that the error level permits at `frame_rate` frames a second.
+
+        For the selective kind it is reached only where every frame receives a certificate. For whole-clip it supposes
+        that clips are equally long.
+        """
+        return float(self.error) * frame_rate * 3600.0
+
+    def ten_times_smaller(self) -> "Guarantee":
+        """The same promise at a tenth of the error level."""
+        return replace(self, error=self.error / 10)
+
+    def sentence(self) -> str:
+        """The promise in words, with what it is a probability over and under which conditions."""
+        return self._plain_sentence() + ("" if self.guard is None else " " + self._guard_sentence(self.guard))
+
+    def _guard_sentence(self, guard: Guard) -> str:
+        return (
+            f"It holds even where an attacker, who cannot foresee the noise of standard deviation {guard.noise:g}, moved "
+            f"each new frame by up to {guard.rho:g} in L2, provided that each frame is passed once."
+        )
+
+    def _plain_sentence(self) -> str:
+        error = percent(self.error)
+        if self.kind == "marginal":
+            return (
+                f"A new frame receives a wrong certificate with probability at most {error}, over the draw of the "
+                "calibration frames, their Monte Carlo noise and the new frame, provided that all are exchangeable."
+            )
+        promise = {
+            "pac": f"at most {error} of new frames receive a wrong certificate",
+            "selective": f"at most {error} of the new frames that receive a certificate receive a wrong one",
+            "per-class": f"for each class separately, at most {error} of the new frames that the surrogate gives this "
+            "class receive a wrong certificate",
+            "whole-clip": f"at most {error} of new clips contain a frame with a wrong certificate",
+        }[self.kind]
+        draws = "clips" if self.kind == "whole-clip" else "frames"
+        return (
+            f"With confidence {percent(self.confidence or Fraction(0))} over the calibration {draws} and their Monte "
+            f"Carlo noise, {promise}, provided that calibration and new {draws} are independent draws from one "
+            "distribution."
+        )
+
+    def conditions(self) -> Tuple[str, ...]:
+        """What must hold for the sentence to be true, beyond what it says itself. Each is proved needed by a test."""
+        common = (
+            "The surrogate, the map and the artefact were chosen without the calibration counts.",
+            "The Monte Carlo noise of different frames is independent.",
+            "The number of draws of each frame was fixed before its counts were seen.",
+            "No calibration frame was dropped because of its counts.",
+            "The calibration split was used once; every further attempt is logged and weakens the promise.",
+        )
+        own = {
+            "selective": ("The threshold, or the grid of offsets, was chosen on other frames.",),
+            "whole-clip": ("New clips are as long as the calibration clips are.",),
+        }.get(self.kind, ())
+        clips = (
+            ()
+            if self.kind == "whole-clip"
+            else (
+                "Where frames come in clips, one frame of each clip is used, and a new frame is a random frame of a new clip.",
+            )
+        )
+        return common + clips + own
+
+    def limits(self) -> str:
+        """What the promise does not say; shown wherever a radius is shown to a person."""
+        text = (
+            "It is a statement over frames like the calibration frames, not about each frame; it says nothing under "
+            "distribution shift"
+        )
+        if self.guard is None:
+            text += ", nor when an attacker has already changed the frame"
+        else:
+            text += f", nor when an attacker changed the frame by more than {self.guard.rho:g}"
+        if self.kind == "selective":
+            return text + "."
+        return (
+            text + "; among the frames that do receive a certificate the share of wrong ones may be larger."
+        )
+
+    def cost_of_ten_times_less(self) -> str:
+        """How many frames a ten times smaller error level needs, in words."""
+        smaller = self.ten_times_smaller()
+        return f"error {percent(smaller.error)} needs at least {smaller.frames_needed():,} {self.unit}"
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "error": level_text(self.error),
+            "confidence": None if self.confidence is None else level_text(self.confidence),
+            "beta": level_text(self.beta),
+            "guard": None if self.guard is None else self.guard.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> "Guarantee":
+        confidence = value["confidence"]
+        return cls(
+            error=parse_level(value["error"], "error"),
+            confidence=None if confidence is None else parse_level(confidence, "confidence"),
+            beta=parse_level(value["beta"], "beta"),
+            kind=str(value["kind"]),
+            guard=None if value["guard"] is None else Guard.from_json(value["guard"]),
+        )
+
+
+def percent(level: Fraction) -> str:
+    """A level as a percentage: Fraction(1, 20) is "5 %"; what is not certain is never called 100 %."""
+    text = f"{float(level * 100):.6g}"
+    return "just under 100 %" if text == "100" and level < 1 else f"{text} %"

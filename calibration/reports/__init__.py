@@ -1,0 +1,1 @@
+"""Reports and studies for people, from tables alone."""

@@ -1,0 +1,117 @@
+"""The figures of reports and studies as SVG text. matplotlib is loaded here and nowhere else."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rrise.calibration.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = Tuple[np.ndarray, np.ndarray]
+UNIT = "(L2, pixel values in [0, 1])"
+
+
+def _axes(title: str, x_label: str, y_label: str) -> "tuple[Any, Axes]":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise CalibrationError("figures need matplotlib: pip install 'rrise[report]'") from None
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(True, alpha=0.3)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """Text of the drawing, the same bytes for the same content."""
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    with rc_context({"svg.hashsalt": "rrise", "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accuracy") -> str:
+    """Shares against radius, one line each; the first is drawn boldest."""
+    figure, axes = _axes(f"{y_label.capitalize()} against radius", f"radius r {UNIT}", y_label)
+    for place, (name, (radii, shares)) in enumerate(curves.items()):
+        # Shares fall with the radius, so a step back from each radius never shows more than there is.
+        axes.plot(radii, shares, label=name, linewidth=2.5 if place == 0 else 1.3, drawstyle="steps-pre")
+    axes.set_ylim(0, 1)
+    axes.legend()
+    return _svg(figure)
+
+
+def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_label: str) -> str:
+    """Shares against the error level, which is drawn on a log scale."""
+    figure, axes = _axes(f"{y_label.capitalize()} against error level", "error level", y_label)
+    for name, shares in curves.items():
+        axes.plot(list(errors), list(shares), marker="o", label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(list(errors), [f"{error:g}" for error in errors])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.legend()
+    return _svg(figure)
+
+
+def raw_against_reference(
+    raw: np.ndarray, reference: np.ndarray, offset: Optional[float], step: Optional[float] = None
+) -> str:
+    """Calibration frames: raw against reference radius, with the line raw = reference + offset.
+
+    Where only `step` is issued, with the lines raw = step + offset and reference = step instead.
+    """
+    figure, axes = _axes(
+        "Calibration frames: raw against reference radius", f"reference radius {UNIT}", "raw radius"
+    )
+    axes.scatter(reference, raw, s=9, alpha=0.5, label="calibration frame")
+    ends = np.array([0.0, max(float(reference.max()), float(raw.max()), 1e-3)])
+    axes.plot(ends, ends, color="0.5", linewidth=1, label="raw = reference")
+    if step is not None:
+        axes.axvline(
+            step, color="C2", linewidth=1.5, label=f"reference = {step:.4g}, the radius that is issued"
+        )
+        if offset is not None and step + offset > float(raw.min()):
+            axes.axhline(
+                step + offset, color="C3", linewidth=1.5, label=f"raw = {step:.4g} + offset {offset:.4g}"
+            )
+    elif offset is not None:
+        axes.plot(
+            ends, ends + offset, color="C3", linewidth=1.5, label=f"raw = reference + offset {offset:.4g}"
+        )
+    axes.legend()
+    return _svg(figure)
+
+
+def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float, unit: str = "frames") -> str:
+    """Share of units above their reference with its interval: rows of (name, share, lower, upper)."""
+    figure, axes = _axes(f"{unit.capitalize()} whose radius exceeds the reference", f"share of {unit}", "")
+    places = np.arange(len(rows))
+    share = np.array([row[1] for row in rows])
+    spread = np.abs(np.array([[row[1] - row[2], row[3] - row[1]] for row in rows])).T
+    axes.errorbar(share, places, xerr=spread, fmt="o", capsize=4)
+    axes.axvline(allowed, color="C3", label=f"allowed: {allowed:.4g}")
+    axes.set_yticks(places, [row[0] for row in rows])
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_xlim(left=0)
+    axes.legend(loc="center right")
+    return _svg(figure)
+
+
+def latency_histogram(samples: Mapping[str, np.ndarray]) -> str:
+    """Histogram of raw latencies in microseconds, up to the 99.9th percentile; counts on a log scale."""
+    figure, axes = _axes("Latency per frame", "microseconds", "calls")
+    top = max(float(np.quantile(values, 0.999)) for values in samples.values())
+    for name, values in samples.items():
+        axes.hist(values, bins=np.linspace(0, top, 80).tolist(), histtype="step", label=name, log=True)
+    axes.legend()
+    return _svg(figure)

@@ -1,0 +1,1 @@
+"""Exact statistics on counts: levels, ranks, bounds, probits, sequential tests, drift."""

@@ -1,0 +1,201 @@
+"""Tests and bounds on class counts that stay valid at any stopping time; numpy only, so that a robot can run them.
+
+The verified tier asks one question per input: does the smoothed classifier give this label with a probability above
+Phi(radius / sigma)? A fixed number of samples must be chosen for the hardest input; a test that may stop whenever the
+evidence suffices needs hundreds where Cohen's CERTIFY takes 100,000.
+
+Sources: betting e-processes: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting";
+Ville 1939; mixtures: Robbins 1970, "Statistical methods related to the law of the iterated logarithm".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Tuple, Union
+
+import numpy as np
+
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.levels import Level, parse_level
+
+Numbers = Union[int, float, np.ndarray]
+
+# Bets on alternatives at these multiples of the margin above the null, with these shares of the stake: most of it on
+# the margin that proposals are made with, some on proposals that were more and less careful than planned.
+_BETS = ((0.5, 0.1), (1.0, 0.7), (2.0, 0.1), (4.0, 0.1))
+_BISECTIONS = 60
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+_lgamma = np.vectorize(math.lgamma, otypes=[np.float64])
+
+
+@dataclass(frozen=True)
+class SequentialTest:
+    """One-sided test of "p_label <= Phi(radius / sigma)" from fresh noisy evaluations, by betting.
+
+    A unit stake is split over alternatives q_j > p0 = Phi(radius / sigma); each share grows by q_j / p0 for a hit and
+    by (1 - q_j) / (1 - p0) for a miss. For every p <= p0 the wealth is a non-negative supermartingale that starts at 1,
+    so it ever reaches 1 / alpha with probability at most alpha (Ville).
+
+    **Guarantee**: for this input, whenever one looks and for whatever reason one stops, `confirms` is true while the
+    true radius of the label is at most `radius` with probability at most alpha. label and radius must be chosen
+    without these samples.
+
+    Args:
+        sigma: noise standard deviation, [0, 1] pixel units.
+        alpha: error level per input.
+        margin: how far below the expected true radius proposals are made, in units of sigma; it steers the bets and
+            hence the number of samples, never the guarantee.
+    """
+
+    sigma: float
+    alpha: float
+    margin: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, value in (("sigma", self.sigma), ("margin", self.margin)):
+            if not (math.isfinite(value) and value > 0):
+                raise CalibrationError(f"sequential test: got {name} {value}, expected a number above 0")
+        if not 0 < self.alpha < 1:
+            raise CalibrationError(f"sequential test: got alpha {self.alpha}, expected a level in (0, 1)")
+
+    def log_wealth(self, radius: np.ndarray, hits: Numbers, samples: Numbers) -> np.ndarray:
+        """Natural logarithm of the wealth, float64, elementwise.
+
+        Args:
+            radius: proposed radius >= 0, [0, 1] pixel units.
+            hits: evaluations that gave the label. samples: all evaluations.
+        """
+        radius, won, lost = _checked(radius, hits, samples)
+        # Float64 errors are put on the side of the null: p0 a little larger than it is.
+        null = _upper_tail(radius / self.sigma) * (1.0 - 1e-12)
+        exponents = []
+        for multiple, share in _BETS:
+            alternative = _upper_tail(radius / self.sigma + multiple * self.margin)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                per_hit = np.log1p(-alternative) - np.log1p(-null)
+                per_miss = np.log(alternative) - np.log(null)
+            # A miss costs everything where the alternative rules it out in float64; no miss costs nothing.
+            loss = np.where(lost > 0, lost * per_miss, 0.0)
+            exponents.append(math.log(share) + won * per_hit + np.where(np.isnan(loss), -np.inf, loss))
+        wealth: np.ndarray = np.logaddexp.reduce(exponents, axis=0)
+        return wealth
+
+    def confirms(self, radius: np.ndarray, hits: Numbers, samples: Numbers) -> np.ndarray:
+        """Whether the counts confirm the radius, bool, elementwise."""
+        return np.asarray(self.log_wealth(radius, hits, samples) >= -math.log(self.alpha))
+
+    def largest_confirmed(
+        self, proposal: np.ndarray, hits: np.ndarray, samples: np.ndarray, steps: int = 8
+    ) -> np.ndarray:
+        """The largest of the radii proposal * k / steps that is confirmed together with all smaller ones; else 0.
+
+        **Guarantee**: at level alpha for all steps together, without splitting it: the steps are fixed by the
+        proposal, and a radius above the true one is returned only if the smallest step that is not below the true one
+        was confirmed, which is one test.
+        """
+        proposal = np.asarray(proposal, dtype=np.float64)
+        confirmed = np.zeros_like(proposal)
+        going_on = np.ones(proposal.shape, dtype=bool)
+        # The radius 0 is a step too: a label that does not have half of the probability certifies nothing.
+        for step in range(steps + 1):
+            radius = proposal * step / steps
+            going_on &= self.confirms(radius, hits, samples)
+            confirmed = np.where(going_on, radius, confirmed)
+        return confirmed
+
+
+def lower_confidence_sequence(hits: Numbers, samples: Numbers, alpha: float) -> np.ndarray:
+    """Lower bound on a success probability that holds at all sample sizes at once, float64, elementwise.
+
+    The wealth of a bettor who spreads the stake over all probabilities by Beta(1/2, 1/2) is a martingale at the true
+    p; the bound is the smallest p at which it has not reached 1 / alpha.
+
+    **Guarantee**: P(the bound exceeds p at any time) <= alpha. So N may be chosen after looking at the counts
+    (condition (c) of the calibration), and references may stop at different N.
+    """
+    if not 0 < alpha < 1:
+        raise CalibrationError(f"confidence sequence: got alpha {alpha}, expected a level in (0, 1)")
+    _, won, lost = _checked(0.0, hits, samples)
+    total = won + lost
+    evidence = _lgamma(won + 0.5) + _lgamma(lost + 0.5) - _lgamma(total + 1.0) - math.log(math.pi)
+    low, high = np.zeros_like(total), won / np.maximum(total, 1.0)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            likelihood = np.where(won > 0, won * np.log(middle), 0.0) + lost * np.log1p(-middle)
+        rejected = evidence - likelihood >= -math.log(alpha)
+        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
+    # `low` was rejected, and the true p is not (unless the alpha case came true): low < p.
+    return low
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Fixed sample sizes at which sampling a reference may end, with the level split over them.
+
+    **Guarantee**: bounds at level `level` are valid at all stages together with probability 1 - beta, so a frame may
+    stop at any of them whatever its counts are. Every frame must use `level`, also one that stopped at the first.
+    """
+
+    sizes: Tuple[int, ...]
+    beta: str
+
+    def __post_init__(self) -> None:
+        increasing = all(first < second for first, second in zip(self.sizes, self.sizes[1:]))
+        if not self.sizes or self.sizes[0] < 1 or not increasing:
+            raise CalibrationError(f"stages: got {self.sizes}, expected increasing numbers of samples")
+        parse_level(self.beta, "beta")
+
+    @property
+    def level(self) -> Level:
+        """beta divided by the number of stages."""
+        return parse_level(self.beta, "beta") / len(self.sizes)
+
+    def after(self, samples: int) -> int:
+        """The first stage above `samples`, or `samples` itself at the end."""
+        return next((size for size in self.sizes if size > samples), samples)
+
+
+def worth_continuing(counts: np.ndarray, sigma: float, tolerance: float) -> np.ndarray:
+    """Which frames gain from more samples, bool [n]: one sampling error of the top radius exceeds `tolerance`.
+
+    Args:
+        counts: uint32 [n, K]. tolerance: in units of sigma.
+
+    By the delta method: the radius sigma Phi^-1(p) has the standard error sigma sqrt(p (1 - p) / N) / phi(Phi^-1(p)).
+    Frames without a class above one half certify nothing and stop. Any rule keeps the guarantee of `Stages`.
+    """
+    samples = counts.sum(axis=1, dtype=np.int64)
+    # Half an observation more on each side keeps the estimate finite at p = 1.
+    top = (counts.max(axis=1, initial=0) + 0.5) / (samples + 1.0)
+    probit = _probit(np.maximum(top, 0.5))
+    density = np.exp(-0.5 * probit**2) / math.sqrt(2.0 * math.pi)
+    error = np.sqrt(top * (1.0 - top) / np.maximum(samples, 1)) / density
+    hopeless = top + 3.0 * np.sqrt(top * (1.0 - top) / np.maximum(samples, 1)) < 0.5
+    return np.asarray((error > tolerance) & ~hopeless)
+
+
+def _upper_tail(z: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * _erfc(np.asarray(z, dtype=np.float64) / math.sqrt(2.0)))
+
+
+def _probit(p: np.ndarray) -> np.ndarray:
+    inverse = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
+    return np.asarray(inverse(p))
+
+
+def _checked(radius: Numbers, hits: Numbers, samples: Numbers) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """radius, hits and misses as float64 arrays of one shape."""
+    size, won, total = np.broadcast_arrays(
+        np.asarray(radius, np.float64), np.asarray(hits, np.float64), np.asarray(samples, np.float64)
+    )
+    if (won < 0).any() or (won > total).any():
+        raise CalibrationError(
+            "sequential test: got hits outside 0..samples; pass counts of one class and all samples"
+        )
+    if not (size >= 0).all():
+        raise CalibrationError("sequential test: got a radius that is negative or NaN, expected radii >= 0")
+    return size, won, total - won

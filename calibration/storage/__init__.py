@@ -1,0 +1,1 @@
+"""Files, digests and logs: how artefacts are written, named and bound to each other."""

@@ -1,0 +1,143 @@
+"""A reference pack: raw frames with their Monte Carlo counts, to calibrate, verify and replay executions anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.storage.digests import PathLike, combined_digest, frame_digests
+from rrise.calibration.storage.files import names_field, read_arrays, reading, text_field, write_arrays
+from rrise.calibration.tables.scores import check_counts
+
+_ARRAYS = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
+
+
+@dataclass(frozen=True)
+class References:
+    """n camera frames with class counts. Raw images: decide whether they may leave the house.
+
+    Attributes:
+        frames: uint8 [n, H, W, C].
+        digest: S64 [n], of each frame.
+        clip: int64 [n].
+        target: int64 [n], -1 where unknown.
+        counts: uint32 [n, K]; num_samples: uint32 [n].
+        radius: float32 [n, K], reference radius of every class at `beta`, rounded down.
+        split, sigma, class_names, base_digest: as in `Scores`.
+        beta: miss probability of each radius.
+    """
+
+    frames: np.ndarray
+    digest: np.ndarray
+    clip: np.ndarray
+    target: np.ndarray
+    counts: np.ndarray
+    num_samples: np.ndarray
+    radius: np.ndarray
+    split: str
+    sigma: float
+    class_names: Tuple[str, ...]
+    base_digest: str
+    beta: float
+
+    def __post_init__(self) -> None:
+        check_counts(self.counts, self.num_samples, len(self.class_names))
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or len(self.frames) != len(self.counts):
+            raise CalibrationError(
+                f"references: got frames {self.frames.dtype} {self.frames.shape}, expected uint8 [{len(self.counts)}, H, W, C]"
+            )
+        for name in ("digest", "clip", "target"):
+            if np.shape(getattr(self, name)) != (len(self.counts),):
+                raise CalibrationError(
+                    f"references: {name} has shape {np.shape(getattr(self, name))}, expected ({len(self.counts)},)"
+                )
+        if not (np.isfinite(self.sigma) and self.sigma > 0 and 0 < self.beta < 1):
+            raise CalibrationError(
+                f"references: got sigma {self.sigma} and beta {self.beta}, expected sigma > 0 and beta in (0, 1)"
+            )
+        if (
+            self.radius.shape != self.counts.shape
+            or not (np.isfinite(self.radius) & (self.radius >= 0)).all()
+        ):
+            raise CalibrationError(
+                f"references: radius must be finite, >= 0 and of shape {self.counts.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @classmethod
+    def from_counts(
+        cls,
+        frames: np.ndarray,
+        clip: np.ndarray,
+        target: np.ndarray,
+        counts: np.ndarray,
+        num_samples: np.ndarray,
+        *,
+        split: str,
+        sigma: float,
+        class_names: Tuple[str, ...],
+        base_digest: str,
+        beta: float,
+    ) -> "References":
+        """Build a pack from counts: digests and reference radii are computed here (needs scipy)."""
+        return cls(
+            frames,
+            frame_digests(frames),
+            clip,
+            target,
+            counts,
+            num_samples,
+            radius=reference_radius(counts, num_samples, sigma, beta),
+            split=split,
+            sigma=sigma,
+            class_names=class_names,
+            base_digest=base_digest,
+            beta=beta,
+        )
+
+    @property
+    def frames_digest(self) -> str:
+        """One digest of all frames, independent of their order; equals `Scores.frames_digest` of the same frames."""
+        return combined_digest(sorted(self.digest.tolist()))
+
+    def save(self, path: PathLike) -> None:
+        """Write as `.npz` without pickle, atomically."""
+        meta = {
+            "table": "references",
+            "split": self.split,
+            "sigma": self.sigma,
+            "class_names": list(self.class_names),
+            "base_digest": self.base_digest,
+            "beta": self.beta,
+        }
+        write_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, meta)
+
+    @classmethod
+    def load(cls, path: PathLike) -> "References":
+        """Read a pack and check every frame against its digest.
+
+        Raises:
+            CalibrationError: missing, damaged, not a reference pack, or a frame was changed.
+        """
+        arrays, meta = read_arrays(path, "reference pack", _ARRAYS, table="references")
+        with reading(path, "reference pack"):
+            pack = cls(
+                **{name: arrays[name] for name in _ARRAYS},
+                split=text_field(meta, "split"),
+                sigma=float(meta["sigma"]),
+                class_names=names_field(meta, "class_names"),
+                base_digest=text_field(meta, "base_digest"),
+                beta=float(meta["beta"]),
+            )
+        changed = np.flatnonzero(frame_digests(pack.frames) != pack.digest)
+        if len(changed):
+            raise CalibrationError(
+                f"{path}: {len(changed)} frames do not match their digest, first number {changed[0]}; get the pack again"
+            )
+        return pack

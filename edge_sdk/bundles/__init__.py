@@ -1,0 +1,1 @@
+"""A bundle opened and checked, its probe, and scores of a loaded artefact."""

@@ -1,0 +1,1 @@
+"""The commands of `rrise-edge` by subject, and the options they share."""

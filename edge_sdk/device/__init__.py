@@ -1,0 +1,1 @@
+"""What belongs to one device: loading, verification, recalibration, drift, audits, suspension."""

@@ -1,0 +1,82 @@
+"""Replayed frames against what was recorded at export: the paired comparison of two executions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import numpy as np
+
+from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk.runtime.base import Outputs
+
+MARGIN_FACTOR = 2.0
+"""New frames may differ a little more than the replayed ones, so twice what was seen is subtracted."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Paired comparison with what was recorded at export.
+
+    Attributes:
+        frames: frames that were recorded and replayed; recorded: how many were recorded.
+        flipped: frames with another label than recorded, of which `flipped_certified` have a radius here.
+        larger: certificates larger than recorded; largest_increase: by how much at most, radius units. Where one radius only
+            is issued, a frame counts that came nearer to it, too.
+    """
+
+    frames: int
+    recorded: int
+    flipped: int
+    flipped_certified: int
+    larger: int
+    largest_increase: float
+
+    @property
+    def complete(self) -> bool:
+        return 0 < self.frames == self.recorded
+
+
+def margin_for(replay: Replay) -> float:
+    """What is subtracted from every radius on an execution that differs so from what was recorded."""
+    if replay.largest_increase == 0.0:
+        return 0.0
+    return math.nextafter(MARGIN_FACTOR * replay.largest_increase, math.inf)
+
+
+def compare_with_recorded(
+    recorded: Optional[Scores], record: Calibration, references: References, outputs: Outputs
+) -> Tuple[Replay, np.ndarray]:
+    """Compare with the recorded answers; also says which frames of the pack were recorded, bool [n]."""
+    if recorded is None:
+        return Replay(0, 0, 0, 0, 0, 0.0), np.zeros(len(references), bool)
+    rows = {digest: row for row, digest in enumerate(recorded.digest.tolist())}
+    match = np.array([rows.get(digest, -1) for digest in references.digest.tolist()])
+    paired = match >= 0
+    then = recorded.take(match[paired])
+    before = record.head.radius(then.probit, then.label, then.difficulty).astype(np.float64)
+    now, label = outputs.radius[paired].astype(np.float64), outputs.label[paired]
+    flipped = label != then.label
+    increase = np.where(flipped, 0.0, np.maximum(now - before, _nearer(record.head, then, outputs, paired)))
+    return Replay(
+        frames=len(np.unique(match[paired])),
+        recorded=len(recorded),
+        flipped=int(flipped.sum()),
+        flipped_certified=int((flipped & (now > 0)).sum()),
+        larger=int((increase > 0).sum()),
+        largest_increase=float(increase.max(initial=0.0)),
+    ), paired
+
+
+def _nearer(head: CertificateHead, then: Scores, outputs: Outputs, paired: np.ndarray) -> np.ndarray:
+    """By how much each replayed frame came nearer to the only radius that is issued, float64 [m]; 0 where any is."""
+    if head.map.step is None:
+        return np.zeros(len(then))
+    reach = head.without_step()
+    difficulty = None if outputs.difficulty is None else outputs.difficulty[paired]
+    now = reach.radius(outputs.probit[paired], outputs.label[paired], difficulty).astype(np.float64)
+    return now - reach.radius(then.probit, then.label, then.difficulty)

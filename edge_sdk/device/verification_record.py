@@ -1,0 +1,97 @@
+"""What `rrise-edge verify` leaves on a device: proof that one execution was replayed here and kept its radii."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, Optional
+
+from rrise.calibration.storage.execution import Execution
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+
+RECORD_FILE = "verification.json"
+FORMAT = "rrise-verification"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class VerificationRecord:
+    """A passed verification.
+
+    Attributes:
+        release: digest of the bundle's manifest.
+        execution: what was replayed.
+        probe: `Probe.fingerprint` of this device.
+        references: digest of the frames.
+        frames: how many were replayed.
+        margin: largest increase of a certificate over the recorded one, rounded up; subtracted from every radius here.
+    """
+
+    release: str
+    execution: Execution
+    probe: str
+    references: str
+    frames: int
+    margin: float
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "release": self.release,
+            "execution": self.execution.to_json(),
+            "probe": self.probe,
+            "references": self.references,
+            "frames": self.frames,
+            "margin": self.margin,
+        }
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> "VerificationRecord":
+        """Raises: BundleError: another format, or a missing or impossible entry."""
+        try:
+            if (value["format"], value["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"got {value['format']!r} version {value['version']!r}")
+            record = cls(
+                release=str(value["release"]),
+                execution=Execution.from_json(value["execution"]),
+                probe=str(value["probe"]),
+                references=str(value["references"]),
+                frames=int(value["frames"]),
+                margin=float(value["margin"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"verification record: {error!r}; run `rrise-edge verify` again") from error
+        if not (math.isfinite(record.margin) and record.margin >= 0 and record.frames > 0):
+            raise BundleError(
+                f"verification record: margin {record.margin} on {record.frames} frames; run `rrise-edge verify` again"
+            )
+        return record
+
+
+def save_record(bundle: Bundle, record: VerificationRecord) -> None:
+    """Write the record into the bundle's device folder, atomically."""
+    write_sealed(bundle.device_folder(record.execution) / RECORD_FILE, record.to_json())
+
+
+def load_record(bundle: Bundle, execution: Execution) -> Optional[VerificationRecord]:
+    """The record of this very execution and release, or None where it was never verified here.
+
+    Raises:
+        BundleError: there is a record, but it was changed.
+    """
+    path = bundle.device_folder(execution) / RECORD_FILE
+    if not path.exists():
+        return None
+    bundle.check_device_record(path)
+    record = VerificationRecord.from_json(read_sealed(path, "verification record"))
+    if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
+        return None
+    return record
+
+
+def remove_record(bundle: Bundle, execution: Execution) -> None:
+    """Withdraw a verification, after one that failed."""
+    (bundle.device_folder(execution) / RECORD_FILE).unlink(missing_ok=True)

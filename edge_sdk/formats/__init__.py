@@ -1,0 +1,1 @@
+"""What is written where: ONNX contract, manifest, sealed records, signatures, recorded noise."""

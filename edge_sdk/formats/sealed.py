@@ -1,0 +1,49 @@
+"""Sealed JSON: a record that carries its own digest and has one spelling, so that any changed byte is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+from rrise.calibration.storage.digests import PathLike, json_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.edge_sdk.errors import BundleError
+
+_LIMIT = 16 << 20
+
+
+def sealed_text(value: Dict[str, Any]) -> str:
+    """`value` and its digest as indented JSON. Lists and dictionaries only: tuples would not read back equal."""
+    sealed = dict(value, digest=json_digest(value))
+    return json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_sealed(path: PathLike, value: Dict[str, Any]) -> None:
+    """Write a sealed record atomically."""
+    with atomic_file(path, "w") as file:
+        file.write(sealed_text(value))
+
+
+def read_sealed(path: PathLike, what: str) -> Dict[str, Any]:
+    """Read a sealed record; `what` names it in errors. The digest is checked and removed.
+
+    Raises:
+        BundleError: missing, unreadable, or changed since it was written, be it by a single byte.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LIMIT + 1)
+        value = json.loads(data.decode("utf-8"))
+        digest = value.pop("digest")
+        intact = len(data) <= _LIMIT and json_digest(value) == digest and sealed_text(value).encode() == data
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BundleError(
+            f"cannot read the {what} {Path(path)} ({reason}); restore it from the original"
+        ) from error
+    if not intact:
+        raise BundleError(
+            f"the {what} {Path(path)} was changed after it was written; restore it from the original"
+        )
+    return value

@@ -1,0 +1,314 @@
+"""Signatures: who released a bundle, whether it is older than one seen before, and who made a device's records.
+
+Ed25519 from the `cryptography` package, which is imported only when a key is used. What is signed is the digest of the
+manifest, and the manifest holds the digest of every other file, so one signature covers the whole release.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
+from rrise.calibration.storage.files import read_json, write_json
+from rrise.edge_sdk.errors import BundleError, EdgeError
+
+SIGNATURE_FILE = "signature.json"
+DEVICE_SIGNATURE = ".signature.json"
+RELEASE_DOMAIN = "rrise-release/1"
+DEVICE_DOMAIN = "rrise-device-record/1"
+KEY_VARIABLE = "RRISE_SIGNING_KEY"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """An Ed25519 public key; `raw` is its 32 bytes."""
+
+    raw: bytes
+
+    @classmethod
+    def load(cls, source: Union["PublicKey", bytes, PathLike]) -> "PublicKey":
+        """From 32 bytes or a file: PEM, or 64 hexadecimal characters.
+
+        Raises:
+            EdgeError: it holds no Ed25519 public key.
+        """
+        if isinstance(source, PublicKey):
+            return source
+        if isinstance(source, bytes):
+            if len(source) != KEY_BYTES:
+                raise EdgeError(f"public key: got {len(source)} bytes, expected {KEY_BYTES}")
+            return cls(source)
+        return cls(_key_bytes(_read_text(Path(source), "public key"), private=False))
+
+    @property
+    def key_id(self) -> str:
+        """Short name of the key: the first 16 characters of its SHA-256."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def check(self, signature: bytes, message: bytes) -> bool:
+        """Whether `signature` is this key's over `message`."""
+        ed25519 = _ed25519()
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            ed25519.Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, repr=False)
+class PrivateKey:
+    """An Ed25519 private key. Its text never appears in a representation or a message."""
+
+    raw: bytes
+
+    @classmethod
+    def load(cls, path: Optional[PathLike] = None) -> "PrivateKey":
+        """From a file (PEM or 64 hexadecimal characters), or from the environment variable RRISE_SIGNING_KEY.
+
+        Raises:
+            EdgeError: there is none, or it is no Ed25519 private key.
+        """
+        if path is not None:
+            return cls(_key_bytes(_read_text(Path(path), "private key"), private=True))
+        text = os.environ.get(KEY_VARIABLE, "")
+        if not text:
+            raise EdgeError(
+                f"private key: got neither a file nor {KEY_VARIABLE}; make one with `rrise-export keygen`"
+            )
+        return cls(_key_bytes(text, private=True))
+
+    @classmethod
+    def generate(cls) -> "PrivateKey":
+        """A new key from the operating system's randomness."""
+        return cls(_ed25519().Ed25519PrivateKey.generate().private_bytes_raw())
+
+    @property
+    def public(self) -> PublicKey:
+        return PublicKey(
+            _ed25519().Ed25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw()
+        )
+
+    def sign(self, message: bytes) -> bytes:
+        return bytes(_ed25519().Ed25519PrivateKey.from_private_bytes(self.raw).sign(message))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed what: `digest` of a manifest or of a device record, and the release counter (0 for device records)."""
+
+    key_id: str
+    release: int
+    digest: str
+    value: bytes
+
+    def save(self, path: Path) -> None:
+        write_json(path, {**_statement(self), "signature": self.value.hex()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Signature":
+        """Raises: BundleError: missing or malformed."""
+        try:
+            content = read_json(path, "signature")
+            return cls(
+                str(content["key_id"]),
+                int(content["release"]),
+                str(content["digest"]),
+                bytes.fromhex(content["signature"]),
+            )
+        except (CalibrationError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path}: not a signature ({error}); sign with `rrise-export sign`") from error
+
+
+def sign_release(bundle: Path, digest: str, release: int, key: PrivateKey) -> Signature:
+    """Sign a release whose manifest has this digest, as number `release` (1, 2, ...), and write its signature file."""
+    if release < 1:
+        raise EdgeError(f"release: got {release}, expected a number from 1 that grows with every release")
+    signature = _sign(RELEASE_DOMAIN, digest, release, key)
+    signature.save(bundle / SIGNATURE_FILE)
+    return signature
+
+
+def sign_device_record(record: Path, key: PrivateKey) -> Signature:
+    """Sign one record that this device made, beside it."""
+    signature = _sign(DEVICE_DOMAIN, file_digest(record), 0, key)
+    signature.save(_beside(record))
+    return signature
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose bundles may be loaded. Build one with `Trust.of`.
+
+    Attributes:
+        release_key: only bundles that this key signed.
+        minimum_release: only releases with this number or a higher one.
+        log: a file that remembers the highest release that was loaded, so that an older one is refused from then on.
+        device_key: only device records that this key signed; without it none is accepted,
+        accept_local_records: unless the caller accepts what lies in the device folder as it is.
+    """
+
+    release_key: PublicKey
+    minimum_release: int = 0
+    log: Optional[Path] = None
+    device_key: Optional[PublicKey] = None
+    accept_local_records: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        release_key: Union[PublicKey, bytes, PathLike],
+        *,
+        minimum_release: int = 0,
+        log: Optional[PathLike] = None,
+        device_key: Union[PublicKey, bytes, PathLike, None] = None,
+        accept_local_records: bool = False,
+    ) -> "Trust":
+        """From keys as objects, raw bytes or files."""
+        device = None if device_key is None else PublicKey.load(device_key)
+        path = None if log is None else Path(log)
+        return cls(PublicKey.load(release_key), minimum_release, path, device, accept_local_records)
+
+    def check_release(self, bundle: Path, digest: str) -> Signature:
+        """Check the signature over a manifest with this digest.
+
+        Raises:
+            BundleError: no signature, another key's, a wrong one, or an older release than allowed.
+        """
+        path = bundle / SIGNATURE_FILE
+        if not path.is_file():
+            raise BundleError(
+                f"{bundle}: is not signed, expected a signature by key {self.release_key.key_id}"
+            )
+        signature = Signature.load(path)
+        if signature.key_id != self.release_key.key_id:
+            raise BundleError(
+                f"{bundle}: signed by key {signature.key_id}, expected {self.release_key.key_id}"
+            )
+        if signature.digest != digest or not _valid(RELEASE_DOMAIN, signature, self.release_key):
+            raise BundleError(
+                f"{bundle}: the signature does not belong to this manifest; get the bundle from its release again"
+            )
+        least = max(self.minimum_release, self._seen())
+        if signature.release < least:
+            raise BundleError(
+                f"{bundle}: is release {signature.release}, expected at least {least}; an older release is refused"
+            )
+        return signature
+
+    def check_device_record(self, record: Path) -> None:
+        """Check who made a device record, before it is read.
+
+        Raises:
+            BundleError: it is neither signed by the device key nor accepted explicitly.
+        """
+        if self.accept_local_records:
+            return
+        mend = "sign it with the device's key, pass accept_local_records=True, or remove it"
+        if self.device_key is None:
+            raise BundleError(f"{record}: a device record without a device key to check it; {mend}")
+        path = _beside(record)
+        if not path.is_file():
+            raise BundleError(
+                f"{record}: is not signed, expected a signature by device key {self.device_key.key_id}; {mend}"
+            )
+        signature = Signature.load(path)
+        if signature.digest != file_digest(record) or not _valid(DEVICE_DOMAIN, signature, self.device_key):
+            raise BundleError(
+                f"{record}: its signature is not by device key {self.device_key.key_id}; {mend}"
+            )
+
+    def remember(self, signature: Signature) -> None:
+        """Note a release that was loaded, so that no older one is loaded after it. Raises: EdgeError: it cannot be noted."""
+        if self.log is None or signature.release <= self._seen():
+            return
+        try:
+            write_json(self.log, {**self._log(), self.release_key.key_id: signature.release})
+        except OSError as error:
+            raise EdgeError(
+                f"{self.log}: cannot remember release {signature.release} there ({error.strerror or error}), so an older one"
+                " could not be refused; name a file in a folder that can be written"
+            ) from error
+
+    def _seen(self) -> int:
+        return int(self._log().get(self.release_key.key_id, 0))
+
+    def _log(self) -> Dict[str, int]:
+        """Raises: BundleError: the log is unreadable; a lost memory must not open the door to old releases."""
+        if self.log is None or not self.log.exists():
+            return {}
+        try:
+            return {str(key): int(value) for key, value in read_json(self.log, "release log").items()}
+        except (CalibrationError, AttributeError, TypeError, ValueError) as error:
+            raise BundleError(f"{self.log}: not a release log ({error}); restore it from a backup") from error
+
+
+def _sign(domain: str, digest: str, release: int, key: PrivateKey) -> Signature:
+    unsigned = Signature(key.public.key_id, release, digest, b"")
+    return Signature(unsigned.key_id, release, digest, key.sign(_message(domain, unsigned)))
+
+
+def _valid(domain: str, signature: Signature, key: PublicKey) -> bool:
+    return signature.key_id == key.key_id and key.check(signature.value, _message(domain, signature))
+
+
+def _statement(signature: Signature) -> Dict[str, Any]:
+    return {"key_id": signature.key_id, "release": signature.release, "digest": signature.digest}
+
+
+def _message(domain: str, signature: Signature) -> bytes:
+    # The domain keeps a signature for one purpose from being used for another.
+    return f"{domain}\n{json_digest(_statement(signature))}".encode()
+
+
+def _beside(record: Path) -> Path:
+    return record.with_name(record.name + DEVICE_SIGNATURE)
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeError(
+            f"{what} {path}: cannot read it ({error}); expected PEM or 64 hexadecimal characters"
+        ) from error
+
+
+def _key_bytes(text: str, *, private: bool) -> bytes:
+    what = "private key" if private else "public key"
+    ed25519 = _ed25519()
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        if "-----BEGIN" not in text:
+            raw = bytes.fromhex(text.strip())
+        elif private:
+            key = serialization.load_pem_private_key(text.encode(), None)
+            raw = key.private_bytes_raw() if isinstance(key, ed25519.Ed25519PrivateKey) else b""
+        else:
+            public = serialization.load_pem_public_key(text.encode())
+            raw = public.public_bytes_raw() if isinstance(public, ed25519.Ed25519PublicKey) else b""
+    except (ValueError, TypeError) as error:
+        raise EdgeError(
+            f"{what}: not readable ({type(error).__name__}); expected Ed25519 as PEM or 64 hexadecimal characters"
+        ) from None
+    if len(raw) != KEY_BYTES:
+        raise EdgeError(
+            f"{what}: got another kind of key, expected Ed25519; make one with `rrise-export keygen`"
+        )
+    return raw
+
+
+def _ed25519() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise EdgeError("signatures need the package cryptography: `pip install rrise[sign]`") from error
+    return ed25519

@@ -1,0 +1,1 @@
+"""From whatever a camera or a file delivers to the array that the graph takes."""

@@ -1,0 +1,1 @@
+"""May it be released? Comparison, quality, policy and the gate itself."""

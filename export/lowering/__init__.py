@@ -1,0 +1,1 @@
+"""From a PyTorch module to graphs and engines: lowering, head, precisions."""

@@ -1,0 +1,93 @@
+"""A bundle as a single file: a zip with sorted names and fixed times, so that equal bundles give equal bytes."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Optional, Tuple
+
+from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.formats.signing import Trust
+from rrise.export.errors import ExportError
+from rrise.export.releasing.bundle import whole_or_not_at_all
+
+EARLIEST = 315532800
+"""1980-01-01, the first second that a zip file can name."""
+_LIMIT = 8 << 30
+
+
+def pack_bundle(bundle: Path, file: Path) -> str:
+    """Write the release part of `bundle` to `file`, which must not exist; returns the file's SHA-256.
+
+    What a device added is left out. Times are SOURCE_DATE_EPOCH, or 1980 where that is not set.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        ExportError: `file` exists or lies within the bundle, or SOURCE_DATE_EPOCH is not a number.
+    """
+    Bundle.open(bundle)
+    if bundle.resolve() in file.resolve().parents:
+        raise ExportError(
+            f"{file}: lies within the bundle, which may not change; choose a place outside {bundle}"
+        )
+    if file.exists():
+        raise ExportError(f"{file}: exists already; remove it or choose another name")
+    stamp = _stamp()
+    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    with atomic_file(file) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            if PurePosixPath(name).parts[0] == DEVICE_FOLDER:
+                continue
+            member = zipfile.ZipInfo(name, date_time=stamp)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = 0o644 << 16
+            archive.writestr(member, (bundle / name).read_bytes())
+    return file_digest(file)
+
+
+def _stamp() -> Tuple[int, int, int, int, int, int]:
+    text = os.environ.get("SOURCE_DATE_EPOCH", str(EARLIEST))
+    try:
+        moment = time.gmtime(max(int(text), EARLIEST))
+    except (ValueError, OverflowError, OSError) as error:
+        raise ExportError(f"SOURCE_DATE_EPOCH: got {text!r}, expected seconds since 1970") from error
+    return moment[:6]
+
+
+def unpack_bundle(file: Path, bundle: Path, *, trust: Optional[Trust] = None) -> str:
+    """Unpack a packed bundle into the new folder `bundle`, check it, and return the manifest's digest.
+
+    Raises:
+        ExportError: not a packed bundle, a name that points outside or to what only a device adds, or the folder exists.
+        BundleError: what was unpacked is damaged, or not signed by whom `trust` names.
+    """
+    with whole_or_not_at_all(bundle) as folder:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                _check_members(archive)
+                archive.extractall(folder)
+        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise ExportError(
+                f"{file}: not a readable packed bundle ({error}); copy it again from its release"
+            ) from error
+        return Bundle.open(folder, trust=trust).manifest.digest
+
+
+def _check_members(archive: zipfile.ZipFile) -> None:
+    size = 0
+    for member in archive.infolist():
+        path = PurePosixPath(member.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or member.is_dir():
+            raise ValueError(f"member {member.filename!r} is no plain file inside the bundle")
+        # No signature of the release covers these, and a robot may have been told to accept what lies there.
+        if path.parts[:1] == (DEVICE_FOLDER,):
+            raise ValueError(
+                f"member {member.filename!r} is a device's own record, which no release contains"
+            )
+        size += member.file_size
+    if size > _LIMIT:
+        raise ValueError(f"{size} bytes unpacked, expected at most {_LIMIT}")

@@ -1,0 +1,74 @@
+"""What the command line says about an export: rows for people and JSON for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+
+from rrise.export.gating.gate_report import GateReport
+from rrise.export.gating.quality import Quality, flags, ratio
+
+if TYPE_CHECKING:
+    from rrise.export.pipeline import ExportResult
+
+Rows = List[Tuple[str, str]]
+
+
+def result_rows(
+    result: "ExportResult", latency: Dict[str, Dict[str, float]], notes: Sequence[str] = ()
+) -> Rows:
+    rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
+    for product, quality, report in zip(result.products, result.qualities, result.reports):
+        rows.append((product.name, product.record.message()))
+        rows.append(("  gate", f"{len(report.checks)} checks passed"))
+        rows += comparison_rows(report)
+        rows += quality_rows(quality, result.qualities[0])
+        times = latency[product.name]
+        rows.append(
+            (
+                "  latency here",
+                f"p50 {times['p50_us']:.0f} us ({times['p50_ratio']:.3f}x), p99 {times['p99_us']:.0f} us",
+            )
+        )
+    rows += [("guarantee", result.products[0].record.guarantee.sentence())]
+    rows += [("note", sentence) for sentence in notes]
+    return rows
+
+
+def comparison_rows(report: GateReport) -> Rows:
+    found, needed = report.comparison, report.needed
+    if found is None or needed is None:
+        return []
+    return [
+        (
+            "  against PyTorch",
+            f"{found.label_flips} label and {found.abstain_flips} abstain flips in {found.frames} frames; radius at most "
+            f"+{max(found.radius_increase, 0):.2g} (99.9 %: +{max(found.radius_increase_999, 0):.2g}), "
+            f"-{max(found.radius_decrease, 0):.2g} (-{max(found.radius_decrease_999, 0):.2g})",
+        ),
+        (
+            "  least tolerance",
+            f"label flips {needed.label_flips:.2g}, abstain flips {needed.abstain_flips:.2g}, probit {needed.probit:.2g}, "
+            f"radius {needed.radius_increase:.2g} sigma",
+        ),
+    ]
+
+
+def quality_rows(quality: Quality, reference: Quality) -> Rows:
+    cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
+    radii = " / ".join(f"{radius:g}" for radius in quality.radii)
+    size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
+    return [
+        ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),
+        (f"  certified accuracy at {radii}", cells),
+    ]
+
+
+def result_json(result: "ExportResult") -> Dict[str, Any]:
+    return {
+        "bundle": str(result.path),
+        "release": result.manifest.digest,
+        "artefacts": {product.name: product.record.to_json() for product in result.products},
+        "quality": {quality.artefact: quality.to_json() for quality in result.qualities},
+        "flags": flags(result.qualities),
+        "gate": [report.to_json() for report in result.reports],
+    }

@@ -1,0 +1,93 @@
+"""Calibration records: round trips, digests, messages, damage."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rrise.calibration import Calibration, CalibrationError, Guarantee, calibrate, clopper_pearson_map
+from rrise.calibration.promise.maps import step_map
+from tests.calibration.helpers import SIGMA, draw_scores
+
+RECORD = calibrate(draw_scores(0), Guarantee.of(), clopper_pearson_map(SIGMA, 500, 0.1), seed=4, attempt=2)
+
+
+@pytest.mark.parametrize("kind", ["pac", "marginal", "per-class", "whole-clip"])
+@pytest.mark.parametrize("frames", [20, 200, 900])
+def test_round_trip(tmp_path: Path, kind: str, frames: int) -> None:
+    record = calibrate(draw_scores(0, frames), Guarantee.of(kind))
+    record.save(tmp_path / "record.json")
+    assert Calibration.load(tmp_path / "record.json") == record
+    assert Calibration.load(tmp_path / "record.json").digest == record.digest
+
+
+def test_binding_ignores_the_artefact_only() -> None:
+    other = replace(RECORD, execution=replace(RECORD.execution, artefact="c" * 64))
+    assert other.binding() == RECORD.binding() and other.digest != RECORD.digest
+    assert replace(RECORD, attempt=3).binding() != RECORD.binding()
+
+
+def test_message() -> None:
+    assert RECORD and "is score" in RECORD.message() and "of 200 frames" in RECORD.message()
+    poor = calibrate(draw_scores(0, 20), Guarantee.of())
+    assert not poor
+    assert poor.message() == (
+        "20 calibration frames are too few: error 0.05 (pac) needs at least 66, so no certificate is issued"
+    )
+
+
+def test_every_missing_field_is_an_error(tmp_path: Path) -> None:
+    value = RECORD.to_json()
+    for field in value:
+        (tmp_path / "r.json").write_text(
+            json.dumps({key: item for key, item in value.items() if key != field})
+        )
+        with pytest.raises(CalibrationError):
+            Calibration.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "rrise-calibration/2"},
+        {"rank": "last"},
+        {"rank": math.inf},
+        {"attempt": math.inf},
+        {"num_samples": 5},
+        {"num_samples": []},
+        {"execution": {}},
+        {"guarantee": {"kind": "pac"}},
+        {"head": {"sigma": 0.25}},
+        {"head": None},
+        {"class_frames": 3},
+        {"guarantee": {"kind": "pac", "error": "2", "confidence": "0.95", "beta": "0.1"}},
+    ],
+)
+def test_malformed_fields_are_an_error(tmp_path: Path, change: "dict[str, object]") -> None:
+    (tmp_path / "r.json").write_text(json.dumps({**RECORD.to_json(), **change}))
+    with pytest.raises(CalibrationError):
+        Calibration.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("offset", ["NaN", "-inf", "x", None])
+def test_an_offset_that_is_no_offset_is_refused(tmp_path: Path, offset: object) -> None:
+    value = RECORD.to_json()
+    value["head"]["offset"] = [offset]
+    (tmp_path / "r.json").write_text(json.dumps(value))
+    with pytest.raises(CalibrationError):
+        Calibration.load(tmp_path / "r.json")
+    (tmp_path / "r.json").write_text("[]")
+    with pytest.raises(CalibrationError, match="got format 'list'"):
+        Calibration.load(tmp_path / "r.json")
+
+
+def test_a_record_with_a_step_has_a_format_of_its_own() -> None:
+    """Whoever knows only the first format must not read it as a record that issues every radius."""
+    record = calibrate(draw_scores(0), Guarantee.of(), step_map(0.3))
+    value = record.to_json()
+    assert value["format"] == "rrise-calibration/2" and RECORD.to_json()["format"] == "rrise-calibration/1"
+    assert Calibration.from_json(value) == record
+    with pytest.raises(CalibrationError, match="expected 'rrise-calibration/2'"):
+        Calibration.from_json({**value, "format": "rrise-calibration/1"})

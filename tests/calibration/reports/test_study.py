@@ -1,0 +1,110 @@
+"""Studies: right numbers, right warnings, a self-contained page, and never a look at the calibration split."""
+
+import json
+import re
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrise.calibration import CalibrationError, Guarantee
+from rrise.calibration.promise.crossfit import cross_fitted_radii
+from rrise.calibration.reports.guard_study import study_guard
+from rrise.calibration.reports.study import make_study
+from rrise.calibration.reports.study_page import write_study
+from tests.calibration.helpers import draw_scores
+
+TUNING = draw_scores(1, 300, 2000, noise=0.3, split="tuning")
+ERRORS = (Fraction("0.001"), Fraction("0.05"), Fraction("0.2"))
+STUDY = make_study(TUNING, Guarantee.of(), errors=ERRORS, num_calibration=400, frame_rate=10.0)
+
+
+def test_levels_say_what_they_need_permit_and_give() -> None:
+    assert [row.error for row in STUDY.levels] == ["0.001", "0.05", "0.2"]
+    assert [row.frames_needed for row in STUDY.levels] == [3328, 66, 16]
+    assert [row.enough for row in STUDY.levels] == [False, True, True]
+    assert STUDY.levels[1].wrong_per_hour == pytest.approx(0.05 * 10 * 3600)
+    issued = np.array([row.issued for row in STUDY.levels])
+    assert (np.diff(issued[:, 0]) > 0).all() and (np.diff(issued, axis=1) <= 0).all()
+
+
+def test_map_rows_are_the_cross_fitted_shares_and_gains_over_the_plain_offset() -> None:
+    rows = {row.name: row for row in STUDY.maps}
+    found = cross_fitted_radii(TUNING, Guarantee.of(), "clopper-pearson", num_calibration=400)
+    assert rows["clopper-pearson"].issued[2] == pytest.approx(float(np.mean(found >= 0.5)))
+    assert rows["identity"].gain == (0.0,) * 4
+    for row in STUDY.maps:
+        assert row.gain == pytest.approx(np.array(row.issued) - np.array(rows["identity"].issued))
+
+
+def test_classes_add_up_to_the_whole() -> None:
+    assert [row.frames for row in STUDY.classes] == np.bincount(TUNING.label, minlength=3).tolist()
+    weighted = sum(row.frames * row.issued[0] for row in STUDY.classes) / 300
+    best = next(row for row in STUDY.levels if row.error == "0.05")
+    assert weighted == pytest.approx(best.issued[0])
+    assert all(a <= i + 1e-12 for row in STUDY.classes for a, i in zip(row.accuracy, row.issued))
+
+
+def test_page_and_json_are_complete_and_self_contained(tmp_path: Path) -> None:
+    html, data = write_study(STUDY, tmp_path / "out")
+    text = html.read_text()
+    assert text.count("<svg") == 3 and "<script" not in text and "url(http" not in text
+    assert not re.search(r"(src|href)=[\"']https?:", text)
+    for words in ("Conditions", "distribution shift", "frames needed", "Predicted classes", "class 2"):
+        assert words in text
+    value = json.loads(data.read_text())
+    assert value["levels"][1]["issued"] == list(STUDY.levels[1].issued)
+    assert value["sentence"] == Guarantee.of().sentence() and len(value["curve"]) == 101
+
+
+def test_without_true_labels_no_accuracy_is_shown(tmp_path: Path) -> None:
+    blind = make_study(replace(TUNING, target=np.full(300, -1)), Guarantee.of(), errors=ERRORS[1:2])
+    html, data = write_study(blind, tmp_path)
+    assert "accuracy at" not in html.read_text()
+    assert json.loads(data.read_text())["levels"][0]["accuracy"] is None
+
+
+@pytest.mark.parametrize("split", ["calibration", "verification", "test"])
+def test_only_the_tuning_split_is_studied(split: str) -> None:
+    with pytest.raises(CalibrationError, match="expected 'tuning'"):
+        make_study(replace(TUNING, split=split), Guarantee.of())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"radii": (-0.1,)}, "got radius -0.1"),
+        ({"radius": 0.0}, "got radius 0 to be optimised"),
+        ({"radius": float("nan")}, "got radius nan"),
+        ({"frame_rate": 0.0}, "got frame rate 0.0"),
+    ],
+)
+def test_bad_requests(keywords: "dict[str, object]", message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        make_study(TUNING, Guarantee.of(), **keywords)  # type: ignore[arg-type]
+
+
+def test_guard_study_weighs_noise_against_rho() -> None:
+    """More noise makes the surrogate worse and the level milder; a large rho wants more noise than a small one."""
+    tables = {
+        0.05: draw_scores(1, 200, 5000, noise=0.1, split="tuning"),
+        0.2: draw_scores(1, 200, 5000, noise=0.5, split="tuning"),
+    }
+    made = study_guard(tables, Guarantee.of("pac", "0.1"), (0.01, 0.2, 2.0), num_calibration=3000)
+    assert dict(made.chosen) == {0.01: 0.05, 0.2: 0.2, 2.0: None}
+    rows = {(row.rho, row.noise): row for row in made.rows}
+    assert rows[0.2, 0.05].level < 1e-6 and not rows[0.2, 0.05].enough and rows[0.2, 0.05].map == ""
+    assert rows[0.01, 0.05].issued[0] > rows[0.2, 0.2].issued[0] > 0
+    assert rows[2.0, 0.05].level == 0.0
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_guard_study_refuses() -> None:
+    with pytest.raises(CalibrationError, match="no tables or no rho"):
+        study_guard({}, Guarantee.of(), (0.1,))
+    with pytest.raises(CalibrationError, match=r"noise 0\.1 are of split 'test'"):
+        study_guard({0.1: replace(TUNING, split="test")}, Guarantee.of(), (0.1,))
+    with pytest.raises(CalibrationError, match="expected 'pac' or 'marginal'"):
+        study_guard({0.1: TUNING}, Guarantee.of("per-class"), (0.1,))

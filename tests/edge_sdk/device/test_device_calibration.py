@@ -1,0 +1,210 @@
+"""Calibration on the device: the margin's rank, what it does to certificates, and that no scipy is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Status
+from rrise.edge_sdk.device.device_calibration import (
+    ATTEMPTS_FILE,
+    CALIBRATION_FILE,
+    load_device_calibration,
+    recalibrate,
+    smallest_margin,
+)
+from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from tests.edge_sdk import helpers
+from tests.edge_sdk.helpers import Spec
+
+RADII = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3)), min_size=1, max_size=30)
+
+
+@pytest.fixture
+def opened(copied):
+    bundle = Bundle.open(copied)
+    return bundle, OnnxRuntime.load(bundle.model("fp32"), threads=2)
+
+
+@pytest.fixture(scope="module")
+def harder():
+    """Calibration references whose counts support less than the surrogate claims."""
+    return helpers.make_references(Spec(), "calibration", 300, seed=41, optimism=0.4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(pairs=RADII, data=st.data())
+def test_margin_is_the_smallest_that_keeps_the_rank(pairs, data):
+    radius, reference = np.array(pairs).T
+    rank = data.draw(st.integers(1, len(pairs)))
+    margin = smallest_margin(radius, reference, rank)
+
+    def exceeding(m):
+        return int((np.maximum(radius - m, 0) > reference).sum())
+
+    assert margin >= 0 and exceeding(margin) <= len(pairs) - rank
+    # A margin smaller by more than rounding would let too many through.
+    smaller = margin - 1e-9
+    assert margin <= 1e-9 or exceeding(smaller) > len(pairs) - rank
+
+
+def test_recalibration_makes_the_execution_calibrated_with_its_margin(opened, copied, harder):
+    bundle, runtime = opened
+    result = recalibrate(bundle, "fp32", runtime, harder)
+    assert result.margin > 0.01 and (result.frames, result.attempt) == (300, 1)
+    assert result.rank == bundle.calibrations["fp32"].guarantee.rank(300)
+    with Certifier.load(copied, threads=2) as here, Certifier.load(copied) as plain:
+        assert here.state.state is State.CALIBRATED and here.state.margin == result.margin
+        certificates = here.certify_batch(harder.frames)
+        for certificate, frame in zip(certificates, harder.frames):
+            wanted = max(plain.certify(frame).radius - result.margin, 0.0)
+            assert certificate.radius == pytest.approx(wanted, abs=1e-6)
+    exceeding = sum(
+        certificate.radius > harder.radius[row, certificate.label]
+        for row, certificate in enumerate(certificates)
+    )
+    assert exceeding <= 300 - result.rank
+
+
+def test_easier_frames_never_enlarge_a_certificate(opened):
+    bundle, runtime = opened
+    easier = helpers.make_references(Spec(), "calibration", 300, seed=42, optimism=-1.0)
+    assert recalibrate(bundle, "fp32", runtime, easier).margin == 0.0
+
+
+def test_a_dry_run_keeps_nothing_but_is_counted(opened, harder):
+    bundle, runtime = opened
+    assert recalibrate(bundle, "fp32", runtime, harder, write=False).attempt == 1
+    assert load_device_calibration(bundle, runtime.execution) is None
+    assert [recalibrate(bundle, "fp32", runtime, harder).attempt for _ in range(3)] == [2, 3, 4]
+    other = helpers.make_references(Spec(), "calibration", 300, seed=77)
+    assert recalibrate(bundle, "fp32", runtime, other, write=False).attempt == 1
+
+
+def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
+    bundle, runtime = opened
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rrise.calibration.storage.attempts.os.fsync", full)
+    with pytest.raises(EdgeError, match=r"cannot log this attempt.*No space left"):
+        recalibrate(bundle, "fp32", runtime, harder)
+    assert load_device_calibration(bundle, runtime.execution) is None
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "changed", "exchanged"])
+def test_a_record_holds_only_with_its_line_in_the_log(opened, harder, damage):
+    bundle, runtime = opened
+    recalibrate(bundle, "fp32", runtime, harder, write=False)
+    recalibrate(bundle, "fp32", runtime, harder)
+    log = bundle.path / "device" / ATTEMPTS_FILE
+    if damage == "removed":
+        log.unlink()
+    elif damage == "emptied":
+        log.write_bytes(b"")
+    elif damage == "changed":
+        log.write_bytes(log.read_bytes().replace(b'"look": 2', b'"look": 1'))
+    else:
+        log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(BundleError, match=ATTEMPTS_FILE):
+        Certifier.load(bundle.path, threads=2)
+    with Certifier.load(bundle.path) as released:
+        assert released.state.state is State.CALIBRATED
+
+
+def test_frames_that_may_not_calibrate_are_refused(opened, harder):
+    bundle, runtime = opened
+    for wrong, word in (
+        (replace(harder, split="verification"), "no offset may be fitted"),
+        (replace(harder, base_digest="0" * 64), "base classifier"),
+        (helpers.make_references(Spec(), "calibration", 30, seed=1), "expected at least"),
+        (replace(harder, clip=np.zeros(300, np.int64)), "got 1 independent frames"),
+    ):
+        with pytest.raises(EdgeError, match=word):
+            recalibrate(bundle, "fp32", runtime, wrong)
+    assert load_device_calibration(bundle, runtime.execution) is None
+
+
+def test_a_violated_device_calibration_is_withdrawn(opened, harder, copied):
+    bundle, runtime = opened
+    recalibrate(bundle, "fp32", runtime, harder)
+    drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.9)
+    assert verify(bundle, "fp32", runtime, drifted).verdict is Verdict.STATISTICS
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is State.UNVERIFIED
+
+
+def test_a_violated_calibration_of_the_bundles_own_execution_stays(opened, harder, copied):
+    """Withdrawn, it would leave the bundle's offset alone, and so larger certificates than before, after a reset."""
+    bundle, _ = opened
+    own = OnnxRuntime.load(bundle.model("fp32"))
+    margin = recalibrate(bundle, "fp32", own, harder).margin
+    drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.9)
+    assert verify(bundle, "fp32", own, drifted).verdict is Verdict.STATISTICS
+    with Certifier.load(copied) as certifier:
+        assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.SUSPENDED
+        certifier.reset()
+        assert certifier.state.margin == margin > 0
+
+
+@pytest.mark.parametrize("change", [{"margin": -0.1}, {"rank": 0}, {"rank": 301}, {"format": "other"}])
+def test_an_impossible_record_is_refused(opened, harder, copied, change):
+    bundle, runtime = opened
+    recalibrate(bundle, "fp32", runtime, harder)
+    helpers.rewrite_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, **change)
+    with pytest.raises(BundleError, match="recalibrate"):
+        Certifier.load(copied, threads=2)
+
+
+def test_a_margin_found_here_is_never_forgotten(copied, harder):
+    """Also for the bundle's own execution, and also when the record turns out to be of another processor."""
+    bundle = Bundle.open(copied)
+    own = OnnxRuntime.load(bundle.model("fp32"))
+    margin = recalibrate(bundle, "fp32", own, harder).margin
+    with Certifier.load(copied) as certifier:
+        assert certifier.state.state is State.CALIBRATED and certifier.state.margin == margin > 0
+    helpers.rewrite_sealed(bundle.device_folder(own.execution) / CALIBRATION_FILE, probe="0" * 64)
+    with Certifier.load(copied) as certifier:
+        assert certifier.state.state is State.UNVERIFIED and "recalibrate" in certifier.state.reason
+
+
+def test_recalibration_needs_no_scipy(copied, harder, tmp_path):
+    harder.save(tmp_path / "pack.npz")
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "from rrise.edge_sdk.cli import main\n"
+        f"main(['recalibrate', {str(copied)!r}, '--references', {str(tmp_path / 'pack.npz')!r}, '--threads', '2'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "margin" in done.stdout
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    loaded = References.load(tmp_path / "pack.npz")
+    expected = recalibrate(bundle, "fp32", runtime, loaded, write=False)
+    assert load_device_calibration(bundle, runtime.execution).margin == expected.margin
+
+
+@pytest.mark.parametrize("made_by", ["recalibrate", "verify"])
+def test_a_record_from_another_processor_is_not_taken_for_ours(opened, harder, copied, pack, made_by):
+    bundle, runtime = opened
+    if made_by == "recalibrate":
+        recalibrate(bundle, "fp32", runtime, harder)
+        path = bundle.device_folder(runtime.execution) / CALIBRATION_FILE
+    else:
+        verify(bundle, "fp32", runtime, References.load(pack))
+        path = bundle.device_folder(runtime.execution) / "verification.json"
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is not State.UNVERIFIED
+    helpers.rewrite_sealed(path, probe="0" * 64)
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is State.UNVERIFIED

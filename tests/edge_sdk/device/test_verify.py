@@ -1,0 +1,260 @@
+"""Field verification: the three ways to fail are told apart, and only a whole, passed replay is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State
+from rrise.edge_sdk.device.suspension import suspended_because
+from rrise.edge_sdk.device.verification_record import RECORD_FILE, load_record
+from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
+from tests.edge_sdk import helpers
+from tests.edge_sdk.helpers import SIGMA, Spec
+
+
+class _Shifted:
+    """A runtime whose probits, and radii with them, are moved by a constant, like another device's rounding."""
+
+    def __init__(self, runtime, shift=0.0, flip=()):
+        self._runtime, self._shift, self._flip = runtime, np.float32(shift), flip
+        self.graph = runtime.graph
+        self.execution = replace(runtime.execution, provider="other")
+
+    def run(self, frames):
+        outputs = self._runtime.run(frames)
+        radius = np.where(outputs.radius > 0, outputs.radius + self._shift, outputs.radius)
+        label = outputs.label
+        if frames.ravel()[:8].tobytes() in self._flip:
+            label = (label + 1) % 3
+        return replace(
+            outputs, radius=radius, label=label, probit=outputs.probit + self._shift / np.float32(SIGMA)
+        )
+
+
+@pytest.fixture
+def opened(copied):
+    bundle = Bundle.open(copied)
+    return bundle, OnnxRuntime.load(bundle.model("fp32"))
+
+
+@pytest.fixture(scope="module")
+def references(pack):
+    return References.load(pack)
+
+
+def test_the_calibrated_execution_passes_and_needs_no_record(opened, references):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", runtime, references)
+    assert result and result.verdict is Verdict.PASSED and result.state is State.CALIBRATED
+    assert (result.replay.frames, result.replay.recorded, result.replay.flipped) == (200, 200, 0)
+    assert result.replay.largest_increase < 1e-6
+    assert not result.recorded_here and not (bundle.path / "device").exists()
+    assert sum(row.frames for row in result.classes) == 200
+    outputs = runtime.run(references.frames[:1])
+    assert outputs.label.shape == (1,)
+
+
+def test_coverage_counts_frames_above_their_reference(opened, references):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", runtime, references)
+    exceeding = sum(
+        float(runtime.run(frame[None]).radius[0])
+        > references.radius[row, int(runtime.run(frame[None]).label[0])]
+        for row, frame in enumerate(references.frames)
+    )
+    assert result.coverage.exceeding == exceeding == sum(row.exceeding for row in result.classes)
+    assert result.coverage.allowed_rate == pytest.approx(0.09)
+    assert result.coverage.frames == 200
+
+
+def test_another_execution_becomes_verified_with_its_margin(opened, references, copied):
+    bundle, runtime = opened
+    other = _Shifted(runtime, shift=1e-4)
+    result = verify(bundle, "fp32", other, references)
+    assert result and result.recorded_here and result.state is State.UNVERIFIED
+    assert result.replay.largest_increase == pytest.approx(1e-4, rel=1e-2)
+    assert result.margin >= 2 * result.replay.largest_increase
+    record = load_record(bundle, other.execution)
+    assert (record.margin, record.frames) == (result.margin, 200)
+    # No certificate of the verified execution is larger than what was recorded.
+    recorded = bundle.recorded("fp32")
+    before = bundle.calibrations["fp32"].head.radius(recorded.probit, recorded.label)
+    now = np.concatenate([other.run(frame[None]).radius for frame in references.frames]).astype(np.float64)
+    assert (np.maximum(now - record.margin, 0) <= before).all()
+
+
+def test_the_certifier_subtracts_the_margin(copied, pack):
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    result = verify(bundle, "fp32", runtime, References.load(pack))
+    assert result.recorded_here
+    folder = bundle.device_folder(runtime.execution)
+    helpers.rewrite_sealed(folder / RECORD_FILE, margin=0.125)
+    with Certifier.load(copied) as plain, Certifier.load(copied, threads=2) as verified:
+        assert verified.state.state is State.VERIFIED and verified.state.margin == 0.125
+        for frame in helpers.random_frames(Spec(), 60):
+            wanted = max(plain.certify(frame).radius - 0.125, 0.0)
+            assert verified.certify(frame).radius == pytest.approx(wanted, abs=1e-6)
+
+
+def test_dry_run_writes_nothing(opened, references):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", _Shifted(runtime), references, write=False)
+    assert result and not result.recorded_here and not (bundle.path / "device").exists()
+
+
+def test_a_part_of_the_frames_does_not_verify(opened, references):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", _Shifted(runtime), _rows(references, slice(0, 50)))
+    assert result and not result.recorded_here and "50 of 200" in result.sentence
+    repeated = _rows(references, np.zeros(200, int))
+    assert not verify(bundle, "fp32", _Shifted(runtime), repeated).recorded_here
+
+
+def test_numerics(opened, references):
+    bundle, runtime = opened
+    assert verify(bundle, "fp32", _Shifted(runtime), references).recorded_here
+    result = verify(bundle, "fp32", _Shifted(runtime, shift=0.02), references)
+    assert not result and result.verdict is Verdict.NUMERICS
+    assert "computes something else" in result.sentence and "recalibrate" in result.sentence
+    # The failed replay withdraws the earlier record.
+    assert load_record(bundle, _Shifted(runtime).execution) is None
+
+
+def test_a_single_flipped_certified_label_is_numerics(opened, references):
+    bundle, runtime = opened
+    certified = next(frame for frame in references.frames if runtime.run(frame[None]).radius[0] > 0)
+    result = verify(bundle, "fp32", _Shifted(runtime, flip={certified.ravel()[:8].tobytes()}), references)
+    assert result.verdict is Verdict.NUMERICS and result.replay.flipped_certified == 1
+
+
+def test_answers_that_are_not_finite_are_numerics(opened, references):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", _Shifted(runtime, shift=np.nan), references)
+    assert result.verdict is Verdict.NUMERICS and not result.recorded_here
+
+
+def test_statistics_on_new_frames(opened):
+    bundle, runtime = opened
+    drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.6)
+    result = verify(bundle, "fp32", runtime, drifted)
+    assert (
+        result.verdict is Verdict.STATISTICS and result.new_frames == 300 and result.coverage.p_value < 1e-6
+    )
+    assert "no longer like those of the calibration" in result.sentence
+    alike = helpers.make_references(Spec(), "verification", 300, seed=78)
+    assert verify(bundle, "fp32", runtime, alike)
+
+
+def test_frames_of_one_clip_count_once(opened):
+    bundle, runtime = opened
+    drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.6)
+    one_clip = replace(drifted, clip=np.zeros(300, np.int64))
+    result = verify(bundle, "fp32", runtime, one_clip)
+    assert result.coverage.frames == 1 and result.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"sigma": 0.5}, "sigma"), ({"base_digest": "0" * 64}, "base classifier"),
+        ({"class_names": ("a", "b", "c")}, "classes"), ({"beta": 0.2}, "beta"), ({"split": "calibration"}, "recalibrate"),
+    ],
+)  # fmt: skip
+def test_references_that_do_not_fit(opened, references, change, word):
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", runtime, replace(references, **change))
+    assert result.verdict is Verdict.REFERENCES and word in result.sentence and result.coverage is None
+
+
+def test_references_of_another_size_or_with_fewer_samples(opened):
+    bundle, runtime = opened
+    for other, word in (
+        (helpers.make_references(Spec((6, 6, 1)), "verification", 5, 1), "frames are"),
+        (helpers.make_references(Spec(), "verification", 5, 1, num_samples=999), "1000 Monte Carlo samples"),
+    ):
+        result = verify(bundle, "fp32", runtime, other)
+        assert result.verdict is Verdict.REFERENCES and word in result.sentence
+
+
+def test_an_uncalibrated_artefact_cannot_be_verified(tmp_path, references):
+    bundle = Bundle.open(helpers.make_bundle(tmp_path / "bare", calibrated=False))
+    with pytest.raises(BundleError, match="never calibrated"):
+        verify(bundle, "fp32", OnnxRuntime.load(bundle.model("fp32")), references)
+
+
+def test_a_record_of_another_release_or_options_is_ignored(copied, pack):
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    verify(bundle, "fp32", runtime, References.load(pack))
+    with Certifier.load(copied, threads=3) as certifier:
+        assert certifier.state.state is State.UNVERIFIED
+    path = bundle.device_folder(runtime.execution) / RECORD_FILE
+    helpers.rewrite_sealed(path, release="0" * 64)
+    with Certifier.load(copied, threads=2) as certifier:
+        assert certifier.state.state is State.UNVERIFIED
+
+
+@pytest.mark.parametrize("change", [{"margin": -1.0}, {"frames": 0}, {"version": 9}, {"margin": "none"}])
+def test_an_impossible_record_is_refused(copied, pack, change):
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    verify(bundle, "fp32", runtime, References.load(pack))
+    path = bundle.device_folder(runtime.execution) / RECORD_FILE
+    helpers.rewrite_sealed(path, **change)
+    with pytest.raises(BundleError, match="run `rrise-edge verify` again"):
+        Certifier.load(copied, threads=2)
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"changed|read"):
+        Certifier.load(copied, threads=2)
+
+
+def _rows(references, rows):
+    columns = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
+    return replace(references, **{name: getattr(references, name)[rows] for name in columns})
+
+
+class _Flipping(_Shifted):
+    """The bundle's own execution by name, which answers one certified frame with another label."""
+
+    def __init__(self, runtime, references):
+        certified = next(frame for frame in references.frames if runtime.run(frame[None]).radius[0] > 0)
+        super().__init__(runtime, flip={certified.ravel()[:8].tobytes()})
+        self.execution = runtime.execution
+
+
+def test_a_failure_of_the_calibrated_execution_suspends(opened, references):
+    """There is no record to withdraw, and without more the certifier would go on as if nothing had been found."""
+    bundle, runtime = opened
+    failing = _Flipping(runtime, references)
+    assert verify(bundle, "fp32", failing, references, write=False).verdict is Verdict.NUMERICS
+    assert suspended_because(bundle) is None
+    assert verify(bundle, "fp32", failing, references).verdict is Verdict.NUMERICS
+    assert "computes something else" in str(suspended_because(bundle))
+
+
+def test_a_failure_that_cannot_be_kept_is_told_all_the_same(opened, references, monkeypatch):
+    from rrise.edge_sdk.device import verify as module
+
+    def refuse(bundle, reason):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(module, "suspend", refuse)
+    bundle, runtime = opened
+    result = verify(bundle, "fp32", _Flipping(runtime, references), references)
+    assert result.verdict is Verdict.NUMERICS and "read-only" in result.sentence
+
+
+def test_a_record_that_cannot_be_kept_is_an_error(opened, references):
+    bundle, runtime = opened
+    (bundle.path / "device").write_text("not a folder")
+    with pytest.raises(EdgeError, match=r"passed, but.*dry run"):
+        verify(bundle, "fp32", _Shifted(runtime), references)
+    assert verify(bundle, "fp32", _Shifted(runtime), references, write=False)
