@@ -216,9 +216,8 @@ def report(
     summary("Report", rows, numbers, as_json)
 
 
-if __name__ == "__main__":
-    main()
-
-
 main.add_command(study)
 main.add_command(guard)
+
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,10 @@ Importing this package is cheap; what needs a runtime is loaded when it is first
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
+
+from rrise.lazy import lazily
+from rrise.names import stand_in
 
 if TYPE_CHECKING:
     from rrise.edge_sdk.bundles.bundle import Bundle
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from rrise.edge_sdk.stream.stream import StreamSettings
 
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "bundles.bundle",
     "BundleError": "errors",
     "Captured": "stream.captured",
     "Certificate": "certificate",
@@ -31,42 +33,18 @@ _HOMES = {
     "EdgeError": "errors",
     "FrameError": "errors",
     "KOfN": "stream.decisions",
-    "Roi": "inputs",
+    "Roi": "frames.inputs",
     "RuntimeFault": "errors",
     "RuntimeUnavailable": "errors",
-    "State": "loading",
+    "State": "device.loading",
     "Status": "certificate",
     "StreamSettings": "stream.stream",
-    "Trust": "signing",
+    "Trust": "formats.signing",
 }
 
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "Captured",
-    "Certificate",
-    "Certifier",
-    "CheckSettings",
-    "EdgeError",
-    "FrameError",
-    "KOfN",
-    "Roi",
-    "RuntimeFault",
-    "RuntimeUnavailable",
-    "State",
-    "Status",
-    "StreamSettings",
-    "Trust",
-]
+__all__ = list(_HOMES)
 
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"edge_sdk.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> List[str]:
-    return sorted(__all__)
+if __name__ != "rrise.edge_sdk":  # found in a checkout by the folder's own name
+    stand_in(__name__)

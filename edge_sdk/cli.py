@@ -172,3 +172,6 @@ def bench(
 
 for _command in (verify, recalibrate, drift, reset, references, watch, doctor):
     main.add_command(_command)
+
+if __name__ == "__main__":
+    main()

@@ -282,3 +282,7 @@ def tensorrt(
     summary("engine", rows, as_json, json_flag)
     if result.verification is not None and not result.verification:
         raise CheckFailed(result.verification.sentence)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("calibration", "edge_sdk", "export", "trainer")
+TOPS = {"rrise", "edge_sdk"}
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     # Built from a copy, because a build leaves its own folders beside the sources.
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (*PACKAGES, "src"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / package, source / package, ignore=ignored, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [
@@ -56,17 +58,43 @@ def run(code: str, path: Path) -> str:
     ).stdout
 
 
-def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_one_root_and_the_name_that_robots_write(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == set(PACKAGES)
-    assert all(f"{top}/py.typed" in names for top in tops)
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == TOPS
+    assert all(f"{top}/py.typed" in names for top in TOPS)
+    held = {name for name in names if name.startswith("rrise/") and name.endswith(".py")}
+    sources = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    own = {f"rrise/{path.name}" for path in (ROOT / "src" / "rrise").glob("*.py")}
+    assert held == {f"rrise/{name}" for name in sources} | own
+    assert [n for n in names if n.startswith("edge_sdk/")] == ["edge_sdk/__init__.py", "edge_sdk/py.typed"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_come_from_the_wheel(installed: Path, package: str) -> None:
-    assert run(f"import {package}; print({package}.__file__)", installed).startswith(str(installed))
+    assert run(f"from rrise import {package}; print({package}.__file__)", installed).startswith(
+        str(installed)
+    )
+
+
+def test_a_project_may_have_folders_of_the_same_names(installed: Path, tmp_path: Path) -> None:
+    """A robot's own `calibration` (of its cameras), `trainer` and `export` stand before ours on the import path."""
+    for name in ("calibration", "trainer", "export"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"OWNER = 'robot {name}'\n")
+    code = (
+        "import calibration, export, trainer\n"
+        "from edge_sdk import Certifier\n"
+        "import edge_sdk.certifier, rrise.edge_sdk.certifier, rrise.calibration.statistics.bounds\n"
+        "assert edge_sdk.certifier is rrise.edge_sdk.certifier and Certifier is rrise.edge_sdk.certifier.Certifier\n"
+        "print(calibration.OWNER, trainer.OWNER, export.OWNER, rrise.__file__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(installed)])}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    expected = f"robot calibration robot trainer robot export {installed / 'rrise' / '__init__.py'}"
+    assert done.stdout.strip() == expected
 
 
 @pytest.mark.parametrize(
@@ -82,10 +110,10 @@ def test_the_wheel_installs_the_four_commands(wheel: Path) -> None:
         name = next(name for name in archive.namelist() if name.endswith("/entry_points.txt"))
         lines = archive.read(name).decode().split()
     scripts = [
-        "rrise-calibrate=calibration",
-        "rrise-edge=edge_sdk",
-        "rrise-export=export",
-        "rrise-train=trainer",
+        "rrise-calibrate=rrise.calibration",
+        "rrise-edge=rrise.edge_sdk",
+        "rrise-export=rrise.export",
+        "rrise-train=rrise.trainer",
     ]
     assert sorted("".join(lines[1:]).replace(".cli:main", " ").split()) == scripts
 

@@ -1,5 +1,6 @@
 """Trains base classifiers and surrogates, draws their Monte Carlo counts, and calibrates on the server."""
 
+from rrise.names import stand_in
 from rrise.trainer.attack import attack
 from rrise.trainer.base import train_base
 from rrise.trainer.calibrate import calibrate
@@ -35,3 +36,6 @@ __all__ = [
     "train_base",
     "train_surrogate",
 ]
+
+if __name__ != "rrise.trainer":  # found in a checkout by the folder's own name
+    stand_in(__name__)

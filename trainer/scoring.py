@@ -95,7 +95,7 @@ def _filled(rows: np.ndarray) -> Tensor:
 def score(
     network: nn.Module, preprocess: Preprocess, references: References, artefact: str, noise: float = 0.0
 ) -> Scores:
-    """Scores of a reference pack. The probit comes from `rrise.calibration.statistics.probit`, so it equals that of the exported head.
+    """Scores of a reference pack. The probit comes from `calibration.statistics.probit`, so it equals that of the exported head.
 
     artefact: digest of the surrogate's file. noise: standard deviation of the guard noise, 0 for a plain pass.
     """

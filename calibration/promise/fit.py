@@ -36,7 +36,7 @@ def calibrate(
         scores: table of split "calibration". Where clips have several frames, one is drawn per clip with `seed`, except
             for the whole-clip kind, which uses them all.
         guarantee: what is promised.
-        map: chosen on other frames than these, like `difficulty`, `threshold` and `offsets` (see `rrise.calibration.promise.plan`).
+        map: chosen on other frames than these, like `difficulty`, `threshold` and `offsets` (see `plan`).
         training_digests: digests of every frame that the surrogate, the map or the quantiser has seen.
         attempt: how often this calibration split has been used, this time included; it is recorded.
         difficulty: whether the surrogate's difficulty scales the offset; None: where it has one.

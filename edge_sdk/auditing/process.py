@@ -16,6 +16,7 @@ from typing import IO, Any, Callable, Dict, List, Optional
 
 import numpy as np
 
+import rrise
 from rrise.calibration.errors import RriseError
 from rrise.edge_sdk.auditing.base import BaseModel
 from rrise.edge_sdk.auditing.judge import Judgement, Verdict
@@ -312,7 +313,7 @@ class _Worker:
     def __init__(self, command: List[str]) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         # From the folder of this package, so that the process runs the same code whatever the caller's folder holds.
-        home = Path(__file__).resolve().parents[2]
+        home = Path(rrise.__file__).parents[1]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=home
         )

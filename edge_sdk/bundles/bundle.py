@@ -18,12 +18,11 @@ from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.probe import Probe
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.contract import GraphMetadata, guard_of, preprocessing_digest, same_float32
-from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Manifest
 from rrise.edge_sdk.formats.noise import ReplayNoise
 from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, Signature, Trust
 from rrise.edge_sdk.runtime.base import Graph
 
-DEVICE_FOLDER = "device"
 _RESTORE = "copy the bundle again from its release, or export it again with `rrise-export onnx`"
 
 

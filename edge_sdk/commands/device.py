@@ -146,9 +146,9 @@ def drift(
 @run_command
 def reset(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Lift the suspension of BUNDLE on this device, after its cause was found and mended."""
-    from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER
     from rrise.edge_sdk.device.drift import forget
     from rrise.edge_sdk.device.suspension import lift, suspended_because
+    from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 
     opened = open_trusted(bundle, options)
     reason = suspended_because(opened)

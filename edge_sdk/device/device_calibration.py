@@ -23,13 +23,14 @@ from rrise.calibration.statistics.bounds import unproved
 from rrise.calibration.storage.attempts import AttemptLog
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.tables.references import References
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import run_all
 from rrise.edge_sdk.device.belonging import independent_rows, misfit, to_keep
 from rrise.edge_sdk.device.drift import forget
 from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.device.verification_record import remove_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.runtime.base import Outputs, Runtime
 

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 
 FILE = "suspension.json"

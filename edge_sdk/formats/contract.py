@@ -2,7 +2,7 @@
 
 A graph of the guarded tier has a second input: `noise` float32 [B, C, h, w], in 8-bit pixel levels, of the shape that
 frames have after crop and resize. Whoever runs the graph draws it anew for every frame from N(0, (255 s)^2), rounded to
-multiples of 2^-10, with a generator seeded by the operating system: `rrise.edge_sdk.formats.noise.FreshNoise`. rho and s are in the
+multiples of 2^-10, with a generator seeded by the operating system: `edge_sdk.formats.noise.FreshNoise`. rho and s are in the
 metadata; a graph that has the tensor and not the metadata, or the other way round, is refused.
 """
 

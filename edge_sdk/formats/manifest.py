@@ -16,6 +16,7 @@ from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 
 FORMAT = "rrise-bundle"
 VERSION = 1
+DEVICE_FOLDER = "device"  # beside the manifest, outside what is released: what this device made
 MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import time
-from typing import Any, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
 
 import numpy as np
 
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
-from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.errors import EdgeError, FrameError
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.certifier import Certifier
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 _MODES = {"rgb8": "RGB", "bgr8": "RGB", "mono8": "L"}

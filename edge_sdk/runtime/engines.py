@@ -9,14 +9,17 @@ import hashlib
 import importlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import atomic_file
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
 from rrise.edge_sdk.errors import BundleError, RuntimeUnavailable
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.runtime.cuda import Device
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.bundles.bundle import Bundle
 
 FOLDER = "engines"
 MODULES = ("tensorrt", "tensorrt_rtx")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
-from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import RuntimeUnavailable
 from rrise.edge_sdk.runtime.base import Runtime
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.bundles.bundle import Bundle
 
 RUNTIMES = ("auto", "onnxruntime", "tensorrt")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
 from rrise.calibration.storage.execution import Execution
-from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.formats.contract import (
     DIFFICULTY,
@@ -28,6 +27,9 @@ from rrise.edge_sdk.runtime.device_frames import DeviceFrame, view_on_device
 from rrise.edge_sdk.runtime.engines import engine_key, import_tensorrt, load_engine, stale_engines, started
 from rrise.edge_sdk.runtime.lane import GRAPH, Lane
 from rrise.edge_sdk.runtime.onnx_file import read_metadata
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.bundles.bundle import Bundle
 
 
 class TensorRTRuntime:

@@ -1,6 +1,6 @@
 """The ONNX rendering of `calibration.CertificateHead`: from the surrogate's logits to label and certified radius.
 
-Node by node it takes the float32 steps of `rrise.calibration.statistics.probit`, `rrise.calibration.promise.maps` and `rrise.calibration.promise.head`; from
+Node by node it takes the float32 steps of `calibration.statistics.probit`, `calibration.promise.maps` and `.head`; from
 the probit on, the two renderings agree bit for bit under ONNX Runtime. Only operators that TensorRT accepts are used.
 """
 

@@ -17,10 +17,9 @@ import numpy as np
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.tables.scores import Scores
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER
 from rrise.edge_sdk.bundles.probe import Expected, Probe
 from rrise.edge_sdk.bundles.scoring import run_all
-from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Artefact, InputSpec, Manifest
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Artefact, InputSpec, Manifest
 from rrise.edge_sdk.formats.signing import SIGNATURE_FILE
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, Optional
 
+import rrise
 from rrise.calibration.storage.digests import combined_digest, file_digest, frame_digests, json_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.export.source import Source
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     import onnx
 
 _CODE = (
-    "export/lower.py",
-    "export/precision.py",
-    "export/guarded.py",
+    "export/lowering/lower.py",
+    "export/lowering/precision.py",
+    "export/lowering/guarded.py",
     "trainer/networks.py",
     "trainer/preprocess.py",
 )
@@ -90,5 +91,5 @@ def _version(tool: str) -> str:
 
 
 def _code_digest() -> str:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(rrise.__file__).parent
     return combined_digest(file_digest(root / name) for name in _CODE)

@@ -10,7 +10,8 @@ from typing import Optional, Tuple
 
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.export.errors import ExportError
 from rrise.export.releasing.bundle import whole_or_not_at_all

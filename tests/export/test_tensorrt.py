@@ -237,6 +237,7 @@ def test_the_device_needs_neither_torch_nor_onnx_nor_scipy() -> None:
         "import sys\n"
         "for name in ('torch', 'onnx', 'scipy', 'onnxruntime', 'matplotlib', 'zarr', 'cryptography'):\n"
         "    sys.modules[name] = None\n"
-        "import rrise.export.on_device, rrise.export.lowering.engine, rrise.export.cli, rrise.export.releasing.pack, rrise.edge_sdk.runtime.tensorrt\n"
+        "import rrise.export.on_device, rrise.export.lowering.engine, rrise.export.cli\n"
+        "import rrise.export.releasing.pack, rrise.edge_sdk.runtime.tensorrt\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

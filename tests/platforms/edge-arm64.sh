@@ -40,6 +40,6 @@ if [ ${#arguments[@]} -eq 0 ]; then
     # It starts Python a second time, which only works where the host's kernel runs aarch64 programs by itself.
     arguments+=(--deselect tests/edge_sdk/test_device_calibration.py::test_recalibration_needs_no_scipy)
 fi
-OMP_NUM_THREADS=1 PYTHONPATH="$root:$site" PYTHONDONTWRITEBYTECODE=1 exec "$qemu" -cpu max -L "$system" \
+OMP_NUM_THREADS=1 PYTHONPATH="$root/src:$root:$site" PYTHONDONTWRITEBYTECODE=1 exec "$qemu" -cpu max -L "$system" \
     -E LD_LIBRARY_PATH="$system/usr/lib/aarch64-linux-gnu:$system/lib/aarch64-linux-gnu" \
     "$system/usr/bin/python3.11" -m pytest -p no:cacheprovider "${arguments[@]}"

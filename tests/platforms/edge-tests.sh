@@ -20,5 +20,5 @@ if ! [ -f "$venv/installed" ] || [ "$constraints" -nt "$venv/installed" ]; then
 fi
 cd "$root"
 # Two files take the bundle that the trainer makes, which needs torch; the rest builds its own by hand.
-OMP_NUM_THREADS=1 exec "$venv/bin/python" -m pytest -p no:cacheprovider \
-    tests/edge_sdk tests/calibration/test_drift.py --ignore=tests/edge_sdk/test_tensorrt_runtime.py --ignore=tests/edge_sdk/test_exported_bundle.py
+PYTHONPATH="$root/src" OMP_NUM_THREADS=1 exec "$venv/bin/python" -m pytest -p no:cacheprovider \
+    tests/edge_sdk tests/calibration/statistics/test_drift.py --ignore=tests/edge_sdk/test_tensorrt_runtime.py --ignore=tests/edge_sdk/test_exported_bundle.py

@@ -20,7 +20,7 @@ from rrise.calibration.statistics.sequential import (
     worth_continuing,
 )
 
-COUNTS = Path(__file__).parents[3] / "shared" / "data" / "reference" / "cohen_resnet110_counts_sigma0.25.npz"
+COUNTS = Path(__file__).parents[4] / "shared" / "data" / "reference" / "cohen_resnet110_counts_sigma0.25.npz"
 
 
 def ever_confirmed(p: float, z0: float, alpha: float, paths: int, horizon: int, seed: int) -> float:

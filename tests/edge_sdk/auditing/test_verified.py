@@ -85,6 +85,9 @@ def test_broken_classifiers_are_refused(classify, message):
 
 
 def test_needs_neither_torch_nor_scipy():
-    code = "import sys, rrise.edge_sdk.auditing.verified; print([m for m in ('torch', 'scipy', 'onnx', 'zarr') if m in sys.modules])"
+    code = (
+        "import sys, rrise.edge_sdk.auditing.verified\nprint([m for m in ('torch', 'scipy', 'onnx', 'zarr')"
+    )
+    code += " if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

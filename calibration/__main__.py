@@ -1,0 +1,5 @@
+"""`python -m rrise.calibration` is the command `rrise-calibrate`."""
+
+from rrise.calibration.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m rrise.trainer` is the command `rrise-train`."""
+
+from rrise.trainer.cli import main
+
+main()
