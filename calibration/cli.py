@@ -11,7 +11,7 @@ import numpy as np
 
 from rrise.calibration.commands.options import guarantee_from, guarantee_options
 from rrise.calibration.commands.study import guard, study
-from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CalibrationError, CheckFailed
 from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
@@ -63,7 +63,7 @@ def main() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws one frame of each clip.")
 @click.option("--log", "log_path", type=_NEW, help="Log of attempts.  [default: attempts.jsonl beside --out]")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @run_command
 def fit(
     scores: Path,
@@ -76,7 +76,7 @@ def fit(
     sequence: bool,
     seed: int,
     log_path: Optional[Path],
-    as_json: bool,
+    json_flag: bool,
     **levels: Any,
 ) -> None:
     """Calibrate the execution of SCORES (split "calibration") and write its record."""
@@ -109,7 +109,7 @@ def fit(
         offsets=offsets,
     )
     record.save(out)
-    summary("Calibration", _fit_rows(record, out), {**record.to_json(), "plan": plan.to_json()}, as_json)
+    summary("Calibration", _fit_rows(record, out), {**record.to_json(), "plan": plan.to_json()}, json_flag)
     if not record:
         raise CheckFailed(record.message())
 
@@ -185,7 +185,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
 @click.option("--latency", type=_FILE, help="Written by rrise-edge bench.")
 @click.option("--frame-rate", type=float, default=30.0, show_default=True, help="Frames a second.")
 @click.option("--out", type=_NEW, required=True, help="Folder for report.html and report.json.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @run_command
 def report(
     scores: Path,
@@ -195,7 +195,7 @@ def report(
     latency: Optional[Path],
     frame_rate: float,
     out: Path,
-    as_json: bool,
+    json_flag: bool,
 ) -> None:
     """Write the report of one execution from the folder SCORES (calibration, verification and test tables)."""
     from rrise.calibration.reports.report import summary_rows, write_report
@@ -213,7 +213,7 @@ def report(
     )
     numbers = write_report(tables, out)
     rows = [*summary_rows(numbers), ("promise", numbers["sentence"]), ("report", str(out / "report.html"))]
-    summary("Report", rows, numbers, as_json)
+    summary("Report", rows, numbers, json_flag)
 
 
 main.add_command(study)

@@ -7,8 +7,11 @@ import functools
 import json
 import os
 import sys
+import tempfile
 import time
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, TextIO, Tuple, TypeVar
+import traceback
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, TextIO, Tuple, TypeVar
 
 import click
 
@@ -23,8 +26,27 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+# One wording for the option that every command has.
+json_option = click.option(
+    "--json", "json_flag", is_flag=True, help="Print the result as JSON, for machines."
+)
+
+
 class SuggestingGroup(click.Group):
-    """A group of commands that names the nearest command when one is mistyped (click does so for options)."""
+    """A group of commands with `-h` and `--version`, which names the nearest command when one is mistyped.
+
+    No error leaves it as a traceback: Python would end with status 1, which here means "checked and failed".
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"], **(kwargs.pop("context_settings", None) or {})}
+        super().__init__(*args, context_settings=settings, **kwargs)
+        if not any(parameter.name == "version" for parameter in self.params):
+            click.version_option(package_name="rrise")(self)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_as_status():
+            return super().invoke(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: List[str]
@@ -38,20 +60,49 @@ class SuggestingGroup(click.Group):
 
 
 def run_command(function: Function) -> Function:
-    """Decorate a command: an RriseError becomes a message on stderr, exit status 1 for a failed check, else 2."""
+    """Decorate a command: an error becomes a message on stderr, exit status 1 for a failed check, else 2."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with errors_as_status():
             return function(*args, **kwargs)
-        except CheckFailed as error:
-            _stop(f"failed: {error}", 1)
-        except RriseError as error:
-            _stop(f"error: {error}", 2)
-        except (OSError, MemoryError) as error:
-            _stop(f"error: {error or type(error).__name__}", 2)
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def errors_as_status() -> Iterator[None]:
+    """Inside, a failed check ends the program with status 1 and any other error with 2, each with one message on stderr.
+
+    An error that no one expected is a fault of rrise: its traceback goes to a file, which the message names.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except CheckFailed as error:
+        _stop(f"failed: {error}", 1)
+    except RriseError as error:
+        _stop(f"error: {error}", 2)
+    except (OSError, MemoryError) as error:
+        _stop(f"error: {error or type(error).__name__}", 2)
+    except Exception as error:
+        _stop(_unexpected(error), 2)
+
+
+def _unexpected(error: Exception) -> str:
+    """The message for an error that should not have happened; its traceback is written to a file of the temporary folder."""
+    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+    what = f"error: rrise failed in a way it should not: {type(error).__name__}: {first}"
+    try:
+        handle, path = tempfile.mkstemp(prefix="rrise-error-", suffix=".log", text=True)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(
+                f"{' '.join(sys.argv)}\npython {sys.version}\n\n{''.join(traceback.format_exception(error))}"
+            )
+    except OSError:
+        return f"{what}\n{''.join(traceback.format_exception(error))}"
+    return f"{what}. Nothing was checked. The traceback is in {path}; please report it with that file"
 
 
 def _stop(message: str, status: int) -> NoReturn:

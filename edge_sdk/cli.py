@@ -8,13 +8,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.edge_sdk.commands.device import drift, recalibrate, reset, verify
 from rrise.edge_sdk.commands.operate import doctor, watch
 from rrise.edge_sdk.commands.options import (
     bundle_argument,
-    json_option,
     runtime_options,
     trust_of,
     trust_options,
@@ -22,8 +21,7 @@ from rrise.edge_sdk.commands.options import (
 from rrise.edge_sdk.commands.references import references
 
 
-@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rrise")
+@click.group(cls=SuggestingGroup)
 def main() -> None:
     """Certify camera frames with a bundle, and check that this device still does what was calibrated."""
 

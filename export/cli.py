@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
-from rrise.calibration.console import SuggestingGroup, run_command, summary
+from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed, RriseError
 from rrise.calibration.storage.files import read_json
 from rrise.export.releasing.summaries import Rows, comparison_rows, result_json, result_rows
@@ -42,7 +43,7 @@ def main() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
-@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@json_option
 @run_command
 def onnx(
     workspaces: Tuple[Path, ...],
@@ -128,7 +129,7 @@ def _raise(problems: Sequence[RriseError]) -> None:
 @click.argument("bundle", type=_FOLDER)
 @click.argument("workspace", type=_FOLDER)
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
-@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@json_option
 @run_command
 def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> None:
     """Run the gate again on an existing BUNDLE, against the WORKSPACE it came from."""
@@ -150,7 +151,7 @@ def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> N
 @click.option(
     "--max-drop", type=float, help="Exit status 1 when certified accuracy drops by more, as in 0.01."
 )
-@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@json_option
 @run_command
 def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> None:
     """Say what differs between two bundles: settings, offsets, certified accuracy, answers on common frames."""
@@ -173,41 +174,56 @@ def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> No
         )
 
 
+def _say(line: str, as_json: Dict[str, Any], json_flag: bool) -> None:
+    """What a command did in one line, or as JSON."""
+    click.echo(json.dumps(as_json, indent=2, sort_keys=True) if json_flag else line)
+
+
 @main.command()
 @click.argument("bundle", type=_FOLDER)
 @click.argument("file", type=_FOLDER)
+@json_option
 @run_command
-def pack(bundle: Path, file: Path) -> None:
+def pack(bundle: Path, file: Path, json_flag: bool) -> None:
     """Put a released BUNDLE into a single FILE; equal bundles give equal bytes."""
     from rrise.export.releasing.pack import pack_bundle
 
     digest = pack_bundle(bundle, file)
-    click.echo(f"{file}: {file.stat().st_size:,} bytes, SHA-256 {digest}")
+    size = file.stat().st_size
+    _say(
+        f"{file}: {size:,} bytes, SHA-256 {digest}",
+        {"file": str(file), "bytes": size, "sha256": digest},
+        json_flag,
+    )
 
 
 @main.command()
 @click.argument("file", type=_FOLDER)
 @click.argument("bundle", type=_FOLDER)
 @click.option("--public-key", type=_FOLDER, help="Unpack only what this key signed.")
+@json_option
 @run_command
-def unpack(file: Path, bundle: Path, public_key: Optional[Path]) -> None:
+def unpack(file: Path, bundle: Path, public_key: Optional[Path], json_flag: bool) -> None:
     """Unpack FILE into the folder BUNDLE and check it; the folder appears whole or not at all."""
     from rrise.edge_sdk.formats.signing import Trust
     from rrise.export.releasing.pack import unpack_bundle
 
     trust = None if public_key is None else Trust.of(public_key)
-    click.echo(f"{bundle}: manifest {unpack_bundle(file, bundle, trust=trust)[:16]}")
+    digest = unpack_bundle(file, bundle, trust=trust)
+    _say(f"{bundle}: manifest {digest[:16]}", {"bundle": str(bundle), "manifest": digest}, json_flag)
 
 
 @main.command()
 @click.argument("file", type=_FOLDER)
+@json_option
 @run_command
-def keygen(file: Path) -> None:
+def keygen(file: Path, json_flag: bool) -> None:
     """Make an Ed25519 key pair: the private key FILE, readable by you alone, and FILE.pub for the robots."""
     from rrise.export.releasing.keys import write_key_pair
 
     public = write_key_pair(file)
-    click.echo(f"{file}: private key; {file}.pub: public key {public.key_id}")
+    said = {"private": str(file), "public": f"{file}.pub", "key_id": public.key_id}
+    _say(f"{file}: private key; {file}.pub: public key {public.key_id}", said, json_flag)
 
 
 @main.command()
@@ -219,8 +235,11 @@ def keygen(file: Path) -> None:
 @click.option(
     "--device-records", is_flag=True, help="Sign what this device added, with the device's key, instead."
 )
+@json_option
 @run_command
-def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_records: bool) -> None:
+def sign(
+    bundle: Path, key: Optional[Path], release: Optional[int], device_records: bool, json_flag: bool
+) -> None:
     """Sign BUNDLE, or the records that this device made in it."""
     from rrise.edge_sdk.formats.signing import PrivateKey
     from rrise.export.errors import ExportError
@@ -228,13 +247,15 @@ def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_recor
 
     private = PrivateKey.load(key)
     if device_records:
-        for record in sign_device_records(bundle, private):
-            click.echo(f"{record}: signed by device key {private.public.key_id}")
+        records = list(map(str, sign_device_records(bundle, private)))
+        lines = [f"{record}: signed by device key {private.public.key_id}" for record in records]
+        _say("\n".join(lines), {"records": records, "key_id": private.public.key_id}, json_flag)
         return
     if release is None:
         raise ExportError("--release: got none, expected the number of this release, one more than the last")
     signature = sign_bundle(bundle, private, release)
-    click.echo(f"{bundle}: release {signature.release}, signed by key {signature.key_id}")
+    said = {"bundle": str(bundle), "release": signature.release, "key_id": signature.key_id}
+    _say(f"{bundle}: release {signature.release}, signed by key {signature.key_id}", said, json_flag)
 
 
 @main.command()
@@ -247,7 +268,7 @@ def sign(bundle: Path, key: Optional[Path], release: Optional[int], device_recor
 @click.option(
     "--refuse-stale", is_flag=True, help="Do not build anew where an engine for something else is there."
 )
-@click.option("--json", "json_flag", is_flag=True, help="Print the result as JSON.")
+@json_option
 @run_command
 def tensorrt(
     bundle: Path,

@@ -30,7 +30,7 @@ from rrise.trainer.workspace import Workspace
 Command = Callable[..., Any]
 
 
-@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup)
 def main() -> None:
     """Train, sample, calibrate and certify in a WORKSPACE folder. Each stage can be run again."""
 

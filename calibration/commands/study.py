@@ -8,7 +8,7 @@ from typing import Any, Optional, Tuple
 import click
 
 from rrise.calibration.commands.options import guarantee_from, guarantee_options, numbers
-from rrise.calibration.console import run_command, summary
+from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.reports.guard_study import study_guard
 from rrise.calibration.reports.study import ERRORS, make_study
@@ -31,7 +31,7 @@ _NEW = click.Path(path_type=Path)
     "--frames", type=int, default=0, help="Units of the calibration split to come.  [default: as many]"
 )
 @click.option("--frame-rate", type=float, default=30.0, show_default=True, help="Frames a second.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @run_command
 def study(
     scores: Path,
@@ -41,7 +41,7 @@ def study(
     radius: Optional[float],
     frames: int,
     frame_rate: float,
-    as_json: bool,
+    json_flag: bool,
     **levels: Any,
 ) -> None:
     """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
@@ -61,7 +61,7 @@ def study(
     heads += [f"right {value:g}" for value in made.radii] if made.known else []
     rows = [("error", "  ".join(f"{head:>13}" for head in heads))]
     rows += [(row[0], "  ".join(f"{cell[:13]:>13}" for cell in row[1:])) for row in level_cells(made)]
-    summary("Study", [*rows, ("report", str(html)), ("data", str(data))], made.to_json(), as_json)
+    summary("Study", [*rows, ("report", str(html)), ("data", str(data))], made.to_json(), json_flag)
 
 
 @click.command()
@@ -80,7 +80,7 @@ def study(
     "--frames", type=int, default=0, help="Frames of the calibration split to come.  [default: as many]"
 )
 @click.option("--out", type=_NEW, help="JSON file to write.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @run_command
 def guard(
     tables: Tuple[str, ...],
@@ -92,7 +92,7 @@ def guard(
     radius: Optional[float],
     frames: int,
     out: Optional[Path],
-    as_json: bool,
+    json_flag: bool,
 ) -> None:
     """Guarded tier: what each attack budget costs, from tuning scores made with several NOISE levels."""
     scores = {}
@@ -119,4 +119,4 @@ def guard(
         (f"rho {value:g}", "noise " + ("none" if best is None else f"{best:g}"))
         for value, best in made.chosen
     ]
-    summary("Guarded tier", rows, made.to_json(), as_json)
+    summary("Guarded tier", rows, made.to_json(), json_flag)

@@ -8,11 +8,10 @@ from typing import Any, Optional
 
 import click
 
-from rrise.calibration.console import Progress, run_command, summary
+from rrise.calibration.console import Progress, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.edge_sdk.commands.options import (
     bundle_argument,
-    json_option,
     open_trusted,
     runtime_options,
     trust_options,

@@ -11,11 +11,10 @@ from typing import Any, Dict, Iterator, Optional
 
 import click
 
-from rrise.calibration.console import run_command, summary
+from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.edge_sdk.commands.options import (
     bundle_argument,
-    json_option,
     runtime_options,
     trust_of,
     trust_options,

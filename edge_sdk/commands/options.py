@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
-json_option = click.option("--json", "json_flag", is_flag=True, help="Print JSON instead of text.")
 
 
 def runtime_options(command: Command) -> Command:

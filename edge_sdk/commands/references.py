@@ -8,8 +8,7 @@ from typing import Optional
 
 import click
 
-from rrise.calibration.console import Progress, SuggestingGroup, run_command, summary
-from rrise.edge_sdk.commands.options import json_option
+from rrise.calibration.console import Progress, SuggestingGroup, json_option, run_command, summary
 
 _path = click.Path(path_type=Path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -19,7 +21,7 @@ def group() -> None:
 
 
 @group.command()
-@click.option("--fail", type=click.Choice(["no", "check", "error", "disk"]), default="no")
+@click.option("--fail", type=click.Choice(["no", "check", "error", "disk", "fault"]), default="no")
 @click.option("--json", "as_json", is_flag=True)
 @run_command
 def work(fail: str, as_json: bool) -> None:
@@ -29,6 +31,8 @@ def work(fail: str, as_json: bool) -> None:
         raise CalibrationError("got 1, expected 2")
     if fail == "disk":
         raise OSError(28, "No space left on device")
+    if fail == "fault":
+        raise ZeroDivisionError("nobody thought of this")
     summary("Done", [("frames", "3"), ("a longer name", "4")], {"frames": 3}, as_json)
 
 
@@ -39,6 +43,43 @@ def work(fail: str, as_json: bool) -> None:
 def test_exit_status(fail: str, status: int, text: str) -> None:
     result = CliRunner().invoke(group, ["work", "--fail", fail])
     assert result.exit_code == status and text in result.output
+
+
+def test_an_error_that_no_one_expected_is_not_a_failed_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own status for a traceback is 1, which a build server reads as "checked and failed"."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = CliRunner().invoke(group, ["work", "--fail", "fault"])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    (log,) = tmp_path.glob("rrise-error-*.log")
+    assert str(log) in result.output and "ZeroDivisionError: nobody thought of this" in result.output
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert 'raise ZeroDivisionError("nobody thought of this")' in log.read_text()
+
+
+def test_it_is_told_in_full_where_no_log_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    result = CliRunner().invoke(group, ["work", "--fail", "fault"])
+    assert result.exit_code == 2 and "Traceback (most recent call last)" in result.output
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    for below, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, below)
+
+
+@pytest.mark.parametrize("package", ["calibration", "edge_sdk", "export", "trainer"])
+def test_every_command_has_help_json_and_version(package: str) -> None:
+    main = pytest.importorskip(f"rrise.{package}.cli").main
+    assert CliRunner().invoke(main, ["--version"]).exit_code == 0
+    for name, command in commands(main):
+        assert CliRunner().invoke(main, [*name, "-h"]).exit_code == 0, name
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        assert isinstance(command, click.Group) or "--json" in flags, name
 
 
 def test_a_mistyped_command_suggests_the_right_one() -> None:
