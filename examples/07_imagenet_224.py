@@ -26,10 +26,10 @@ from rrise.calibration.console import Progress, run_command, summary
 from rrise.calibration.storage.digests import frame_digests
 from rrise.calibration.tables.certify import certify, check_budget
 from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.networks import load_weights
-from rrise.trainer.preprocess import Preprocess
 
 CLASSES, ALPHA, RADII = 1000, 0.001, (0.0, 0.25)
 # Expansion, channels, blocks and first stride of each stage (Sandler et al. 2018, table 2).

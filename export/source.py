@@ -28,7 +28,7 @@ from rrise.export.lowering.precision import PREPROCESS_LAYER
 if TYPE_CHECKING:
     import torch
 
-    from rrise.trainer.preprocess import Preprocess
+    from rrise.trainer.data.preprocess import Preprocess
 
 REFERENCE_BATCH = 64
 SPLITS = ("train", "tuning", "calibration", "verification", "test")

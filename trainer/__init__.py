@@ -8,9 +8,9 @@ from rrise.trainer.certify import certify_test_split
 from rrise.trainer.choice import too_few_frames
 from rrise.trainer.config import Config, config_for, load_config
 from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, load_network
-from rrise.trainer.preprocess import Preprocess
 from rrise.trainer.search import Search
 from rrise.trainer.surrogate import train_surrogate
 from rrise.trainer.targets import build_targets

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
-from rrise.trainer.augment import augment
 from rrise.trainer.blackbox import labels_of, onnx_spec, open_black_box
+from rrise.trainer.data.augment import augment
+from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.inputs import Inputs
 from rrise.trainer.networks import (
     build_network,
     check_logits,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rrise.calibration.promise.maps import clopper_pearson_map
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.probit import probit_from_logits
-from rrise.trainer.augment import augment, blend
+from rrise.trainer.data.augment import augment, blend
 from rrise.trainer.networks import Network, ResNet, WithDifficulty
 from rrise.trainer.training import seeded
 from rrise.trainer.views import base_labels, fresh_shares

@@ -15,7 +15,7 @@ from rrise.calibration.statistics.probit import probit_from_logits
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 
 BATCH_SIZE = 64
 SPLIT_SEEDS = {"train": 0, "tuning": 1, "calibration": 2, "verification": 3, "test": 4}

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrise.calibration.tables.evaluation import label_agreement, probit_rmse
-from rrise.trainer.augment import augment, blend
 from rrise.trainer.base import resnet_spec
 from rrise.trainer.blackbox import KINDS as BLACK_BOXES
 from rrise.trainer.choice import worth
+from rrise.trainer.data.augment import augment, blend
+from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.difficulty import learn_difficulty
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.inputs import Inputs
 from rrise.trainer.montecarlo.distributed import Team, team
 from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
 from rrise.trainer.scoring import score

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.console import Progress
+from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.inputs import Inputs
 
 WARM_UP, FIRST_SHARE = 0.2, 0.04
 

@@ -16,11 +16,11 @@ from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
 from rrise.trainer.config import Config, load_config
 from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.data.inputs import Inputs
+from rrise.trainer.data.preprocess import Preprocess
+from rrise.trainer.data.splits import Splits, make_splits
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.inputs import Inputs
 from rrise.trainer.networks import Network, differences, load_network
-from rrise.trainer.preprocess import Preprocess
-from rrise.trainer.splits import Splits, make_splits
 
 REFERENCE_SPLITS = ("tuning", "calibration", "verification")
 SCORED_SPLITS = (*REFERENCE_SPLITS, "test")

@@ -18,7 +18,7 @@ _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 
 @dataclass(frozen=True)
 class FramePreprocess:
-    """uint8 [H, W, C] -> float32 [C, h, w] in [0, 1], as `rrise.trainer.preprocess` does it, to within float32 rounding.
+    """uint8 [H, W, C] -> float32 [C, h, w] in [0, 1], as `rrise.trainer.data.preprocess` does it, to within float32 rounding.
 
     Attributes:
         frame_shape: (H, W, C). encoding: "rgb8", "bgr8" (reversed) or "mono8".

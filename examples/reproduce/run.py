@@ -27,12 +27,12 @@ from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.augment import augment
+from rrise.trainer.data.augment import augment
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
 from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
-from rrise.trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
 VERIFIED_BATCH = 256

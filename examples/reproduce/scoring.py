@@ -15,7 +15,7 @@ from rrise.calibration.statistics.probit import probit_from_logits
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 
 BATCH_SIZE = 64
 TIMED_PASSES = 30

@@ -18,7 +18,7 @@ from examples.reproduce.settings import Recipe, plain
 from examples.reproduce.views import blend, jensen_shannon
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.tables.thinning import thin_counts
-from rrise.trainer.augment import augment
+from rrise.trainer.data.augment import augment
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
 from rrise.trainer.views import fresh_shares

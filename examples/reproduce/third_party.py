@@ -28,10 +28,10 @@ from examples.reproduce.settings import plain
 from examples.reproduce.third_party_counts import Counts
 from examples.reproduce.views import jensen_shannon, mixing_weights, probit_regression
 from rrise.calibration.storage.digests import json_digest
-from rrise.trainer.augment import augment
+from rrise.trainer.data.augment import augment
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import build_network, save_network
-from rrise.trainer.preprocess import Preprocess
 
 SPLITS = ("tuning", "calibration", "test")
 LOSSES = ("ce", "probit", "both", "js")

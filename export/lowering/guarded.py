@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from rrise.trainer.preprocess import Preprocess
+    from rrise.trainer.data.preprocess import Preprocess
 
 
 class GuardedSurrogate(nn.Module):

@@ -22,7 +22,7 @@ _CODE = (
     "export/lowering/precision.py",
     "export/lowering/guarded.py",
     "trainer/networks.py",
-    "trainer/preprocess.py",
+    "trainer/data/preprocess.py",
 )
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 

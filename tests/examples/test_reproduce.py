@@ -32,7 +32,7 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.files import read_json
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.augment import augment
+from rrise.trainer.data.augment import augment
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import load_network
 

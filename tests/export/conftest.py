@@ -16,8 +16,8 @@ from rrise.calibration.tables.references import References
 from rrise.export.lowering.precision import PREPROCESS_LAYER
 from rrise.export.source import Source
 from rrise.trainer.data import load_digits
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.networks import ResNet
-from rrise.trainer.preprocess import Preprocess
 from rrise.trainer.training import threads_for
 
 SIGMA, BETA, SAMPLES = 0.25, 0.1, 200

@@ -17,7 +17,7 @@ from rrise.export.lowering.lower import lower
 from rrise.export.lowering.precision import split_preprocessing
 from rrise.export.releasing.bundle import preprocessing_record
 from rrise.export.source import Source
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from rrise.export.lowering.operators import TENSORRT_OPERATORS, foreign_operator
 from rrise.export.lowering.precision import convert
 from rrise.export.on_device import export_tensorrt
 from rrise.export.source import Source, joined
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 from tests.export.lowering.test_head import CLASSES, HEADS
 

@@ -29,7 +29,7 @@ def _manifest(bundle, shape, encoding, preprocessing):
 )
 def test_it_is_the_trainers(audit_bundle, shape, encoding, crop, size, grid):
     torch = pytest.importorskip("torch")
-    from rrise.trainer.preprocess import Preprocess
+    from rrise.trainer.data.preprocess import Preprocess
 
     theirs = Preprocess(shape, encoding, crop, size, grid)
     mine = FramePreprocess.of(_manifest(audit_bundle, shape, encoding, theirs.to_json()))

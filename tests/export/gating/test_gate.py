@@ -27,7 +27,7 @@ from rrise.export.gating.compare import TOLERANCES, Answers, compare, graded, pa
 from rrise.export.gating.gate import gate, most_by_chance
 from rrise.export.gating.gate_report import Check, GateReport, junit, save_reports
 from rrise.export.source import Source, float32_tolerance, torch_reference
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 from tests.export import damage
 
 

@@ -34,7 +34,7 @@ from rrise.export.lowering.precision import split_preprocessing
 from rrise.export.on_device import export_tensorrt
 from rrise.export.pipeline import export_source, gate_bundle, lower_source
 from rrise.export.source import Source, joined, load_source, torch_reference
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.preprocess import Preprocess
 from tests.edge_sdk.helpers import copy, relist, replace_graph, rewrite_sealed
 from tests.trainer.helpers import copied, edit
 

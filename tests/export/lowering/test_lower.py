@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rrise.export.errors import ExportError
 from rrise.export.lowering.lower import check_model, lower
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.networks import ResNet
-from rrise.trainer.preprocess import Preprocess
 
 
 class Tail(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.montecarlo import CountStore
-from rrise.trainer.preprocess import Preprocess
 
 
 @pytest.fixture(scope="session")

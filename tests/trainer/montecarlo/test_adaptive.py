@@ -12,9 +12,9 @@ from torch import nn
 
 from rrise.calibration.statistics.sequential import Stages
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import sample_counts, sample_in_stages, staged_radius
-from rrise.trainer.preprocess import Preprocess
 
 STAGES = Stages((50, 200, 800), "0.1")
 

@@ -35,7 +35,7 @@ RUN = textwrap.dedent(
     from rrise.trainer.errors import TrainerError
     from datetime import timedelta
     from rrise.trainer.montecarlo import CountStore, distributed, sample_counts
-    from rrise.trainer.preprocess import Preprocess
+    from rrise.trainer.data.preprocess import Preprocess
 
     distributed.JOINING = timedelta(seconds=10)  # gloo may hang at a start; torchrun then starts all of them again
 

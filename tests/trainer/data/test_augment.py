@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rrise.trainer.augment import augment
+from rrise.trainer.data.augment import augment
 from rrise.trainer.training import seeded
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rrise.trainer.inputs import Inputs
-from rrise.trainer.preprocess import Preprocess
+from rrise.trainer.data.inputs import Inputs
+from rrise.trainer.data.preprocess import Preprocess
 
 
 @pytest.fixture

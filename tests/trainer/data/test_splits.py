@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrise.trainer.data import Dataset
+from rrise.trainer.data.splits import SPLIT_NAMES, Splits, join_groups, make_splits
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.splits import SPLIT_NAMES, Splits, join_groups, make_splits
 
 SIZES = {"tuning": 0.1, "calibration": 0.2, "verification": 0.1, "test": 0.1}
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from rrise.calibration.promise.guarded import NoiseSource
+from rrise.trainer.data.preprocess import Preprocess, resize_matrix
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.preprocess import Preprocess, resize_matrix
 
 
 def random_frames(*shape: int) -> np.ndarray:
