@@ -11,3 +11,7 @@ class CheckFailed(RriseError):
 
 class CalibrationError(RriseError):
     """Input that the mathematics of this package cannot accept."""
+
+
+class ImageError(RriseError):
+    """An image file, or its bytes, cannot be read as the picture that a certificate would speak of."""

@@ -24,6 +24,7 @@ ROOMS = {
     "calibration": [
         "errors",
         "console",
+        "images",
         "storage",
         "statistics",
         "tables",

@@ -6,11 +6,13 @@ frames decoded here are those of a calibration set that was decoded with either.
 
 from __future__ import annotations
 
-import io
 from typing import Any, Callable, Dict, Tuple, Union
 
 import numpy as np
 
+from rrise.calibration.errors import ImageError
+from rrise.calibration.images.files import MAX_PIXELS, open_image
+from rrise.calibration.images.jpeg import check_decoded, read_jpeg
 from rrise.edge_sdk.errors import FrameError
 
 Pixels = Union[np.ndarray, bytes, bytearray, memoryview]
@@ -119,13 +121,12 @@ def _jpeg(pixels: Pixels) -> np.ndarray:
             f"jpeg: got {_shape(pixels)} that does not begin like a JPEG file, expected its bytes"
         )
     try:
-        from PIL import Image
+        import PIL  # noqa: F401 - only whether it is there
     except ImportError:
         return _jpeg_opencv(data)
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return open_image(data, "RGB", formats=["JPEG"])
+    except ImageError as error:
         raise FrameError(f"jpeg: cannot be decoded ({error}); check the link to the camera") from error
 
 
@@ -134,12 +135,22 @@ def _jpeg_opencv(data: bytes) -> np.ndarray:
         import cv2
     except ImportError as error:
         raise FrameError("jpeg: needs Pillow or OpenCV: `pip install rrise[images]`") from error
-    # Older releases fill up what is missing with grey; and all turn the picture by its EXIF tag, which Pillow does not.
-    whole = data.rstrip(b"\0")[-2:] == b"\xff\xd9"
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
+    try:
+        jpeg = read_jpeg(data)
+        if jpeg.width * jpeg.height > MAX_PIXELS:
+            raise ImageError(f"got {jpeg.width} x {jpeg.height} pixels, expected at most {MAX_PIXELS}")
+        # OpenCV fills up what is missing with grey, as Pillow does; the check needs the picture before it is turned.
+        plain = _opencv(cv2, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        check_decoded(jpeg, plain)
+        return _opencv(cv2, data, cv2.IMREAD_COLOR) if b"Exif\0\0" in data[: 1 << 16] else plain
+    except ImageError as error:
+        raise FrameError(f"jpeg: cannot be decoded ({error}); check the link to the camera") from error
+
+
+def _opencv(cv2: Any, data: bytes, flags: int) -> np.ndarray:
+    image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise FrameError("jpeg: cannot be decoded; check the link to the camera")
+        raise ImageError("OpenCV cannot decode it")
     return np.asarray(image)[:, :, ::-1]
 
 

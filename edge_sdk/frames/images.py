@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any, Iterator, List, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rrise.calibration.errors import ImageError
+from rrise.calibration.images.files import SUFFIXES, open_image
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
 from rrise.edge_sdk.errors import EdgeError, FrameError
 
 if TYPE_CHECKING:
     from rrise.edge_sdk.certifier import Certifier
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 _MODES = {"rgb8": "RGB", "bgr8": "RGB", "mono8": "L"}
 
 
@@ -40,32 +41,35 @@ def _images_in(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def read_image(path: Path, encoding: str) -> np.ndarray:
-    """One image as uint8 [H, W, C] in the encoding of a bundle.
+def read_image(path: Path, encoding: str, size: Optional[Tuple[int, int]] = None) -> np.ndarray:
+    """One image as uint8 [H, W, C] in the encoding of a bundle, read as the trainer reads it.
+
+    Args:
+        size: height and width, where the file must have them; another is refused before it is unpacked.
 
     Raises:
-        FrameError: the file cannot be read as an image.
+        FrameError: the file cannot be read as an image, or only by guessing: see `rrise.calibration.images.files`.
         EdgeError: Pillow is not installed.
     """
-    image_module = pillow()
+    pillow()
     if encoding not in _MODES:
         raise EdgeError(
             f"encoding: got {encoding!r}, and image files give only {', '.join(_MODES)}; pass arrays from Python"
         )
     try:
-        with image_module.open(path) as image:
-            array = np.asarray(image.convert(_MODES[encoding]))
-    except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as error:
-        raise FrameError(f"{path}: cannot be read as an image ({error})") from error
-    if encoding == "mono8":
-        return array[:, :, None]
-    return array[:, :, ::-1].copy() if encoding == "bgr8" else array
+        array = open_image(path, _MODES[encoding], size=size)
+    except ImageError as error:
+        raise FrameError(str(error)) from error
+    return np.ascontiguousarray(array[:, :, ::-1]) if encoding == "bgr8" else array
 
 
 def read_certified(certifier: Certifier, path: Path) -> Certificate:
     """Certify one image file; an unreadable one gives a certificate of status `invalid_input`."""
+    signature = certifier.runtime.graph.signature
+    height, width = signature.frame_shape[:2]
+    size = (height, width) if signature.dtype == "uint8" else None
     try:
-        frame = read_image(path, certifier.bundle.manifest.input.encoding)
+        frame = read_image(path, certifier.bundle.manifest.input.encoding, size)
     except FrameError as error:
         return withheld(Status.INVALID_INPUT, str(error), capture_time=time(), frame_id=str(path))
     return certifier.certify(frame, frame_id=str(path))

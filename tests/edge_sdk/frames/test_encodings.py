@@ -89,15 +89,18 @@ def test_unknown_encodings_are_refused():
 
 
 def test_opencv_decodes_as_pillow_does_and_fills_up_nothing(monkeypatch):
-    """Without Pillow: a truncated picture is refused, and no EXIF tag turns a frame."""
+    """Without Pillow: a truncated picture is refused, and an EXIF tag turns a frame as it does with Pillow."""
     pytest.importorskip("cv2")
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.fromarray(np.repeat(PICTURE[:, :2], 8, axis=0)).save(buffer, "JPEG", exif=exif)
     data = buffer.getvalue()
+    expected = convert(data, "jpeg", "rgb8")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert convert(data + b"\0\0", "jpeg", "rgb8").shape == (8 * len(PICTURE), 2, 3)
-    for broken in (data[:-2], data[: len(data) // 2], data + b"junk"):
+    turned = convert(data + b"\0\0", "jpeg", "rgb8")
+    assert turned.shape == expected.shape == (2, 8 * len(PICTURE), 3)
+    np.testing.assert_array_equal(turned, expected)
+    for broken in (data[:-2], data[: len(data) // 2], data[: len(data) * 2 // 3] + b"\xff\xd9"):
         with pytest.raises(FrameError, match="jpeg"):
             convert(broken, "jpeg", "rgb8")
