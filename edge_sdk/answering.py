@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 import threading
+import weakref
 from time import perf_counter, time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -35,6 +39,13 @@ class _Closed(EdgeError):
     """A closed certifier was asked: the one error that is misuse and not a failing runtime's."""
 
 
+_LIVE: "weakref.WeakSet[Answering]" = weakref.WeakSet()
+"""Every certifier of this process, for a child that is forked from it."""
+
+_HOLDERS = ("certify", "_certify_together", "_free", "_take_over")
+"""Methods that hold a certifier's lock while they run."""
+
+
 class Answering:
     """The answering half of `Certifier`, which adds loading and everything that is not done for each frame."""
 
@@ -64,7 +75,7 @@ class Answering:
         self._load_options: Dict[str, Any] = {}
         self._previous: Optional[Dict[str, Any]] = None
         self._fault: Optional[Exception] = None
-        self._closed = self._out_of_use = self._freed = False
+        self._closed = self._out_of_use = self._freed = self._foreign = False
         self._encoding = bundle.manifest.input.encoding
         self._entry = threading.Lock()
         self._audit_entry = threading.Lock()
@@ -79,6 +90,7 @@ class Answering:
         self._fast_dtype = np.dtype(np.uint8)
         if state.state is State.UNVERIFIED:
             self._note = "unverified execution, allowed by the caller"
+        _LIVE.add(self)
 
     def certify(
         self,
@@ -118,7 +130,8 @@ class Answering:
                 and frame.shape == self._fast_shape
                 and frame.dtype == self._fast_dtype
                 and frame.flags.c_contiguous
-                and encoding is roi  # both None
+                and encoding is None
+                and roi is None
             ):
                 batch: Union[np.ndarray, DeviceFrame] = frame[None]
             elif type(frame) is not np.ndarray and on_device(frame):
@@ -228,10 +241,23 @@ class Answering:
 
     def _enter_after_swap(self) -> None:
         """Wait for a swap, which is short; any other occupant is a second thread."""
-        if not (self._swapping and self._entry.acquire()) and not self._entry.acquire(False):
+        if (self._swapping and self._entry.acquire()) or self._entry.acquire(False):
+            return
+        if self._occupied():
             raise EdgeError(
                 "certify: another thread is in this certifier; give each thread its own with `clone()`"
             )
+        # A signal handler raised while a frame was let in or out: nobody is inside, and the lock is taken over.
+
+    def _occupied(self) -> bool:
+        """Whether anybody but the caller's own method runs inside, on any thread's stack."""
+        inside = 0
+        for frame in sys._current_frames().values():
+            above: Any = frame
+            while above is not None:
+                inside += above.f_code.co_name in _HOLDERS and above.f_locals.get("self") is self
+                above = above.f_back
+        return inside > 1
 
     def _leave(self) -> None:
         """Let the next one in; a `close` that came meanwhile is left to whoever was inside."""
@@ -241,9 +267,11 @@ class Answering:
 
     def _free(self) -> None:
         """Release the runtime of a closed certifier, once, and never under a frame that is being answered."""
-        if self._freed or not self._entry.acquire(False):
+        if self._freed or not (self._entry.acquire(False) or not self._occupied()):
             return
         try:
+            if self._freed:
+                return
             self._freed = True
             if self._monitor is not None:
                 self._monitor.save()
@@ -253,6 +281,21 @@ class Answering:
                 self._previous = None
         finally:
             self._entry.release()
+
+    def _leave_to_parent(self) -> None:
+        """After a fork: the runtime's threads and locks stayed in the parent, so this copy answers and releases nothing."""
+        self._entry, self._audit_entry = threading.Lock(), threading.Lock()
+        self._foreign = self._out_of_use = self._freed = True
+        runtimes = [self.runtime] + ([] if self._previous is None else [self._previous["runtime"]])
+        for runtime in runtimes:
+            # Never destroyed: a session that joins threads which are not there hangs at the end of the process.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise EdgeError(
+            "a certifier cannot be copied or sent to another process: load it there with `Certifier.load`, and take"
+            " `clone()` for another thread"
+        )
 
     def _device_frame(self, frame: Any, encoding: Optional[str], roi: Optional[Roi]) -> DeviceFrame:
         if roi is not None or encoding not in (None, self._encoding):
@@ -334,6 +377,11 @@ class Answering:
         )
 
     def _refuse(self, when: float, start: float, frame_id: FrameId) -> Certificate:
+        if self._foreign:
+            raise _Closed(
+                "certify: this certifier was loaded in the process that this one was forked from; load one in each"
+                " process with `Certifier.load`"
+            )
         if self._closed:
             raise _Closed("certify: this certifier is closed; load a new one with `Certifier.load`")
         reason = f"the runtime failed and stays out of use, load the bundle again: {self._fault}"
@@ -358,3 +406,12 @@ def _frame_scale(operator_norm: object) -> float:
     if isinstance(operator_norm, (int, float)) and math.isfinite(operator_norm) and operator_norm > 0:
         return math.nextafter(1.0 / float(operator_norm), 0.0)
     return 0.0
+
+
+def _after_fork() -> None:
+    for certifier in list(_LIVE):
+        certifier._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -91,7 +91,9 @@ class Certifier(Answering):
         benchmarks, replays. Closing one leaves the other open.
         """
         if self._out_of_use:
-            raise EdgeError("clone: this certifier is closed or failed; load a new one with `Certifier.load`")
+            raise EdgeError(
+                "clone: this certifier is closed, failed or another process's; load a new one with `Certifier.load`"
+            )
         twin = Certifier(
             self.bundle,
             self.artefact,
@@ -154,12 +156,14 @@ class Certifier(Answering):
 
     def _take_over(self, state: Dict[str, Any]) -> Dict[str, Any]:
         """Replace everything but the lock, between two frames; what was there is returned. Raises: EdgeError: closed."""
+        if self._entry.locked() and not self._occupied():
+            self._entry.release()  # left behind by a signal handler's exception
         self._swapping = True
         try:
             with self._audit_entry, self._entry:
                 if self._closed:
                     raise EdgeError("swap: this certifier is closed; load a new one with `Certifier.load`")
-                own = ("_entry", "_audit_entry", "_swapping", "_previous", "_closed", "_freed")
+                own = ("_entry", "_audit_entry", "_swapping", "_previous", "_closed", "_freed", "_foreign")
                 kept = {name: value for name, value in vars(self).items() if name not in own}
                 vars(self).update({name: state[name] for name in kept})
                 # A `close` that came meanwhile found the lock taken, and must not be undone.

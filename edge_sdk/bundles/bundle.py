@@ -54,7 +54,9 @@ class Bundle:
             BundleError: a file is missing, changed, not listed or a link; the manifest points outside the bundle;
                 or manifest, calibration records and probe contradict each other.
         """
-        folder = Path(path)
+        # Once and for all: suspensions, audits and drift memory belong to this release, wherever a link or the working
+        # directory points later.
+        folder = Path(os.path.realpath(path))
         if not (folder / MANIFEST_FILE).is_file():
             raise BundleError(
                 f"{folder}: got no {MANIFEST_FILE}, expected the folder that `rrise-export onnx` wrote"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
@@ -82,7 +83,8 @@ class DriftMonitor:
         self._p_value = reference.p_values()
         self._kept: Optional[int] = None
         self.test = self._restore()
-        self._next_time = -math.inf
+        self._begin = self._stamp = -math.inf
+        self._clock = time.monotonic()
 
     @classmethod
     def load(cls, bundle: Bundle, execution: Execution) -> Optional["DriftMonitor"]:
@@ -107,14 +109,20 @@ class DriftMonitor:
             raise BundleError(f"drift reference: {error!r}; run `rrise-edge drift` again") from error
 
     def due(self, now: float) -> bool:
-        """Whether the frame captured at `now` is to be tested. A clock that jumps back begins a new interval."""
-        if now < self._next_time - self.settings.interval:
-            self._next_time = now + self.settings.interval
-        return now >= self._next_time
+        """Whether the frame captured at `now` is to be tested; to be asked for every frame.
+
+        Where stamps stand still or go back (0, a stuck clock, a recording that begins anew) the time counts that
+        passed here since the last frame.
+        """
+        clock = time.monotonic()
+        if now <= self._stamp:
+            self._begin = now - (self._stamp - self._begin) - (clock - self._clock)
+        self._stamp, self._clock = now, clock
+        return now - self._begin >= self.settings.interval
 
     def observe(self, frame: np.ndarray, probit: float, now: float) -> str:
         """Test one frame; the reason to withhold certificates, or an empty text."""
-        self._next_time = now + self.settings.interval
+        self._begin = now
         self.test.update(self._p_value(frame_features(frame, probit)))
         problem = self.save() if self.test.martingale.seen % _SAVE_EVERY == 0 else ""
         if self.test.log_wealth < -math.log(self.settings.alpha):

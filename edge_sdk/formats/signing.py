@@ -173,7 +173,7 @@ class Trust:
     ) -> "Trust":
         """From keys as objects, raw bytes or files."""
         device = None if device_key is None else PublicKey.load(device_key)
-        path = None if log is None else Path(log)
+        path = None if log is None else Path(os.path.abspath(log))  # it may be needed after a chdir
         return cls(PublicKey.load(release_key), minimum_release, path, device, accept_local_records)
 
     def check_release(self, bundle: Path, digest: str) -> Signature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Optional, Tuple
 
@@ -87,14 +88,18 @@ def _prepare(
 
 
 def capture_seconds(capture_time: Any) -> float:
-    """A capture time as a number that can be compared with others. Raises: FrameError."""
+    """A capture time as a number that can be compared with others. Raises: FrameError: no finite real number."""
+    if type(capture_time) is float and math.isfinite(capture_time):
+        return float(capture_time)
     try:
-        seconds = float(capture_time)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise FrameError(f"capture_time: got {capture_time!r}, expected seconds since the epoch")
-    return seconds
+        if isinstance(capture_time, numbers.Real) and not isinstance(capture_time, bool):
+            seconds = float(capture_time)
+            if math.isfinite(seconds):
+                return seconds
+        shown = repr(capture_time)[:80]
+    except Exception:  # whatever the caller's object does, it is no failure of the runtime
+        shown = type(capture_time).__name__
+    raise FrameError(f"capture_time: got {shown}, expected seconds since the epoch")
 
 
 def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:

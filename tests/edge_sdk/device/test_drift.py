@@ -169,6 +169,35 @@ def test_frames_are_tested_once_an_interval(monitored, digits):
         assert seen.seen == 4
 
 
+@pytest.mark.parametrize("stamps", ["zero", "stuck", "loop", "backwards"])
+def test_stamps_that_do_not_grow_leave_time_to_this_machine(monitored, digits, monkeypatch, stamps):
+    """They were tested once and never again: 100 s at 10 frames a second are about 100 tests, whatever the stamps say."""
+    from rrise.edge_sdk.device import drift as module
+
+    now = [50.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with Certifier.load(monitored) as certifier:
+        for number in range(1000):
+            now[0] += 0.1
+            when = {"zero": 0.0, "stuck": 1.7e9, "loop": 1000 + number % 7 * 0.1, "backwards": 5e3 - number}[
+                stamps
+            ]
+            certifier.certify(digits[900 + number % 800], capture_time=when)
+        assert 85 <= certifier._monitor.test.martingale.seen <= 101
+
+
+def test_two_clocks_in_turn_are_no_flood(monitored, digits, monkeypatch):
+    from rrise.edge_sdk.device import drift as module
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: 5.0)
+    with Certifier.load(monitored) as certifier:
+        certifier.certify(digits[0], capture_time=100.0)
+        for _ in range(50):
+            certifier.certify(digits[0], capture_time=100.01)
+            certifier.certify(digits[0], capture_time=100.0)
+        assert certifier._monitor.test.martingale.seen == 1
+
+
 def test_a_monitored_frame_gets_the_same_answer(monitored, copied, digits):
     with Certifier.load(monitored) as certifier:
         tested = certifier.certify(digits[5], capture_time=10.0)
