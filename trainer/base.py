@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,36 +13,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
+from rrise.trainer.base_checks import Judgement, judge
 from rrise.trainer.blackbox import labels_of, onnx_spec, open_black_box
 from rrise.trainer.data.augment import augment
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.network_checks import check_answers, check_trainable
 from rrise.trainer.networks import (
     build_network,
-    check_logits,
     differences,
     load_network,
     load_weights,
     read_safetensors,
     save_network,
 )
+from rrise.trainer.onnx_files import embedded
 from rrise.trainer.training import Recipe, Trained, seeded, train
 from rrise.trainer.workspace import Workspace
-
-NOISY_DRAWS, PART = 20, 256
 
 
 @dataclass(frozen=True)
 class BaseResult:
     """digest: of base.safetensors. noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
 
-    kept: whether a finished base classifier with the same settings was found and left as it is.
+    kept: whether a finished base classifier with the same settings was found and left as it is. attention: what looks
+    like a mistake (near chance, one class, permuted classes, random answers).
     """
 
     digest: str
     noisy_accuracy: float
     seconds: float
     kept: bool
+    attention: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,8 +75,8 @@ def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = 
     else:
         _train_own(workspace, settings)
     network = workspace.base(allow_code=allow_code)
-    accuracy = noisy_accuracy(workspace, network.module)
-    return BaseResult(network.digest, accuracy, time.monotonic() - start, kept)
+    found = _judgement(workspace, network.module)
+    return BaseResult(network.digest, found.accuracy, time.monotonic() - start, kept, found.attention)
 
 
 def _train_own(workspace: Workspace, settings: dict[str, Any]) -> None:
@@ -138,9 +141,17 @@ def _take_own(workspace: Workspace, settings: dict[str, Any], allow_code: bool) 
     source = workspace.path / asked.weights
     tensors, _ = read_safetensors(source)
     load_weights(network, tensors, str(source))
-    check_logits(network, workspace.inputs("tuning")[:4], len(workspace.dataset.class_names), asked.factory)
+    _check_own(workspace, network, asked.factory)
     save_network(workspace.base_path, network, spec, settings)
     workspace.record_cost("base")
+
+
+def _check_own(workspace: Workspace, network: nn.Module, origin: str) -> None:
+    example, classes = workspace.inputs("tuning")[:4], len(workspace.dataset.class_names)
+    check_answers(network, example, classes, origin)
+    with torch.inference_mode():
+        labels_of(network, classes, "float32")(example)
+    check_trainable(network, example, origin)
 
 
 def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
@@ -155,17 +166,12 @@ def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: 
     workspace.record_cost("base")
 
 
-def noisy_accuracy(workspace: Workspace, network: nn.Module) -> float:
-    """Share of right single noisy evaluations on the tuning split: what smoothing starts from."""
-    inputs, labels = workspace.inputs("tuning"), torch.from_numpy(workspace.labels("tuning"))
-    answer = labels_of(network, len(workspace.dataset.class_names), workspace.config.targets.dtype)
-    generator, right = seeded(0), 0
-    with torch.inference_mode():
-        for part, wanted in zip(inputs.split(PART), labels.split(PART), strict=True):
-            for _ in range(NOISY_DRAWS):
-                noise = workspace.config.smoothing.sigma * torch.randn(part.shape, generator=generator)
-                right += int((answer(part + noise) == wanted).sum())
-    return right / (NOISY_DRAWS * len(inputs))
+def _judgement(workspace: Workspace, network: nn.Module) -> Judgement:
+    """What it answers on noisy tuning frames: what smoothing starts from."""
+    classes = workspace.dataset.class_names
+    answer = labels_of(network, len(classes), workspace.config.targets.dtype)
+    sigma = workspace.config.smoothing.sigma
+    return judge(answer, workspace.inputs("tuning"), workspace.labels("tuning"), classes, sigma)
 
 
 def _check_settings(path: Path, settings: dict[str, Any], allow_code: bool) -> None:
@@ -181,7 +187,13 @@ def _own_file(workspace: Workspace) -> dict[str, str]:
     """Digest of the user's own weights or ONNX file: a new one under the old name is not the classifier that was taken."""
     name = workspace.config.base.weights or workspace.config.base.onnx
     path = workspace.path / name
-    return {"own_classifier_digest": file_digest(path)} if name and path.is_file() else {}
+    if not name or not path.is_file():
+        return {}
+    # The weights of an ONNX file may lie in other files: they are part of what was taken.
+    digest = (
+        file_digest(path) if workspace.config.base.weights else hashlib.sha256(embedded(path)).hexdigest()
+    )
+    return {"own_classifier_digest": digest}
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

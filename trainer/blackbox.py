@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.storage.files import atomic_file
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, make_labeller
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
+from rrise.trainer.onnx_files import embedded
+from rrise.trainer.user_code import user_code
 
 ONNX_NAME = "base.onnx"
 KINDS = ("onnx", "black-box")
@@ -33,14 +35,17 @@ class BlackBoxModule(nn.Module):
 
 
 def onnx_spec(source: Path, folder: Path) -> dict[str, Any]:
-    """Copy an ONNX file into a workspace, and describe it; refused where ONNX Runtime cannot load it."""
+    """Copy an ONNX file into a workspace, weights of other files put inside, and describe it.
+
+    Raises TrainerError where ONNX Runtime cannot load it or weights are missing.
+    """
     if not source.is_file():
         raise TrainerError(f"[base] onnx: {source}: no such file")
-    OnnxClassifier(source)
-    target = folder / ONNX_NAME
-    if source.resolve() != target.resolve():
-        shutil.copyfile(source, target)
-    return {"kind": "onnx", "file": ONNX_NAME, "sha256": file_digest(target)}
+    data = embedded(source)
+    OnnxClassifier(data, origin=str(source))
+    with atomic_file(folder / ONNX_NAME) as file:
+        file.write(data)
+    return {"kind": "onnx", "file": ONNX_NAME, "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def open_black_box(spec: Mapping[str, Any], folder: Path, *, allow_code: bool) -> BlackBoxModule:
@@ -52,12 +57,14 @@ def open_black_box(spec: Mapping[str, Any], folder: Path, *, allow_code: bool) -
     """
     if spec["kind"] == "onnx":
         path = folder / spec["file"]
-        if not path.is_file() or file_digest(path) != spec["sha256"]:
+        # Read once: what was checked is what runs, whatever happens to the file.
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != spec["sha256"]:
             raise TrainerError(
                 f"{path}: missing or changed since the base classifier was taken (expected SHA-256 {spec['sha256']}); "
                 "restore it, or take the new one with `rrise-train base --again`"
             )
-        return BlackBoxModule(OnnxClassifier(path))
+        return BlackBoxModule(OnnxClassifier(data, origin=str(path)))
     return BlackBoxModule(_import_function(spec["function"], allow_code))
 
 
@@ -68,12 +75,8 @@ def _import_function(name: str, allow_code: bool) -> BlackBox:
             "(in Python: allow_code=True)"
         )
     module_name, _, function_name = name.partition(":")
-    try:
+    with user_code(f"black box {name!r}: cannot import it; expected 'package.module:function' on PYTHONPATH"):
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TrainerError(
-            f"black box {name!r}: cannot import it ({error}); expected 'package.module:function' on PYTHONPATH"
-        ) from error
     if not callable(function):
         raise TrainerError(
             f"black box {name!r}: got {type(function).__name__}, expected a callable on arrays"

@@ -106,6 +106,7 @@ def base(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
         rows.append(
             ("condition", "your own: it must not have seen any frame of this workspace but the train split's")
         )
+    rows += [("attention", text) for text in result.attention]
     summary("base classifier", rows, result.to_json(), as_json)
 
 

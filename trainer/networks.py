@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.trainer.blackbox import KINDS, open_black_box
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.network_checks import check_finite, fitted, prepare
+from rrise.trainer.user_code import user_code
 
 METADATA_KEY = "rrise"
 
@@ -190,18 +191,15 @@ def load_factory(
     module_name, separator, function_name = name.partition(":")
     if not separator or not module_name or not function_name:
         raise TrainerError(f"network factory {name!r}: expected 'package.module:function'")
-    try:
+    with user_code(f"network factory {name!r}: cannot import it (is its folder on PYTHONPATH?)"):
         factory = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise TrainerError(
-            f"network factory {name!r}: cannot import it ({error}); is its folder on PYTHONPATH?"
-        ) from error
-    network = factory(**(arguments or {}))
+    with user_code(f"network factory {name!r}: fails when called with {dict(arguments or {})}"):
+        network = factory(**(arguments or {}))
     if not isinstance(network, nn.Module):
         raise TrainerError(
             f"network factory {name!r}: returned {type(network).__name__}, expected a torch.nn.Module"
         )
-    return network
+    return prepare(network, f"network factory {name!r}")
 
 
 def differences(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -226,8 +224,9 @@ def save_network(path: Path, module: nn.Module, spec: Mapping[str, Any], metadat
 
     Raises TrainerError where a weight is NaN or infinite: such a network would certify nothing, or nonsense.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    _check_finite(tensors, "the trained network")
+    # Copies: safetensors refuses weights that share their memory, as tied ones do.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    check_finite(module, tensors, "the trained network")
     # One metadata key: safetensors orders several keys at random, and equal networks should have equal digests.
     header = {METADATA_KEY: json.dumps({"spec": spec, "metadata": metadata}, sort_keys=True)}
     with atomic_file(path) as file:
@@ -265,35 +264,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Load `tensors` into `module`; names, shapes and finiteness must fit."""
-    _check_finite(tensors, origin)
-    try:
-        module.load_state_dict(dict(tensors))
-    except RuntimeError as error:
-        raise TrainerError(f"{origin}: the weights do not fit the network ({error})") from error
-
-
-def check_logits(module: nn.Module, example: Tensor, num_classes: int, origin: str) -> None:
-    """Run `module` on `example` and refuse another shape than [B, num_classes], or values that are not finite."""
-    with torch.inference_mode():
-        logits = module(example)
-    expected = [len(example), num_classes]
-    if not isinstance(logits, Tensor) or list(logits.shape) != expected:
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise TrainerError(
-            f"{origin}: returned {got}, expected logits of shape {expected} for {num_classes} classes"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise TrainerError(
-            f"{origin}: returned NaN or infinite logits; check its weights and its input range [0, 1]"
-        )
-
-
-def _check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise TrainerError(
-                f"{origin}: weight {name!r} holds {bad} NaN or infinite values of {math.prod(tensor.shape)}; "
-                "train again with a lower learning rate, or restore a sound checkpoint"
-            )
+    """Load `tensors` into `module`; names (but for wrappers' prefixes), shapes and finiteness must fit."""
+    named = fitted(module, tensors, origin)
+    check_finite(module, named, origin)
+    with user_code(f"{origin}: the weights do not fit the network"):
+        module.load_state_dict(named)

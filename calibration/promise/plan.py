@@ -136,26 +136,32 @@ def choose_plan(
     **Guarantee**: none; whatever comes out is calibrated on other frames.
     """
     _check(tuning, radius)
-    radii, rows, best = default_radii(tuning.sigma), [], None
+    radii, rows, best, left_out = default_radii(tuning.sigma), [], None, []
     for beta in betas or (guarantee.beta,):
         asked = replace(guarantee, beta=beta)
         for name, difficulty in map_names(tuning, asked, radius):
-            found = cross_fitted_radii(
-                tuning,
-                asked,
-                name,
-                difficulty=difficulty,
-                radius=radius,
-                num_calibration=num_calibration,
-                seed=seed,
-            )
+            try:
+                found = cross_fitted_radii(
+                    tuning,
+                    asked,
+                    name,
+                    difficulty=difficulty,
+                    radius=radius,
+                    num_calibration=num_calibration,
+                    seed=seed,
+                )
+                curve = fit_map(name, tuning, asked, radius=radius)
+            except CalibrationError as error:
+                # One that cannot be fitted to these frames (all plug-in radii equal, say) is no candidate.
+                left_out.append(error)
+                continue
             row = _candidate(found, name, difficulty, beta, radius, radii)
             rows.append(row)
             if best is None or row.objective > best[0].objective:
-                best = (row, asked)
-    assert best is not None
-    winner, asked = best
-    curve = fit_map(winner.name, tuning, asked, radius=radius)
+                best = (row, asked, curve)
+    if best is None:
+        raise left_out[0]
+    winner, asked, curve = best
     threshold = None
     if guarantee.kind == "selective":
         threshold = choose_threshold(tuning, asked, curve, radius=radius, num_calibration=num_calibration)

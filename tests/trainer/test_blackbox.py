@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 
 from rrise.trainer.attack import attack
 from rrise.trainer.base import train_base
-from rrise.trainer.blackbox import BlackBoxModule, classifier_of, labels_of
+from rrise.trainer.blackbox import BlackBoxModule, classifier_of, labels_of, onnx_spec, open_black_box
 from rrise.trainer.calibrate import calibrate
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import OnnxClassifier
 from rrise.trainer.networks import load_network
+from rrise.trainer.onnx_files import references
 from rrise.trainer.search import Search
 from rrise.trainer.surrogate import train_surrogate
 from rrise.trainer.targets import build_targets, stored_counts
@@ -152,3 +155,67 @@ def test_black_box_needs_a_version(workspace: Path, tmp_path: Path) -> None:
 def test_a_module_is_its_own_classifier() -> None:
     module = torch.nn.Flatten()
     assert classifier_of(module) is module
+
+
+def test_external_weights_become_part_of_what_is_digested(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    elsewhere, work = tmp_path / "elsewhere", tmp_path / "work"
+    elsewhere.mkdir()
+    work.mkdir()
+
+    def save(seed: int) -> None:
+        weight = np.random.default_rng(seed).standard_normal((64, 3)).astype(np.float32)
+        nodes = [
+            onnx.helper.make_node("Flatten", ["x"], ["f"]),
+            onnx.helper.make_node("MatMul", ["f", "w"], ["y"]),
+        ]
+        kind = onnx.TensorProto.FLOAT
+        ends = (
+            [onnx.helper.make_tensor_value_info("x", kind, ["b", 1, 8, 8])],
+            [onnx.helper.make_tensor_value_info("y", kind, ["b", 3])],
+        )
+        graph = onnx.helper.make_graph(nodes, "g", *ends, [onnx.numpy_helper.from_array(weight, "w")])
+        opset = [onnx.helper.make_opsetid("", 18)]
+        model = onnx.helper.make_model(graph, ir_version=10, opset_imports=opset)
+        (elsewhere / "m.data").unlink(missing_ok=True)
+        onnx.save(
+            model, elsewhere / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+        )
+
+    save(0)
+    x = np.ones((2, 1, 8, 8), np.float32)
+    spec = onnx_spec(elsewhere / "m.onnx", work)
+    before = open_black_box(spec, work, allow_code=False).function(x)
+    save(1)
+    after = open_black_box(spec, work, allow_code=False).function(x)
+    np.testing.assert_array_equal(before, after)
+    assert onnx_spec(elsewhere / "m.onnx", work)["sha256"] != spec["sha256"]
+    # Even with the right digest: a graph whose weights lie elsewhere is no classifier.
+    data = (elsewhere / "m.onnx").read_bytes()
+    (work / "base.onnx").write_bytes(data)
+    with pytest.raises(TrainerError, match=r"weight 'w' \(m.data\) lies outside the file"):
+        open_black_box({**spec, "sha256": hashlib.sha256(data).hexdigest()}, work, allow_code=False)
+    with pytest.raises(TrainerError, match="lies outside the file"):
+        OnnxClassifier(elsewhere / "m.onnx")
+    (elsewhere / "m.data").unlink()
+    with pytest.raises(TrainerError, match="keeps weights in other files, which cannot be read"):
+        onnx_spec(elsewhere / "m.onnx", work)
+
+
+def test_references_are_found_wherever_they_are(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    outside = onnx.TensorProto(name="deep", data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="/etc/passwd")
+    branch = helper.make_graph(
+        [helper.make_node("Constant", [], ["c"], value=outside)], "branch", [],
+        [helper.make_tensor_value_info("c", kind, [])],
+    )  # fmt: skip
+    deep = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    engine = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", name="built")
+    for node, text in (
+        (deep, "weight 'deep' (/etc/passwd)"),
+        (engine, "the compiled engine of node 'built'"),
+    ):
+        graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", kind, [])])
+        assert references(helper.make_model(graph).SerializeToString(), "f")[0] == text

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.network_checks import check_answers
 from rrise.trainer.networks import (
     ResNet,
     build_network,
-    check_logits,
     load_factory,
     load_network,
     load_weights,
@@ -149,14 +149,14 @@ def test_factory_network_file_needs_the_flag_too(tmp_path: Path, factory_module:
     assert load_network(tmp_path / "n.safetensors", allow_code=True)
 
 
-def test_check_logits() -> None:
+def test_check_answers() -> None:
     network = build_network(SPEC).eval()
     example = torch.zeros(2, 1, 8, 8)
-    check_logits(network, example, 3, "network")
+    check_answers(network, example, 3, "network")
     with pytest.raises(TrainerError, match=r"returned \[2, 3\], expected logits of shape \[2, 10\]"):
-        check_logits(network, example, 10, "network")
+        check_answers(network, example, 10, "network")
     with pytest.raises(TrainerError, match="NaN"):
-        check_logits(network, example + float("nan"), 3, "network")
+        check_answers(network, example + float("nan"), 3, "network")
 
 
 def test_unknown_kind() -> None:

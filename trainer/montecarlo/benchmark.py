@@ -117,7 +117,7 @@ def run_benchmark(
     """
     place = torch.device(device)
     frames = np.resize(frames, (64, *frames.shape[1:]))
-    x = preprocess.to(place)(torch.from_numpy(frames[:1]).to(place))
+    x = copy.deepcopy(preprocess).to(place)(torch.from_numpy(frames[:1]).to(place))
     rows = []
     with torch.inference_mode():
         for dtype in dtypes:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.folding import fold_batch_norm
+from rrise.trainer.montecarlo.neighbours import check_alone
+from rrise.trainer.user_code import user_code
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,13 @@ BlackBox = Callable[[np.ndarray], np.ndarray]
 
 
 class Labeller(Protocol):
-    """float32 [B, C, H, W] on a device -> int64 [B] there: the class, or num_classes where a logit is NaN."""
+    """float32 [B, C, H, W] on a device -> int64 [B] there: the class, or num_classes where a logit is NaN.
+
+    The first call checks the classifier (shape, dependence on the batch) and decides how it runs; after it, calls may
+    come from several threads at once where `concurrent` is true.
+    """
+
+    concurrent: bool
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -43,29 +51,44 @@ def make_labeller(
 class ModuleLabeller:
     """A copy of a torch module in evaluation mode, batch normalisation folded, channels_last, in `dtype`."""
 
+    concurrent = True
+
     def __init__(
         self, classifier: nn.Module, num_classes: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._original: nn.Module | None = copy.deepcopy(classifier).eval().requires_grad_(False).to(device)
-        self.module = fold_batch_norm(copy.deepcopy(self._original))
+        with user_code("the base classifier cannot be copied in evaluation mode"):
+            self._original: nn.Module | None = (
+                copy.deepcopy(classifier).eval().requires_grad_(False).to(device)
+            )
+            self.module = fold_batch_norm(copy.deepcopy(self._original))
         self.dtype, self._num_classes = dtype, num_classes
         self.memory_format = torch.channels_last
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._original is not None:
-            self._check_once(x, self._original)
-        return labels_of(self._logits(x), self._num_classes)
+        with user_code(f"the base classifier fails on float32 {list(x.shape)}"):
+            if self._original is not None:
+                self._check_once(x, self._original)
+            return labels_of(self._logits(x), self._num_classes)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.module(x.to(self.dtype).contiguous(memory_format=self.memory_format))
         return logits
 
     def _check_once(self, x: Tensor, original: nn.Module) -> None:
-        """On the first batch: shape of the output, memory layout, and that folding did not change the function."""
+        """On the first batch: shape of the output, memory layout, dependence on the batch, and that folding did not
+        change the function."""
         plain = x.contiguous()
-        expected = original(plain)
+        expected = original(plain.clone())
         check_logits(expected, plain, self._num_classes)
-        if not torch.allclose(self.module(plain), expected, rtol=1e-3, atol=1e-3, equal_nan=True):
+        random = check_alone(original, plain, cause=_suspects(original))
+        if random:
+            log.warning(
+                "the base classifier's answers differ between two passes over the same frames (dropout left on?): its "
+                "counts are those of a random classifier"
+            )
+        if not random and not torch.allclose(
+            self.module(plain.clone()), expected, rtol=1e-3, atol=1e-3, equal_nan=True
+        ):
             log.warning("folding the batch normalisation would change this network; it runs unfolded")
             self.module = original
         self.module.to(self.dtype)
@@ -84,18 +107,50 @@ class ModuleLabeller:
             self.memory_format = torch.contiguous_format
 
 
+def _suspects(module: nn.Module) -> str:
+    """What in a network in evaluation mode would mix the frames of a batch; empty where nothing known does."""
+    norms = [
+        (name, part)
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)
+    ]
+    for name, part in norms:
+        if part.running_mean is None:
+            return (
+                f"{type(part).__name__} {name!r} has no running statistics and takes those of the batch: train it with "
+                "track_running_stats=True."
+            )
+        if part.training:
+            return f"{type(part).__name__} {name!r} stays in training mode after eval(): does train() override it?"
+    return ""
+
+
 class BlackBoxLabeller:
     """Any callable on numpy arrays: an ONNX session (OnnxClassifier), a remote service, another framework."""
 
+    # It may not be safe to call twice at once, and may use all processors itself.
+    concurrent = False
+
     def __init__(self, classifier: BlackBox, num_classes: int) -> None:
         self._classifier, self._num_classes = classifier, num_classes
+        self._checked = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        output = torch.from_numpy(np.asarray(self._classifier(np.ascontiguousarray(x.numpy()))))
+        if not self._checked:
+            if check_alone(self._answer, x):
+                log.warning("the black box answers differently on two passes over the same frames")
+            self._checked = True
+        output = self._answer(x)
+        return labels_of(output, self._num_classes) if output.is_floating_point() else output
+
+    def _answer(self, x: Tensor) -> Tensor:
+        """Logits [B, K], or classes int64 [B]."""
+        with user_code(f"the base classifier fails on float32 {list(x.shape)}"):
+            output = torch.from_numpy(np.asarray(self._classifier(np.ascontiguousarray(x.numpy()))))
         if output.ndim == 1 and not output.is_floating_point() and len(output) == len(x):
             return self._labels(output.to(torch.int64))
         check_logits(output, x, self._num_classes)
-        return labels_of(output, self._num_classes)
+        return output if output.is_floating_point() else output.double()
 
     def _labels(self, labels: Tensor) -> Tensor:
         lowest, highest = int(labels.min()), int(labels.max())

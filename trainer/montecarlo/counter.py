@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.classifier import Labeller, ModuleLabeller
+from rrise.trainer.montecarlo.classifier import Labeller
 from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
 
@@ -45,9 +45,8 @@ class HostCounter:
     def __init__(self, labeller: Labeller, identity: Identity, batch_size: int | None) -> None:
         self._labeller, self._identity, self.device = labeller, identity, torch.device("cpu")
         self._key = NoiseKey(identity.seed, identity.stream)
-        # A black box may not be safe to call twice at once, and may use all processors itself.
         self._threads = torch.get_num_threads()
-        self._workers = self._threads if isinstance(labeller, ModuleLabeller) else 1
+        self._workers = self._threads if labeller.concurrent else 1
         self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
         self._filler = NoiseFiller(identity.sigma, 1 if self._workers > 1 else self._threads)
         self._wanted = batch_size
@@ -96,12 +95,6 @@ class HostCounter:
 def equal_batches(total: int, largest: int) -> int:
     """The size of equal batches, at most `largest`, so that the last one is no ragged remainder."""
     return -(-total // -(-total // largest))
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that host or device memory ran out."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def refuse_nan(counts: np.ndarray, cells: list[Cell], dtype: str) -> np.ndarray:

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
-from rrise.trainer.montecarlo.counter import equal_batches, out_of_memory
+from rrise.trainer.montecarlo.counter import equal_batches
 from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.philox import normals
+from rrise.trainer.user_code import out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class DeviceCounter:
         if self._graphs:
             try:
                 self._step = _captured(step)
-            except RuntimeError as error:
+            except (RuntimeError, TrainerError) as error:  # the latter from within the network
                 if out_of_memory(error):
                     self._step = None
                     raise

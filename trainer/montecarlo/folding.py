@@ -33,8 +33,9 @@ def _convolution_before(
     graph: fx.GraphModule, parts: dict[str, nn.Module], node: fx.Node
 ) -> nn.Conv2d | None:
     """The convolution whose output goes to the batch normalisation `node`, and nowhere else."""
-    if node.op != "call_module" or not isinstance(parts[str(node.target)], nn.BatchNorm2d):
-        return None
+    norm = parts[str(node.target)] if node.op == "call_module" else None
+    if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
+        return None  # no such node, or one that takes the statistics of the batch
     source = node.args[0]
     if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
         return None

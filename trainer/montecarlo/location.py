@@ -10,6 +10,7 @@ import fsspec
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.lock import WriterLock
 
 
@@ -39,6 +40,31 @@ class Location:
         if self.local:
             return (Path(self.address) / inner).exists()
         return bool(fsspec.core.url_to_fs(f"{self.address}/{inner}")[0].exists(f"{self.address}/{inner}"))
+
+    def read(self, inner: str, largest: int) -> bytes | None:
+        """The bytes of the file `inner`, None where there is none.
+
+        Raises:
+            TrainerError: more than `largest` bytes, or it cannot be read.
+        """
+        if not self.exists(inner):
+            return None
+        try:
+            if self.local:
+                with (Path(self.address) / inner).open("rb") as file:
+                    data = file.read(largest + 1)
+            else:
+                with fsspec.open(f"{self.address}/{inner}", "rb") as file:
+                    data = file.read(largest + 1)
+        except OSError as error:
+            raise TrainerError(
+                f"{self.address}/{inner}: cannot be read ({error}); restore it, or remove the stream to sample it again"
+            ) from error
+        if len(data) > largest:
+            raise TrainerError(
+                f"{self.address}/{inner}: got more than {largest} bytes of metadata, expected a few KiB; restore it"
+            )
+        return bytes(data)
 
     def lock(self, stream: str) -> WriterLock:
         """The writer lock of a stream, or of anything else that has a name.

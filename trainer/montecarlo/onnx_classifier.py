@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rrise.calibration.storage.digests import file_digest
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.onnx_files import read_file, refuse_references
 
 CPU = "CPUExecutionProvider"
+
+
+def import_onnxruntime() -> Any:
+    """The module onnxruntime, kept from writing telemetry.
+
+    Raises:
+        TrainerError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise TrainerError(
+            "onnxruntime is not installed; install it with pip install 'rrise[onnxruntime]'"
+        ) from error
+    return onnxruntime
 
 
 class OnnxClassifier:
     """float32 [B, C, H, W] -> logits float32 [B, K], or whatever the file's first output is.
 
     digest: SHA-256 of the file, the `base_digest` of counts that are drawn with it. A file with a fixed batch size is
-    fed in batches of that size. Raises TrainerError where the file cannot be read, has another input than one
-    float32 image tensor, or the provider is not there (ONNX Runtime would silently take another one).
+    fed in batches of that size. Raises TrainerError where the file cannot be read, keeps weights in other files, has another
+    input than one float32 image tensor, or the provider is not there (ONNX Runtime would silently take another one).
+
+    source: a path, or the bytes of a file, which messages then name by `origin`.
     """
 
-    def __init__(self, path: str | Path, provider: str = CPU, threads: int | None = None) -> None:
-        import onnxruntime
-
+    def __init__(
+        self, source: str | Path | bytes, provider: str = CPU, threads: int | None = None, *, origin: str = ""
+    ) -> None:
+        onnxruntime = import_onnxruntime()
+        path = origin or ("the ONNX file" if isinstance(source, bytes) else str(source))
+        data = source if isinstance(source, bytes) else read_file(Path(source))
+        # From bytes, ONNX Runtime would look for external weights in the working directory.
+        refuse_references(data, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
@@ -34,7 +59,7 @@ class OnnxClassifier:
                 "onnxruntime build that has it"
             )
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(data, options, providers=[provider])
         except Exception as error:  # the runtime's own exception classes have no public base
             raise TrainerError(f"{path}: ONNX Runtime cannot load it ({error})") from error
         self.provider = self._session.get_providers()[0]
@@ -47,7 +72,7 @@ class OnnxClassifier:
         self._input, batch = inputs[0].name, inputs[0].shape[0]
         self._output = self._session.get_outputs()[0].name
         self._fixed: int | None = batch if isinstance(batch, int) else None
-        self.digest = file_digest(path)
+        self.digest = hashlib.sha256(data).hexdigest()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The first output for `x`, float32 [B, C, H, W]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,12 +14,13 @@ from torch import nn
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
-from rrise.trainer.montecarlo.counter import Counter, HostCounter, out_of_memory, refuse_nan
+from rrise.trainer.montecarlo.counter import Counter, HostCounter, refuse_nan
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell
 from rrise.trainer.montecarlo.store import CountStore
+from rrise.trainer.user_code import out_of_memory
 
 
 def sample_counts(
@@ -63,7 +65,8 @@ def sample_counts(
         with crew.writing(store), torch.inference_mode():
             if crew.rank == 0:
                 store.record_run(_circumstances(place))
-            size, preprocess = store.identity.image_block, preprocess.to(place)
+            # A copy: the caller goes on using theirs where it is.
+            size, preprocess = store.identity.image_block, copy.deepcopy(preprocess).to(place)
             for block, start in enumerate(range(0, len(frames), size)):
                 if crew.owns(block):
                     part = frames[start : start + size]

@@ -21,6 +21,7 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.identity import FORMAT, IMAGE_BLOCK, LARGEST, SAMPLE_BLOCK, VERSION, Identity
 from rrise.trainer.montecarlo.location import Location
 from rrise.trainer.montecarlo.lock import WriterLock
+from rrise.trainer.montecarlo.metadata import check_root, check_stream
 
 
 class CountStore:
@@ -237,7 +238,8 @@ def _begin(place: Location, identity: Identity, digests: np.ndarray) -> None:
 def _create(place: Location, identity: Identity, digests: np.ndarray) -> None:
     """In a folder, make the group under a temporary name and rename it: it exists complete or not at all."""
     name = f".{identity.stream}.partial" if place.local else identity.stream
-    group = zarr.open_group(place.store(), mode="a").create_group(name, overwrite=True)
+    check_root(place)
+    group = zarr.open_group(place.store(), mode="a", zarr_format=3).create_group(name, overwrite=True)
     for array, columns in (("counts", (identity.num_classes,)), ("samples", ())):
         group.create_array(
             array,
@@ -256,8 +258,9 @@ def _create(place: Location, identity: Identity, digests: np.ndarray) -> None:
 
 
 def _open_group(place: Location, stream: str) -> zarr.Group:
+    check_stream(place, stream)
     try:
-        return zarr.open_group(place.store(stream), mode="r+")
+        return zarr.open_group(place.store(stream), mode="r+", zarr_format=3, use_consolidated=False)
     except Exception as error:  # damaged metadata may raise anything
         raise _unreadable(place, stream, error) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +236,66 @@ def test_a_half_made_stream_is_made_again(make_store, tmp_path):
     root.create_group(".train.partial")
     assert make_store().samples().sum() == 0
     assert not (tmp_path / "targets.zarr" / ".train.partial").exists()
+
+
+def rewritten(store: CountStore, inner: str, change) -> None:
+    path = Path(store.path) / inner / "zarr.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("inner", "change", "message"),
+    [
+        ("train/counts", lambda m: m["codecs"].insert(0, {"name": "numcodecs.pickle"}), "numcodecs.pickle"),
+        ("train/samples", lambda m: m["codecs"].append({"name": "gzip"}), "gzip"),
+        ("train/digests", lambda m: m["codecs"].append({"name": "numcodecs.pickle"}), "numcodecs.pickle"),
+        ("train/counts", lambda m: m.update(zarr_format=2), "zarr_format 2, expected 3"),
+        ("train/counts", lambda m: m.update(data_type="object"), "data_type 'object', expected 'uint32'"),
+        ("train/counts", lambda m: m.update(storage_transformers=[{"name": "x"}]), "storage_transformers"),
+        ("train", lambda m: m.update(consolidated_metadata={"metadata": {}}), "consolidated_metadata"),
+        ("", lambda m: m.update(consolidated_metadata={"metadata": {}}), "consolidated_metadata"),
+    ],
+)
+def test_metadata_of_another_kind_is_refused_before_zarr_opens_it(
+    make_store, monkeypatch, inner, change, message
+):
+    store = make_store()
+    rewritten(store, inner, change)
+
+    def never(*_, **__):
+        raise AssertionError("zarr opened it")
+
+    monkeypatch.setattr(zarr, "open_group", never)
+    with pytest.raises(TrainerError, match=message):
+        make_store()
+
+
+@pytest.mark.parametrize("where", [".zgroup", "train/.zgroup", "train/counts/.zarray", "train/.zmetadata"])
+def test_version_2_metadata_is_refused_even_beside_version_3(make_store, where):
+    store = make_store()
+    (Path(store.path) / where).write_text('{"zarr_format": 2, "filters": [{"id": "pickle"}]}')
+    with pytest.raises(TrainerError, match="got Zarr version 2 metadata, expected version 3 only"):
+        make_store()
+
+
+def test_a_pickle_in_a_version_2_store_is_not_loaded(make_store, tmp_path):
+    """The stream as Zarr 2 would write it, with a chunk that creates a file when it is unpickled."""
+    store, trap = make_store(), tmp_path / "trap"
+
+    class Payload:
+        def __reduce__(self):
+            return open, (str(trap), "w")
+
+    folder = Path(store.path) / "train" / "counts"
+    shape = {"shape": [70, 3], "chunks": [64, 3], "dtype": "|O", "fill_value": 0, "order": "C"}
+    (folder / "zarr.json").unlink()
+    (folder / ".zarray").write_text(
+        json.dumps({"zarr_format": 2, **shape, "compressor": None, "filters": [{"id": "pickle"}]})
+    )
+    for chunk in ("0.0", "1.0"):
+        (folder / chunk).write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(TrainerError, match="version 2"):
+        make_store().counts()
+    assert not trap.exists()
