@@ -89,10 +89,10 @@ def _tied(
     module: nn.Module, own: Mapping[str, Tensor], tensors: dict[str, Tensor], origin: str
 ) -> dict[str, Tensor]:
     """Complete names whose tensor the module shares with a name that is there; refuse where both are and differ."""
-    groups: dict[tuple[int, int, tuple[int, ...]], list[str]] = {}
+    groups: dict[tuple[int, tuple[int, ...]], list[str]] = {}
     for name, value in own.items():
         if value.numel():
-            groups.setdefault((value.data_ptr(), value.storage_offset(), tuple(value.shape)), []).append(name)
+            groups.setdefault((value.data_ptr(), tuple(value.shape)), []).append(name)
     result = dict(tensors)
     for names in groups.values():
         there = [name for name in names if name in tensors]

@@ -14,11 +14,14 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.identity import FORMAT
 from rrise.trainer.montecarlo.location import Location
 
+#: Codecs in order, each with its configuration.
+Chain = tuple[tuple[str, Mapping[str, Any]], ...]
+
 LARGEST = 1 << 22
 """Bytes of one metadata file; `runs` and `looks` make the group's grow."""
 VERSION_2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
-COUNT_CODECS = (("bytes", {"endian": "little"}), ("crc32c", {}))
-ARRAYS: Mapping[str, tuple[str, tuple[tuple[tuple[str, Mapping[str, Any]], ...], ...]]] = {
+COUNT_CODECS: Chain = (("bytes", {"endian": "little"}), ("crc32c", {}))
+ARRAYS: Mapping[str, tuple[str, tuple[Chain, ...]]] = {
     "counts": ("uint32", (COUNT_CODECS,)),
     "samples": ("uint32", (COUNT_CODECS,)),
     "digests": (

@@ -143,3 +143,14 @@ def test_a_chosen_plan_keeps_the_promise() -> None:
         radius = record.head.radius(probit, np.zeros(40_000, np.int64))
         violations += bool(np.mean((radius > 0) & (radius > SIGMA * true)) > 0.05)
     assert violations / 200 <= at_most(0.05, 200)
+
+
+@pytest.mark.parametrize("others", [0, 2, 9])
+def test_a_map_that_cannot_be_fitted_is_left_out(others: int) -> None:
+    """Nearly every frame at the cap of the probit, as a perfect classifier's large logits or a constant's make it."""
+    probit = np.full(len(TUNING), 10.7, np.float32)
+    probit[:others] = TUNING.probit[:others]
+    plan = choose_plan(replace(TUNING, probit=probit, difficulty=None), Guarantee.of(), num_calibration=1000)
+    tried = {candidate.name for candidate in plan.candidates}
+    assert {"clopper-pearson", "identity"} <= tried and plan.map.name in tried
+    assert any("quantile" in name for name in tried) == (others == 9)
