@@ -11,9 +11,9 @@ from scipy import stats
 from torch import nn
 
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import sample_counts
-from rrise.trainer.preprocess import Preprocess
 
 N = 40
 
