@@ -1,5 +1,6 @@
 # make demo [DATA=path] [DEMO=folder]   the whole loop on real images, by default in demo or runs/NAME
 # make test               all ordinary tests, with ruff and mypy
+# make docs              the documentation in build/docs, broken links refused
 # make test-all           the long versions as well: kills, fuzzing, statistics
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ STAMP := $(VENV)/installed
 CHECK := import sys; old = sys.version_info < (3, 11); \
 	sys.exit(sys.executable + " is older than Python 3.11, expected 3.11 or newer: make PYTHON=python3.11" if old else 0)
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" $(if $(DEMO),--workspace "$(DEMO)")
@@ -24,6 +25,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --strict -f docs/mkdocs.yml
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c '$(CHECK)'
