@@ -31,7 +31,6 @@ from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.device.verification_record import remove_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.runtime.base import Outputs, Runtime
 
 CALIBRATION_FILE = "calibration.json"
@@ -147,7 +146,7 @@ def recalibrate(
         attempt=attempt,
     )
     if write:
-        write_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
+        bundle.keep(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
         remove_record(bundle, runtime.execution)
         lift(bundle)
         forget(bundle.device_folder(runtime.execution))
@@ -299,11 +298,10 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
     Raises:
         BundleError: there is one, but it was changed, or the log of attempts does not show it.
     """
-    path = bundle.device_folder(execution) / CALIBRATION_FILE
-    if not path.exists():
+    value = bundle.device_record(bundle.device_folder(execution) / CALIBRATION_FILE, "device calibration")
+    if value is None:
         return None
-    bundle.check_device_record(path)
-    record = DeviceCalibration.from_json(read_sealed(path, "device calibration"))
+    record = DeviceCalibration.from_json(value)
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None
     _check_logged(bundle, record)
