@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Union
 
@@ -172,6 +172,7 @@ class Trust:
         log: a file that remembers the highest release that was loaded, so that an older one is refused from then on.
         device_key: only device records that this key signed; without it none is accepted,
         accept_local_records: unless the caller accepts what lies in the device folder as it is.
+        noting: whether `remember` writes to the log; see `only_looking`.
     """
 
     release_key: PublicKey
@@ -179,6 +180,7 @@ class Trust:
     log: Optional[Path] = None
     device_key: Optional[PublicKey] = None
     accept_local_records: bool = False
+    noting: bool = True
 
     @classmethod
     def of(
@@ -194,6 +196,10 @@ class Trust:
         device = None if device_key is None else PublicKey.load(device_key)
         path = None if log is None else Path(os.path.abspath(log))  # it may be needed after a chdir
         return cls(PublicKey.load(release_key), minimum_release, path, device, accept_local_records)
+
+    def only_looking(self) -> "Trust":
+        """The same without a memory: a bundle that is looked at, and perhaps refused, is not the one in use."""
+        return replace(self, noting=False)
 
     def check_release(self, bundle: Path, digest: str) -> Signature:
         """Check the signature over a manifest with this digest.
@@ -251,9 +257,13 @@ class Trust:
                 f"{record}: its signature is not by device key {self.device_key.key_id}; {mend}"
             )
 
-    def remember(self, signature: Signature) -> None:
-        """Note a release that was loaded, so that no older one is loaded after it. Raises: EdgeError: it cannot be noted."""
-        self._note(lambda noted: max(noted, signature.release))
+    def remember(self, signature: Signature) -> bool:
+        """Note a release that was loaded, so that no older one is loaded after it; whether that was new to the log.
+
+        Raises:
+            EdgeError: it cannot be noted.
+        """
+        return self._note(lambda noted: max(noted, signature.release))
 
     def return_to(self, earlier: Optional[Signature], abandoned: Optional[Signature]) -> None:
         """After a rollback: let the release that is in use again load at the next start, too.
@@ -269,16 +279,17 @@ class Trust:
             lambda noted: min(noted, earlier.release) if noted == abandoned.release else noted,
         )
 
-    def _note(self, change: Callable[[int], int]) -> None:
-        """Change this key's entry, while no other process changes the log. Raises: EdgeError, BundleError."""
-        if self.log is None:
-            return
+    def _note(self, change: Callable[[int], int]) -> bool:
+        """Change this key's entry, while no other process changes the log; whether it did. Raises: EdgeError, BundleError."""
+        if self.log is None or not self.noting:
+            return False
         try:
             with _locked(self.log):
                 noted = self._seen()
                 wanted = change(noted)
                 if wanted != noted:
                     write_json(self.log, {**self._log(), self.release_key.key_id: wanted})
+                return wanted != noted
         except OSError as error:
             raise EdgeError(
                 f"{self.log}: cannot remember there which release is in use ({error.strerror or error}), so that an older one"
