@@ -19,6 +19,10 @@ from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.files import parse_json, present, read_json
 
 
+_BEGINNING = b'{"attempt": '
+"""Of every line."""
+
+
 class AttemptLog:
     """Attempts at calibrating one product, in a file of JSON lines.
 
@@ -97,6 +101,7 @@ class AttemptLog:
         try:
             content = self.path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
+            _check_unfinished(content[len(whole) :])
             for text in whole.decode("utf-8").splitlines():
                 found.append(dict(parse_json(text)))
             written = "".join(_text(line) for line in found).encode()
@@ -155,6 +160,17 @@ def _lock(file: IO[bytes]) -> None:
 
 def _digest(line: Dict[str, Any]) -> str:
     return json_digest({name: value for name, value in line.items() if name != "digest"})
+
+
+def _check_unfinished(rest: bytes) -> None:
+    """Raises: ValueError: what follows the last whole line is no beginning of a line that was cut short."""
+    if rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
+        raise ValueError("bytes after the last line that were not written")
+    try:
+        json.JSONDecoder().raw_decode(rest.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return
+    raise ValueError("the end of the last line was changed")
 
 
 def _link(line: Dict[str, Any]) -> str:

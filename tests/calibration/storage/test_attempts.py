@@ -56,7 +56,9 @@ def test_no_other_process_can_append_between_reading_and_writing(
     assert log.append("f", {"map": "b"}) == 2
 
 
-@pytest.mark.parametrize("change", ["remove", "edit", "edit last", "reorder", "garbage", "number", "space"])
+@pytest.mark.parametrize(
+    "change", ["remove", "edit", "edit last", "reorder", "garbage", "number", "space", "end", "rest"]
+)
 def test_a_changed_log_is_noticed(tmp_path: Path, change: str) -> None:
     log = AttemptLog(tmp_path / "attempts.jsonl")
     for name in "abcd":
@@ -69,9 +71,11 @@ def test_a_changed_log_is_noticed(tmp_path: Path, change: str) -> None:
         "space": [*lines[:3], lines[3] + " "],
         "reorder": [lines[1], lines[0], *lines[2:]],
         "garbage": [*lines, "{"],
+        "end": [*lines[:3], lines[3] + "x"],
+        "rest": [*lines, "xyz"],
         "number": [*lines, "3"],
     }[change]
-    log.path.write_text("\n".join(changed) + "\n")
+    log.path.write_text("\n".join(changed) + ("" if change in ("end", "rest") else "\n"))
     with pytest.raises(CalibrationError, match="log of attempts"):
         log.append("f", {"map": "e"})
 
