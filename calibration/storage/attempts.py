@@ -18,7 +18,6 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.files import parse_json, present, read_json
 
-
 _BEGINNING = b'{"attempt": '
 """Of every line."""
 
