@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
+from rrise.trainer import base_file
 from rrise.trainer.base_checks import Judgement, judge
-from rrise.trainer.blackbox import labels_of, onnx_spec, open_black_box
+from rrise.trainer.blackbox import BlackBoxModule, labels_of, onnx_spec, open_black_box
 from rrise.trainer.data.augment import augment
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
@@ -31,10 +32,15 @@ from rrise.trainer.onnx_files import embedded
 from rrise.trainer.training import Recipe, Trained, seeded, train
 from rrise.trainer.workspace import Workspace
 
+FILE_FRAMES = 64
+"""Noisy frames on which base.onnx is compared with the network."""
+
 
 @dataclass(frozen=True)
 class BaseResult:
-    """digest: of base.safetensors. noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
+    """digest: of the base classifier (base.onnx; base.safetensors where it is no such file).
+
+    noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
 
     kept: whether a finished base classifier with the same settings was found and left as it is. attention: what looks
     like a mistake (near chance, one class, permuted classes, random answers).
@@ -74,9 +80,12 @@ def train_base(workspace: Workspace, *, again: bool = False, allow_code: bool = 
         _take_own(workspace, settings, allow_code)
     else:
         _train_own(workspace, settings)
+    attention = _as_file(workspace, kept, allow_code)
     network = workspace.base(allow_code=allow_code)
     found = _judgement(workspace, network.module)
-    return BaseResult(network.digest, found.accuracy, time.monotonic() - start, kept, found.attention)
+    return BaseResult(
+        network.digest, found.accuracy, time.monotonic() - start, kept, attention + found.attention
+    )
 
 
 def _train_own(workspace: Workspace, settings: dict[str, Any]) -> None:
@@ -156,14 +165,43 @@ def _check_own(workspace: Workspace, network: nn.Module, origin: str) -> None:
 
 def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
     asked = workspace.config.base
+
+    def check(network: BlackBoxModule) -> None:
+        labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+
     if asked.onnx:
-        spec = onnx_spec(workspace.path / asked.onnx, workspace.path)
+        spec = onnx_spec(workspace.path / asked.onnx, workspace.path, check)
+        network = open_black_box(spec, workspace.path, allow_code=allow_code)
     else:
         spec = {"kind": "black-box", "function": asked.black_box, "version": asked.version}
-    network = open_black_box(spec, workspace.path, allow_code=allow_code)
-    labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+        network = open_black_box(spec, workspace.path, allow_code=allow_code)
+        check(network)
     save_network(workspace.base_path, network, spec, settings)
     workspace.record_cost("base")
+
+
+def _as_file(workspace: Workspace, kept: bool, allow_code: bool) -> tuple[str, ...]:
+    """See to base.onnx; returns what needs attention where the base classifier cannot be one.
+
+    In a workspace from before, whose targets were counted by the module, the module remains the classifier.
+    """
+    folder, network = workspace.path, load_network(workspace.base_path, allow_code=allow_code)
+    record = base_file.read_record(folder)
+    current = record is not None and record.weights == network.digest
+    if kept and (current or (record is None and workspace.targets_path.exists())):
+        return ()
+    if network.spec["kind"] == "black-box":
+        base_file.forget(folder)
+        return ()
+    if network.spec["kind"] == "onnx":
+        base_file.record_own(folder)
+        return ()
+    frames = workspace.inputs("tuning")[:FILE_FRAMES]
+    noise = torch.randn(frames.shape, generator=seeded(0))
+    written = base_file.write(folder, network.module, frames + workspace.config.smoothing.sigma * noise)
+    if isinstance(written, base_file.BaseFile):
+        return ()
+    return (f"cannot be written as base.onnx ({written.reason}); it is counted as a PyTorch module",)
 
 
 def _judgement(workspace: Workspace, network: nn.Module) -> Judgement:
