@@ -187,7 +187,7 @@ def _by_tracing(module: nn.Module, example: Tensor) -> bytes:
         torch.onnx.export(
             _folded(module),
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             input_names=["x"],
