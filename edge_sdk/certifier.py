@@ -267,7 +267,12 @@ class Certifier(Answering):
         return self._fault
 
     def stream(
-        self, source: Any, settings: Optional[StreamSettings] = None, *, topic: Optional[str] = None
+        self,
+        source: Any,
+        settings: Optional[StreamSettings] = None,
+        *,
+        topic: Optional[str] = None,
+        encoding: Optional[str] = None,
     ) -> "Stream":
         """Certify every frame of a source: `for frame, certificate in certifier.stream(0)`.
 
@@ -276,6 +281,8 @@ class Certifier(Answering):
                 any iterable of frames; see `rrise.edge_sdk.stream.sources.open_source`.
             settings: staleness, deadline, dark and frozen checks.
             topic: of a bag or MCAP file with several image topics.
+            encoding: of the frames of a camera, video or iterable, where it is not what they are taken for: bgr8, bgra8
+                or mono8 by their shape from OpenCV, the bundle's from an iterable. Files, bags and messages say theirs.
 
         Raises:
             EdgeError: the source cannot be opened.
@@ -283,8 +290,8 @@ class Certifier(Answering):
         from rrise.edge_sdk.stream.sources import open_source
         from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
-        opened = open_source(source, encoding=self._encoding, topic=topic)
-        return Stream(self, opened, StreamSettings() if settings is None else settings)
+        opened = open_source(source, encoding=self._encoding, topic=topic, given=encoding)
+        return Stream(self, opened, StreamSettings() if settings is None else settings, encoding)
 
     def close(self) -> None:
         """Release the runtime; afterwards `certify` raises. A frame that is being answered is answered first.

@@ -1,4 +1,4 @@
-"""Camera encodings to the encoding of a bundle: colour order, grey, YUV 4:2:2, NV12 and JPEG.
+"""Camera encodings to the encoding of a bundle: colour order, a fourth channel, grey, YUV 4:2:2, NV12 and JPEG.
 
 The YUV arithmetic is that of OpenCV (BT.601, limited range, 20-bit fixed point), the grey that of Pillow, so that
 frames decoded here are those of a calibration set that was decoded with either.
@@ -20,8 +20,12 @@ Pixels = Union[np.ndarray, bytes, bytearray, memoryview]
 PLAIN = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 """Encodings that a graph can take, with their channels."""
 
-PACKED = ("yuv422", "yuv422_yuy2", "nv12", "jpeg")
-"""Encodings that are decoded first: UYVY and YUYV as uint8 [H, W, 2], NV12 as uint8 [H * 3 / 2, W], JPEG as bytes."""
+WITH_ALPHA = {"rgba8": "rgb8", "bgra8": "bgr8"}
+"""Four channels of a camera or simulator, of which the fourth is dropped: padding, whatever its values."""
+
+PACKED = ("yuv422", "yuv422_yuy2", "nv12", "jpeg", "jpeg_swapped")
+"""Encodings that are decoded first: UYVY and YUYV as uint8 [H, W, 2], NV12 as uint8 [H * 3 / 2, W], JPEG as bytes
+(swapped: red and blue lie exchanged in it, as OpenCV's encoder leaves them that was given RGB)."""
 
 
 def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
@@ -41,8 +45,10 @@ def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
         )
     if encoding in PACKED:
         pixels, encoding = _DECODERS[encoding](pixels), "rgb8"
+    if encoding in WITH_ALPHA:
+        pixels, encoding = _without_alpha(pixels, encoding), WITH_ALPHA[encoding]
     if encoding not in PLAIN:
-        raise FrameError(f"encoding: got {encoding!r}, expected one of {', '.join((*PLAIN, *PACKED))}")
+        raise FrameError(f"encoding: got {encoding!r}, expected one of {', '.join(known_encodings())}")
     array = _image(pixels, encoding)
     if encoding == target:
         return array
@@ -54,8 +60,9 @@ def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
 
 
 def same_values(encoding: str, target: str) -> bool:
-    """Whether `convert` only changes the order of channels, so that L2 distances stay what they are."""
-    return encoding == target or {encoding, target} == {"rgb8", "bgr8"}
+    """Whether `convert` only changes the order of channels or drops a fourth, so that L2 distances stay what they are."""
+    plain = WITH_ALPHA.get(encoding, encoding)
+    return plain == target or {plain, target} == {"rgb8", "bgr8"}
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
@@ -72,6 +79,17 @@ def _image(pixels: Pixels, encoding: str) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] != PLAIN[encoding] or not array.size:
         raise FrameError(f"{encoding}: got shape {list(pixels.shape)}, expected [H, W, {PLAIN[encoding]}]")
     return array
+
+
+def _without_alpha(pixels: Pixels, encoding: str) -> np.ndarray:
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.ndim != 3
+        or pixels.shape[2] != 4
+    ):
+        raise FrameError(f"{encoding}: got {_shape(pixels)}, expected uint8 [H, W, 4]")
+    return pixels[:, :, :3]
 
 
 def _yuv422(first_luma: int) -> Callable[[Pixels], np.ndarray]:
@@ -165,9 +183,10 @@ _DECODERS: Dict[str, Callable[[Pixels], np.ndarray]] = {
     "yuv422_yuy2": _yuv422(first_luma=0),
     "nv12": _nv12,
     "jpeg": _jpeg,
+    "jpeg_swapped": lambda pixels: _jpeg(pixels)[:, :, ::-1],
 }
 
 
 def known_encodings() -> Tuple[str, ...]:
     """Every encoding that `convert` takes."""
-    return (*PLAIN, *PACKED)
+    return (*PLAIN, *WITH_ALPHA, *PACKED)

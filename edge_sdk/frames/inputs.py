@@ -52,8 +52,8 @@ def prepare(
     """Decode, crop and check one frame.
 
     Args:
-        frame: a numpy array of any strides, an object with DLPack or the array interface in host memory, or bytes
-            of an encoding that is bytes.
+        frame: a numpy array of any strides ([H, W] too where the graph takes one channel), an object with DLPack or the
+            array interface in host memory, or bytes of an encoding that is bytes.
         signature: of the graph.
         target: the bundle's encoding.
         encoding: what the frame is; None is the bundle's.
@@ -79,6 +79,7 @@ def _prepare(
     altered = False
     if encoding is not None and encoding != target:
         pixels, altered = convert(pixels, encoding, target), not same_values(encoding, target)
+    pixels = with_channel(pixels, signature)
     if roi is None:
         return Prepared(check_frame(pixels, signature), altered)
     crop, size = cut(check_image(pixels, signature), roi), signature.frame_shape[:2]
@@ -126,6 +127,12 @@ def as_array(frame: Any, signature: GraphSignature) -> np.ndarray:
     except Exception as error:  # an exporter may raise anything
         raise FrameError(f"frame: {type(frame).__name__} cannot be read as an array ({error})") from error
     raise FrameError(f"frame: got {type(frame).__name__}, {_expected(signature)} as a numpy array")
+
+
+def with_channel(frame: Any, signature: GraphSignature) -> Any:
+    """A grey picture [H, W] as [H, W, 1] where the graph takes one channel of uint8; anything else as it is."""
+    one = signature.dtype == "uint8" and signature.frame_shape[2:] == (1,)
+    return frame[:, :, None] if one and isinstance(frame, np.ndarray) and frame.ndim == 2 else frame
 
 
 def check_frame(frame: Any, signature: GraphSignature) -> np.ndarray:

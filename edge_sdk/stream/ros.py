@@ -1,4 +1,9 @@
-"""ROS image messages as frames, without ROS: anything with the fields of sensor_msgs/Image or CompressedImage."""
+"""ROS image messages as frames, without ROS: anything with the fields of sensor_msgs/Image or CompressedImage.
+
+What a message holds is read from its encoding or format, by the names of sensor_msgs and the convention of
+image_transport, and nothing is guessed: a Bayer mosaic, a depth map or a map of labels is no picture, and 8UC1 or 8UC3
+say neither what is in them nor in which order.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,71 @@ from rrise.edge_sdk.stream.captured import Captured
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1, "8UC1": 1, "8UC3": 3, "yuv422": 2, "yuv422_yuy2": 2, "nv12": 1}
-_NAMES = {"8UC1": "mono8", "8UC3": "bgr8", "uyvy": "yuv422", "yuyv": "yuv422_yuy2"}
+_CHANNELS = {
+    "rgb8": 3,
+    "bgr8": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "mono8": 1,
+    "yuv422": 2,
+    "yuv422_yuy2": 2,
+    "nv12": 1,
+}
+_NAMES = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}
+_COLOURS = ("rgb8", "bgr8", "rgba8", "bgra8")
+_UNKNOWN = {
+    "8UC1": "it may be labels, heat or depth; publish a picture as mono8",
+    "8UC3": "the order of its channels is not said; publish it as rgb8 or bgr8",
+    "8UC4": "the order of its channels is not said; publish it as rgba8 or bgra8",
+}
 
 
 def from_image(message: Any) -> Captured:
     """A `sensor_msgs/Image` (rows may be padded to `step` bytes), or a `CompressedImage` with JPEG.
 
-    Its header's stamp becomes the capture time and its frame id the frame's. A message that contradicts itself gives a
-    frame with a `problem`.
+    Its header's stamp becomes the capture time and its frame id the frame's. A message that contradicts itself, or
+    that does not say what it holds, gives a frame with a `problem`.
     """
     when, frame_id = _header(message)
     if not hasattr(message, "encoding"):
-        form = str(getattr(message, "format", "")).lower()
-        if "jpeg" not in form and "jpg" not in form:
-            return Captured(
-                None, when, frame_id, problem=f"compressed image: got format {form!r}, expected jpeg"
+        form = str(getattr(message, "format", ""))
+        encoding = _compressed(form)
+        if encoding is None:
+            problem = (
+                f"compressed image: got format {form!r}, expected 'jpeg', or 'ENCODING; jpeg compressed bgr8' with one of"
+                f" {', '.join(_COLOURS)}, or 'mono8; jpeg compressed'; what else it may hold is no picture of this bundle"
             )
-        return Captured(bytes(bytearray(message.data)), when, frame_id, "jpeg")
+            return Captured(None, when, frame_id, problem=problem)
+        return Captured(bytes(bytearray(message.data)), when, frame_id, encoding)
     encoding = _NAMES.get(message.encoding, message.encoding)
     pixels = _pixels(message, encoding)
     if pixels is None:
         size = f"{message.width} x {message.height}, step {message.step}, {len(message.data)} bytes"
+        why = _UNKNOWN.get(encoding)
         problem = f"image message: got {message.encoding} of {size}; expected one of {', '.join(_CHANNELS)} that fits its step"
-        return Captured(None, when, frame_id, problem=problem)
+        return Captured(None, when, frame_id, problem=f"{problem} ({why})" if why else problem)
     return Captured(pixels, when, frame_id, encoding)
+
+
+def _compressed(form: str) -> Optional[str]:
+    """What a `format` says of the JPEG, as an encoding of ours; None: no picture, or not said.
+
+    image_transport writes "ENCODING; jpeg compressed TARGET": the image had ENCODING and was brought to TARGET before
+    OpenCV, which takes bgr8, made a JPEG of it. Where TARGET is rgb8, red and blue lie exchanged in the file. Cameras
+    and older releases write "jpeg" alone.
+    """
+    encoding, found, rest = form.partition(";")
+    encoding, words = encoding.strip(), rest.split()
+    if not found:
+        return "jpeg" if encoding.lower() in ("jpeg", "jpg") else None
+    if words[:2] != ["jpeg", "compressed"]:
+        return None
+    target = words[2:]
+    if encoding == "mono8" and target in ([], ["mono8"]):
+        return "jpeg"
+    if encoding in _COLOURS and target == ["bgr8"]:
+        return "jpeg"
+    return "jpeg_swapped" if encoding in _COLOURS and target == ["rgb8"] else None
 
 
 def _header(message: Any) -> Tuple[float, str]:

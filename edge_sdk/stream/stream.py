@@ -11,8 +11,8 @@ import numpy as np
 
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
 from rrise.edge_sdk.errors import EdgeError, FrameError
-from rrise.edge_sdk.frames.encodings import convert
-from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame
+from rrise.edge_sdk.frames.encodings import convert, known_encodings
+from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame, with_channel
 from rrise.edge_sdk.stream.captured import Captured, Source
 from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
 from rrise.edge_sdk.stream.mailbox import Mailbox
@@ -73,8 +73,14 @@ class Stream:
     A live source runs in a thread of its own with a mailbox of one; a recording is read in step.
     """
 
-    def __init__(self, certifier: "Certifier", source: Source, settings: StreamSettings) -> None:
+    def __init__(
+        self, certifier: "Certifier", source: Source, settings: StreamSettings, encoding: Optional[str] = None
+    ) -> None:
+        """encoding: of frames of which their source says none; None is the bundle's."""
+        if encoding is not None and encoding not in known_encodings():
+            raise EdgeError(f"encoding: got {encoding!r}, expected one of {', '.join(known_encodings())}")
         self.settings = settings
+        self._encoding = encoding
         self.counts = StreamCounts()
         self._certifier = certifier
         self._source = source
@@ -159,9 +165,10 @@ class Stream:
         pixels: Any = captured.frame
         if not isinstance(pixels, (bytes, bytearray, memoryview)):
             pixels = as_array(pixels, signature)
-        if captured.encoding is not None and captured.encoding != target:
-            pixels = convert(pixels, captured.encoding, target)
-        return check_frame(pixels, signature)
+        encoding = self._encoding if captured.encoding is None else captured.encoding
+        if encoding is not None and encoding != target:
+            pixels = convert(pixels, encoding, target)
+        return check_frame(with_channel(pixels, signature), signature)
 
     def _late(self, capture_time: float, limit: Optional[float], what: str) -> str:
         if limit is None:

@@ -15,6 +15,7 @@ from rrise.edge_sdk import (
     Certificate,
     Certifier,
     EdgeError,
+    Roi,
     RuntimeFault,
     RuntimeUnavailable,
     Status,
@@ -72,7 +73,7 @@ def test_a_certificate_cannot_be_made_inconsistent():
 @pytest.mark.parametrize(
     "frame",
     [
-        np.zeros((8, 8, 1), np.float32), np.zeros((8, 8, 1), np.int8), np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 1), np.float32), np.zeros((8, 8, 1), np.int8), np.zeros((8, 9), np.uint8),
         np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 1), np.uint8), np.zeros((0,), np.uint8),
         np.zeros((8, 8, 1), object), None, "frame", b"frame", 3, [[1, 2], [3, 4]], {}, np.uint8(3),
         np.ma.masked_array(np.zeros((8, 8, 1), np.float16)),
@@ -83,6 +84,20 @@ def test_wrong_frames_give_invalid_input_and_say_why(certifier, frame):
     assert certificate.status is Status.INVALID_INPUT
     assert (certificate.radius, certificate.label, certificate.frame_id) == (0.0, None, 1)
     assert "expected uint8 [8, 8, 1]" in certificate.reason
+
+
+def test_a_grey_picture_needs_no_channel(certifier, batch_bundle):
+    """It was taken by colour bundles, with encoding mono8, and refused by grey ones."""
+    frame = helpers.random_frames(Spec(), 1)[0]
+    expected = certifier.certify(frame)
+    for given in ({}, {"encoding": "mono8"}, {"roi": Roi(0, 0, 8, 8)}):
+        answer = certifier.certify(frame[:, :, 0], **given)
+        assert (answer.label, answer.radius) == (expected.label, expected.radius)
+    assert certifier.certify_batch([frame[:, :, 0]])[0].radius == expected.radius
+    with Certifier.load(batch_bundle) as colour:
+        grey = np.zeros((6, 5), np.uint8)
+        assert colour.certify(grey).status is Status.INVALID_INPUT
+        assert colour.certify(grey, encoding="mono8").status is not Status.INVALID_INPUT
 
 
 def test_memory_layout_does_not_matter(certifier):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rrise.edge_sdk.frames.encodings import convert
 from rrise.edge_sdk.stream.ros import from_image
 
 RNG = np.random.default_rng(0)
@@ -32,7 +33,7 @@ def test_padded_rows_stamp_and_frame_id(kind):
 
 @pytest.mark.parametrize(
     ("encoding", "ours", "shape"),
-    [("mono8", "mono8", (4, 6, 1)), ("8UC1", "mono8", (4, 6, 1)), ("bgr8", "bgr8", (4, 6, 3)),
+    [("mono8", "mono8", (4, 6, 1)), ("bgra8", "bgra8", (4, 6, 4)), ("bgr8", "bgr8", (4, 6, 3)),
      ("uyvy", "yuv422", (4, 6, 2)), ("yuv422_yuy2", "yuv422_yuy2", (4, 6, 2)), ("nv12", "nv12", (6, 6))],
 )  # fmt: skip
 def test_encodings(encoding, ours, shape):
@@ -52,11 +53,59 @@ def test_contradictions_become_a_problem(encoding, height, width, step, size):
     assert captured.frame is None and "expected one of" in captured.problem
 
 
-def test_compressed_images():
-    message = _message("", 0, 0, 0, b"\xff\xd8data")
-    del message.encoding
-    message.format = "rgb8; jpeg compressed bgr8"
-    captured = from_image(message)
-    assert captured.frame == b"\xff\xd8data" and captured.encoding == "jpeg"
-    message.format = "png"
-    assert from_image(message).frame is None
+@pytest.mark.parametrize(
+    "encoding", ["8UC1", "8UC3", "8UC4", "16UC1", "mono16", "32FC1", "bayer_rggb8", "rgb16", "", "RGB8"]
+)
+def test_what_does_not_say_what_it_is_is_no_picture(encoding):
+    """8UC1 was taken for mono8, and 8UC3 for bgr8: blue for red, with a certificate."""
+    captured = from_image(_message(encoding, 4, 4, 64, bytes(256)))
+    assert captured.frame is None and captured.encoding is None and "expected one of" in captured.problem
+
+
+def _compressed(form, data=b"\xff\xd8data"):
+    header = _message("", 0, 0, 0, b"").header
+    return from_image(SimpleNamespace(header=header, format=form, data=data))
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding"),
+    [("jpeg", "jpeg"), ("JPG ", "jpeg"), ("rgb8; jpeg compressed bgr8", "jpeg"), ("bgr8; jpeg compressed bgr8", "jpeg"),
+     ("bgra8; jpeg compressed bgr8", "jpeg"), ("mono8; jpeg compressed ", "jpeg"), ("mono8; jpeg compressed mono8", "jpeg"),
+     ("rgb8; jpeg compressed rgb8", "jpeg_swapped"), ("bgr8;jpeg compressed rgb8 ", "jpeg_swapped")],
+)  # fmt: skip
+def test_compressed_pictures(form, encoding):
+    captured = _compressed(form)
+    assert captured.frame == b"\xff\xd8data" and captured.encoding == encoding and not captured.problem
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["png", "", "jpeg compressed bgr8", "h264", "bayer_rggb8; jpeg compressed ", "bayer_rggb8; jpeg compressed bgr8",
+     "16UC1; jpeg compressed ", "16UC1; compressedDepth png", "8UC3; jpeg compressed bgr8", "8UC1; jpeg compressed ",
+     "rgb16; jpeg compressed bgr8", "mono16; jpeg compressed ", "rgb8; jpeg compressed ", "rgb8; png compressed bgr8",
+     "rgb8; jpeg compressed bgr16", "mono8; jpeg compressed bgr8", "yuv422; jpeg compressed bgr8", "rgb8",
+     "; jpeg compressed bgr8"],
+)  # fmt: skip
+def test_other_compressed_images_are_no_pictures(form):
+    """A Bayer mosaic and a depth map in a JPEG were certified as grey pictures."""
+    captured = _compressed(form)
+    assert captured.frame is None and repr(form) in captured.problem
+
+
+def test_red_and_blue_are_as_the_convention_says():
+    """OpenCV's encoder takes bgr8. What image_transport calls "compressed rgb8" went into it as rgb8."""
+    cv2 = pytest.importorskip("cv2")
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[:, :, 0] = 200
+    for form, given in (("rgb8; jpeg compressed bgr8", red[:, :, ::-1]), ("rgb8; jpeg compressed rgb8", red)):
+        captured = _compressed(form, cv2.imencode(".jpg", np.ascontiguousarray(given))[1].tobytes())
+        read = convert(captured.frame, captured.encoding, "rgb8")
+        assert np.abs(read.astype(int) - red).max() < 8
+
+
+def test_a_fourth_channel_is_dropped():
+    pixels = RNG.integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    captured = from_image(_message("bgra8", 4, 6, 24, pixels.tobytes()))
+    np.testing.assert_array_equal(convert(captured.frame, captured.encoding, "rgb8"), pixels[:, :, 2::-1])
+    captured = from_image(_message("rgba8", 4, 6, 24, pixels.tobytes()))
+    np.testing.assert_array_equal(convert(captured.frame, captured.encoding, "rgb8"), pixels[:, :, :3])

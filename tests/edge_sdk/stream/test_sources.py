@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,6 +90,96 @@ def test_a_video_file_is_a_recording_in_bgr(tmp_path):
     assert items[2].capture_time - items[1].capture_time == pytest.approx(0.1, abs=0.02)
 
 
+def _video(path, count=20):
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (16, 16))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV has no video codec")
+    for _ in range(count):
+        writer.write(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("how", ["path", "upper case", "capture", "URI"])
+def test_a_recording_is_one_however_it_is_named(tmp_path, how):
+    """As a capture or by a URI it was a camera: frames were dropped, and the end was waited out for ever."""
+    cv2 = pytest.importorskip("cv2")
+    path = _video(tmp_path / ("a clip 100%.AVI" if how == "upper case" else "a clip 100%.avi"))
+    given = {
+        "path": path,
+        "upper case": str(path),
+        "capture": None,
+        "URI": path.as_uri(),
+    }[how]
+    source = open_source(cv2.VideoCapture(str(path)) if given is None else given, encoding="rgb8")
+    assert not source.live and len(_all(source)) == 20
+
+
+def test_uris_of_files(tmp_path):
+    Image.fromarray(PICTURES[0]).save(tmp_path / "A.PNG")
+    (item,) = _all(open_source(tmp_path.as_uri(), encoding="rgb8"))
+    assert (item.frame == PICTURES[0]).all()
+    with pytest.raises(EdgeError, match="on this machine"):
+        open_source("file://another/clip.mp4", encoding="rgb8")
+    with pytest.raises(EdgeError, match="does not exist"):
+        open_source("file:///absent.mp4", encoding="rgb8")
+
+
+def test_a_device_file_is_a_camera(monkeypatch, tmp_path):
+    """/dev/v4l/by-id/... was taken for a folder of images."""
+    cv2 = pytest.importorskip("cv2")
+    link = tmp_path / "by-id"
+    link.symlink_to("/dev/null")
+    with pytest.raises(EdgeError, match="cannot be opened; check the cable"):
+        open_source(link, encoding="rgb8")
+    opened = []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda target: opened.append(target) or _Capture())
+    monkeypatch.setattr(_Capture, "set", lambda *_: True, raising=False)
+    assert open_source(str(link), encoding="rgb8").live and opened == [str(link)]
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(EdgeError, match="neither a file"):
+        open_source(tmp_path / "pipe.mp4", encoding="rgb8")
+
+
+def test_a_read_that_raises_is_a_lost_camera_and_the_end_of_a_recording():
+    class Raising(_Capture):
+        def read(self):
+            raise RuntimeError("Unknown C++ exception from OpenCV code")
+
+    with pytest.raises(SourceLost, match="Unknown C"):
+        OpenCvSource(Raising()).read()
+    with pytest.raises(EdgeError, match="cannot be read") as caught:
+        OpenCvSource(Raising(), live=False).read()
+    assert not isinstance(caught.value, SourceLost)
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoding"),
+    [
+        ((9, 9), "mono8"),
+        ((9, 9, 1), "mono8"),
+        ((9, 9, 3), "bgr8"),
+        ((9, 9, 4), "bgra8"),
+        ((9, 9, 2), None),
+        ((9,), None),
+    ],
+)
+def test_what_a_capture_delivers_is_told_by_its_shape(shape, encoding):
+    """A grey frame of a GRAY8 appsink was called bgr8."""
+    capture = _Capture()
+    capture.frames = [(True, np.zeros(shape, np.uint8))] * 2
+    captured = OpenCvSource(capture).read()
+    assert captured.encoding == encoding and bool(captured.problem) == (encoding is None)
+    assert OpenCvSource(capture, encoding="yuv422").read().encoding == "yuv422"
+
+
+def test_an_encoding_is_not_given_to_files_that_say_theirs(tmp_path):
+    Image.fromarray(PICTURES[0]).save(tmp_path / "a.png")
+    with pytest.raises(EdgeError, match="say it themselves"):
+        open_source(tmp_path, encoding="rgb8", given="bgr8")
+
+
 class _Capture:
     """An OpenCV capture that loses its camera after two frames."""
 
@@ -118,10 +210,10 @@ def test_a_capture_object_is_live_and_its_loss_is_reported():
     assert capture.released and source.read() is None
 
 
-def _image_message(store, picture, index):
+def _image_message(store, picture, index, **more):
     types = store.types
     header = types["std_msgs/msg/Header"](
-        stamp=types["builtin_interfaces/msg/Time"](sec=100 + index, nanosec=0), frame_id="camera"
+        **more, stamp=types["builtin_interfaces/msg/Time"](sec=100 + index, nanosec=0), frame_id="camera"
     )
     return types["sensor_msgs/msg/Image"](
         header=header, height=16, width=16, encoding="rgb8", is_bigendian=0, step=48, data=picture.ravel()
@@ -158,13 +250,14 @@ def test_a_topic_must_be_chosen_where_there_are_two(tmp_path):
         choose_topic([], None, tmp_path)
 
 
-def test_a_ros1_bag(tmp_path):
+@pytest.mark.parametrize("name", ["a.bag", "A.BAG"])
+def test_a_ros1_bag(tmp_path, name):
     rosbag1 = pytest.importorskip("rosbags.rosbag1")
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS1_NOETIC)
     types = store.types
-    with rosbag1.Writer(tmp_path / "a.bag") as writer:
+    with rosbag1.Writer(tmp_path / name) as writer:
         connection = writer.add_connection("/camera", "sensor_msgs/msg/Image", typestore=store)
         stamp = types["builtin_interfaces/msg/Time"](sec=7, nanosec=500_000_000)
         header = types["std_msgs/msg/Header"](seq=1, stamp=stamp, frame_id="camera")
@@ -178,25 +271,52 @@ def test_a_ros1_bag(tmp_path):
             data=PICTURES[0].ravel(),
         )
         writer.write(connection, 1, store.serialize_ros1(message, "sensor_msgs/msg/Image"))
-    (item,) = _all(open_source(tmp_path / "a.bag", encoding="rgb8"))
+    (item,) = _all(open_source(tmp_path / name, encoding="rgb8"))
     assert item.capture_time == 7.5 and (item.frame == PICTURES[0]).all() and item.encoding == "bgr8"
 
 
-def test_an_mcap_file(tmp_path):
+def _mcap(path, kind="sensor_msgs/msg/Image", schema_encoding="ros2msg", encoding="cdr", serialize=None):
     writer_module = pytest.importorskip("mcap.writer")
     typesys = pytest.importorskip("rosbags.typesys")
-    store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
-    with open(tmp_path / "a.mcap", "wb") as file:
+    ros1 = encoding == "ros1"
+    store = typesys.get_typestore(typesys.Stores.ROS1_NOETIC if ros1 else typesys.Stores.ROS2_HUMBLE)
+    with open(path, "wb") as file:
         writer = writer_module.Writer(file)
         writer.start()
-        schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"")
-        channel = writer.register_channel("/camera", "cdr", schema)
+        schema = writer.register_schema(kind, schema_encoding, b"")
+        channel = writer.register_channel("/camera", encoding, schema)
         for index, picture in enumerate(PICTURES):
-            data = bytes(store.serialize_cdr(_image_message(store, picture, index), "sensor_msgs/msg/Image"))
-            writer.add_message(channel, index, data, index)
+            message = _image_message(store, picture, index, **({"seq": index} if ros1 else {}))
+            name = "sensor_msgs/msg/Image"
+            data = store.serialize_ros1(message, name) if ros1 else store.serialize_cdr(message, name)
+            writer.add_message(channel, index, bytes(data), index)
         writer.finish()
-    items = _all(open_source(str(tmp_path / "a.mcap"), encoding="rgb8"))
-    assert len(items) == 3 and (items[2].frame == PICTURES[2]).all()
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mcap", "A.MCAP"])
+@pytest.mark.parametrize("ros", [1, 2])
+def test_an_mcap_file(tmp_path, name, ros):
+    how = {} if ros == 2 else {"kind": "sensor_msgs/Image", "schema_encoding": "ros1msg", "encoding": "ros1"}
+    items = _all(open_source(str(_mcap(tmp_path / name, **how)), encoding="rgb8"))
+    assert len(items) == 3 and all((item.frame == picture).all() for item, picture in zip(items, PICTURES))
+    assert items[1].capture_time == 101.0 and items[1].encoding == "rgb8"
+
+
+def test_an_mcap_file_of_other_messages_says_what_it_holds(tmp_path):
+    """ROS 1 and protobuf messages were "image topics: none"."""
+    path = _mcap(tmp_path / "a.mcap", "foxglove.RawImage", "protobuf", "protobuf")
+    with pytest.raises(
+        EdgeError, match=r"none; it holds /camera \(foxglove\.RawImage, protobuf\).*cdr or ros1"
+    ):
+        _all(open_source(path, encoding="rgb8"))
+
+
+def test_an_mcap_file_that_was_cut_off(tmp_path):
+    whole = _mcap(tmp_path / "a.mcap").read_bytes()
+    (tmp_path / "a.mcap").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EdgeError, match=r"MCAP file .*(cut off|cannot be read)"):
+        _all(open_source(tmp_path / "a.mcap", encoding="rgb8"))
 
 
 @pytest.mark.parametrize("name", ["a.bag", "a.mcap", "a.db3"])

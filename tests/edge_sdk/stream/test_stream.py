@@ -195,3 +195,48 @@ def test_a_broken_message_of_a_camera_is_no_silence(certifier, frames):
     with certifier.stream(camera) as stream:
         (_, certificate) = stream.answer(Captured(None, 0.0, problem="image message: step too small"))
     assert certificate.status is Status.INVALID_INPUT and "step too small" in certificate.reason
+
+
+def test_a_stream_is_told_the_encoding_of_its_frames(certifier, frames):
+    """There was no way to say what an iterable or a capture delivers."""
+    expected = [certifier.certify(frame).radius for frame in frames[:5]]
+    coloured = [np.repeat(frame, 3, axis=2) for frame in frames[:5]]
+    plain = StreamSettings(checks=CheckSettings(dark=0, frozen_after=0))
+    with certifier.stream(coloured, plain, encoding="rgb8") as stream:
+        assert [certificate.radius for _, certificate in stream] == expected
+    with certifier.stream([frame[:, :, 0] for frame in frames[:5]], plain) as stream:
+        assert [certificate.radius for _, certificate in stream] == expected
+    with pytest.raises(EdgeError, match="expected one of rgb8"):
+        certifier.stream(coloured, encoding="rgb")
+
+
+def test_a_live_camera_whose_read_raises_is_opened_again(certifier, frames, monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    opened = []
+
+    class Flaky:
+        def __init__(self, *_):
+            opened.append(self)
+            self.count = 0
+
+        def isOpened(self):
+            return True
+
+        def set(self, *_):
+            return True
+
+        release = isOpened
+
+        def read(self):
+            self.count += 1
+            if self.count == 3 and len(opened) == 1:
+                raise cv2.error("Unknown C++ exception from OpenCV code")
+            return True, np.full((8, 8), 20 + self.count % 200, np.uint8)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Flaky)
+    with certifier.stream("rtsp://camera/1") as stream:
+        for seen, (_, certificate) in enumerate(stream, start=1):
+            if len(opened) == 2 and certificate.status is not Status.STALE:
+                break
+            assert seen < 500000
+    assert len(opened) == 2
