@@ -1,3 +1,3 @@
 """The former place of `rrise.trainer.data.augment`."""
 
-from rrise.trainer.data.augment import augment, blend  # noqa: F401
+from rrise.trainer.data.augment import augment  # noqa: F401

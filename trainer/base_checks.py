@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rrise.trainer.training import seeded
+from rrise.trainer.learning.feed import seeded
 
 DRAWS, PART = 20, 256
 CLEARLY = 3.0

@@ -34,18 +34,15 @@ class BlackBoxModule(nn.Module):
         return torch.from_numpy(np.asarray(self.function(np.ascontiguousarray(x.numpy()))))
 
 
-def onnx_spec(
-    source: Path, folder: Path, check: Callable[[BlackBoxModule], object] = lambda module: None
-) -> dict[str, Any]:
+def onnx_spec(source: Path, folder: Path) -> dict[str, Any]:
     """Copy an ONNX file into a workspace, weights of other files put inside, and describe it.
 
-    check: is called with it before anything is written. Raises TrainerError where ONNX Runtime cannot load it, weights are
-    missing, or `check` does.
+    Raises TrainerError where ONNX Runtime cannot load it or weights are missing.
     """
     if not source.is_file():
         raise TrainerError(f"[base] onnx: {source}: no such file")
     data = embedded(source)
-    check(BlackBoxModule(OnnxClassifier(data, origin=str(source))))
+    OnnxClassifier(data, origin=str(source))
     with atomic_file(folder / ONNX_NAME) as file:
         file.write(data)
     return {"kind": "onnx", "file": ONNX_NAME, "sha256": hashlib.sha256(data).hexdigest()}
@@ -92,15 +89,22 @@ def classifier_of(module: nn.Module) -> nn.Module | BlackBox:
     return module.function if isinstance(module, BlackBoxModule) else module
 
 
-def labels_of(module: nn.Module, num_classes: int, dtype: str) -> Callable[[Tensor], Tensor]:
+def labels_of(
+    module: nn.Module, num_classes: int, dtype: str, device: torch.device | None = None
+) -> Callable[[Tensor], Tensor]:
     """A function from inputs float32 [B, C, H, W] to classes int64 [B], as fast as the Monte Carlo engine's.
+
+    device: where the inputs are, and the network runs; a black box takes them from there to host memory.
 
     Raises TrainerError (when called) where an output is NaN, or is no class.
     """
-    labeller = make_labeller(classifier_of(module), num_classes, dtype, torch.device("cpu"))
+    classifier = classifier_of(module)
+    host = torch.device("cpu")
+    where = (device or host) if isinstance(classifier, nn.Module) else host
+    labeller = make_labeller(classifier, num_classes, dtype, where)
 
     def labels(x: Tensor) -> Tensor:
-        found = labeller(x)
+        found = labeller(x.to(where)).to(x.device)
         if bool((found == num_classes).any()):
             raise TrainerError(
                 "the base classifier returned NaN; check its weights and its input range [0, 1] plus noise"

@@ -46,7 +46,21 @@ def _stage(function: Command) -> Command:
     return click.argument("workspace", type=click.Path(path_type=Path))(run_command(function))
 
 
-_again = click.option("--again", is_flag=True, help="Train anew although there is a result.")
+def _training(function: Command) -> Command:
+    """What stages that train take: --again, --device and --minutes."""
+    for option in (
+        click.option(
+            "--minutes", type=float, help="Stop in time with everything saved; the same command continues."
+        ),
+        click.option(
+            "--device",
+            default="",
+            help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
+        ),
+        click.option("--again", is_flag=True, help="Train anew although there is a result."),
+    ):
+        function = option(function)
+    return function
 
 
 @main.command("init")
@@ -91,12 +105,19 @@ def init(workspace: Path, data: str, template: Path | None, sigma: float | None,
 
 @main.command("base")
 @_stage
-@_again
-def base(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
-    """Train the base classifier under Gaussian noise, or check and take your own."""
+@_training
+def base(
+    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, as_json: bool
+) -> None:
+    """Train the base classifier under Gaussian noise, or check and take your own; an interrupted training continues."""
     opened = Workspace.open(workspace)
-    result = train_base(opened, again=again, allow_code=allow_code)
+    result = train_base(opened, again=again, allow_code=allow_code, device=device, minutes=minutes)
     rows = [
+        (f"recipe {item.recipe}", f"{item.certified:.4f} certified on tuning frames (estimate)")
+        for item in result.candidates
+    ]
+    rows += [("recipe", result.recipe)] if result.recipe else []
+    rows += [
         ("accuracy of one noisy pass", f"{result.noisy_accuracy:.3f} (tuning split)"),
         ("digest", result.digest[:16]),
         ("time", "kept, it was done before" if result.kept else duration(result.seconds)),
@@ -148,10 +169,17 @@ def _benchmark(workspace: Workspace, device: str, allow_code: bool, as_json: boo
 
 @main.command("surrogate")
 @_stage
-@_again
-def surrogate(workspace: Path, again: bool, allow_code: bool, as_json: bool) -> None:
-    """Train the surrogate; by default in two ways, of which the better on the tuning split is kept."""
-    result = train_surrogate(Workspace.open(workspace), again=again, allow_code=allow_code)
+@_training
+def surrogate(
+    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, as_json: bool
+) -> None:
+    """Train the surrogate; by default in two ways, of which the better on the tuning split is kept.
+
+    An interrupted training continues. Exit status 1 where training only made the base classifier worse.
+    """
+    result = train_surrogate(
+        Workspace.open(workspace), again=again, allow_code=allow_code, device=device, minutes=minutes
+    )
     rows = [item.row() for item in result.candidates]
     rows += [
         (
@@ -260,8 +288,10 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
         ("label agreement", f"{result.agreement:.3f}"),
         ("probit RMSE", f"{result.probit_rmse:.3f}"),
     ]
-    if record.attempt_text():
-        rows.append(("attempt", record.attempt_text()))
+    if record.attempt > 1:
+        rows.append(
+            ("attempt", f"{record.attempt}: the calibration split was used before, the promise is weaker")
+        )
     return rows
 
 

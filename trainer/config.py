@@ -61,7 +61,7 @@ class SmoothingConfig:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """The base classifier: a small residual network trained here, or the user's own (factory and weights).
+    """The base classifier: a network trained here under noise, or the user's own (factory and weights).
 
     widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size. The
     first stage may have no block: the stem alone then works at full size, which is the costly one.
@@ -72,20 +72,45 @@ class BaseConfig:
     black_box: "package.module:function", a callable from float32 arrays [B, C, H, W] to logits [B, K] or classes [B];
     version: text that names what it is, since rrise cannot see inside and counts belong to one classifier.
     widths and blocks then describe the surrogate of an ONNX file or black box.
+
+    network: "" is the residual network of widths and blocks, "timm/NAME", "torchvision/NAME" or "transformers/NAME" one of a
+    model library; weights: its safetensors file, never fetched. arguments: of the factory, or of the library's model.
+    train: "none" takes the weights as they are, "fine-tune" goes on from them under noise, "scratch" starts anew; "auto" is
+    none for a factory with weights, fine-tune for a library's network with weights, else scratch.
+    recipe: "gaussian", "consistency", or "auto": both, and the better on the tuning split is kept. copies: noisy copies
+    of each view (consistency: at least two). strengths: lambdas of consistency to try; entropy: its eta. The best
+    certifies most tuning frames at [guarantee] radius (0: has the largest mean radius).
+    members: networks whose log-probabilities are averaged; such a base classifier never ships, so it may be heavy.
+    optimiser, schedule: "auto" is sgd with one-cycle from scratch, adamw with cosine for fine-tuning. learning_rate 0: what
+    fits both. layer_decay: factor on the rate from each layer to the one before it, when fine-tuning. clip: largest norm of
+    a gradient, 0 = any. ema: decay of the weights' running average, such as 0.999, 0 = none.
     """
 
     factory: str = ""
     weights: str = ""
+    network: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    train: str = "auto"
     onnx: str = ""
     black_box: str = ""
     version: str = ""
     widths: tuple[int, ...] = (8, 16, 32)
     blocks: tuple[int, ...] = (0, 1, 1)
     stem_stride: int = 1
+    recipe: str = "gaussian"
+    copies: int = 1
+    strengths: tuple[float, ...] = (10.0,)
+    entropy: float = 0.5
+    members: int = 1
     epochs: int = 80
     batch_size: int = 64
-    learning_rate: float = 0.1
+    optimiser: str = "auto"
+    schedule: str = "auto"
+    learning_rate: float = 0.0
     weight_decay: float = 5e-4
+    layer_decay: float = 0.75
+    clip: float = 0.0
+    ema: float = 0.0
     shift: int = 1
     flip: bool = False
     seed: int = 0
@@ -116,20 +141,61 @@ class SurrogateConfig:
     """method: "stored" (class counts from the store), "fresh" (new noise on augmented views) or "auto" (both,
     keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view.
     mix: share of the fresh views that are blended with another frame, which shows the surrogate what lies between
-    classes, where its largest errors are. difficulty: learn a second head that says how far off it may be."""
+    classes, where its largest errors are. difficulty: learn a second head that says how far off it may be, from
+    difficulty_frames training frames.
+
+    start: "base" (the base classifier's weights, which hold its mistakes) or "scratch". widths, blocks: of another residual
+    network than the base classifier's; it starts from scratch. members: surrogates whose log-probabilities are averaged.
+    loss: "ce", and for stored counts of many samples "js", "probit" or "both". stored_samples: of the stored ones that are
+    used, 0 = all. stored_views: augment and blend the frames of stored counts as well, though the counts are those of
+    the frames as they are. teacher: a surrogate's file, whose probabilities at each view get the weight teacher_share
+    (stored counts only).
+    optimiser, schedule, layer_decay, clip, ema: as in [base]. learning_rate 0: what fits the network it starts from, the
+    smaller the better that is."""
 
     method: str = "auto"
+    start: str = "base"
+    widths: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    members: int = 1
     epochs: int = 40
     stored_epochs: int = 80
     batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
+    optimiser: str = "auto"
+    schedule: str = "auto"
+    learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+    loss: str = "ce"
     samples_per_view: int = 4
+    stored_samples: int = 0
+    stored_views: bool = False
+    teacher: str = ""
+    teacher_share: float = 0.5
     shift: int = 1
     flip: bool = False
     mix: float = 0.25
     difficulty: bool = False
+    difficulty_frames: int = 4096
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How base classifier and surrogate are trained on this machine; nothing here is asked of the weights.
+
+    device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". precision: of the forward pass, "auto" (bfloat16 where
+    the hardware computes in it), "float32", "bfloat16" or "float16". compile: use torch.compile. checkpoint_minutes: work
+    that a kill may cost. viewer: "tensorboard" or "wandb" beside the JSON lines in log/, an extra each.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    checkpoint_minutes: float = 2.0
+    viewer: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +255,7 @@ class Config:
     base: BaseConfig = field(default_factory=BaseConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     guarantee: GuaranteeConfig = field(default_factory=GuaranteeConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
@@ -267,6 +334,12 @@ def _build(kind: type, table: Any, where: str) -> Any:
 
 
 def _convert(value: Any, kind: Any, name: str) -> Any:
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(v, _SCALARS) for v in value.values()):
+            raise TrainerError(
+                f"{name}: got {value!r}, expected a table such as {{ depth = 3 }} of plain values"
+            )
+        return dict(value)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):
             raise TrainerError(f"{name}: got {value!r}, expected a list")
@@ -288,7 +361,13 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
+_SCALARS = (bool, int, float, str)
+
+
 def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f'"{key}" = {_toml_value(item)}' for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

@@ -12,10 +12,16 @@ from rrise.calibration.statistics.levels import parse_level
 from rrise.trainer.errors import TrainerError
 
 if TYPE_CHECKING:
-    from rrise.trainer.config import BaseConfig, Config
+    from rrise.trainer.config import BaseConfig, Config, SurrogateConfig
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 METHODS = ("auto", "stored", "fresh")
+RECIPES = ("auto", "gaussian", "consistency")
+TRAIN = ("auto", "none", "fine-tune", "scratch")
+OPTIMISERS, SCHEDULES = ("auto", "sgd", "adamw"), ("auto", "one-cycle", "cosine")
+LOSSES = ("ce", "js", "probit", "both")
+PRECISIONS, VIEWERS = ("auto", "float32", "bfloat16", "float16"), ("", "tensorboard", "wandb")
+LIBRARIES = ("timm/", "torchvision/", "transformers/")
 MAPS = ("auto", "clopper-pearson", "identity")
 
 
@@ -44,16 +50,30 @@ def _check_guarantee(config: Config) -> None:
 def _check_choices(config: Config) -> None:
     choices = [
         ("[preprocess] encoding", config.preprocess.encoding, ENCODINGS),
+        ("[base] recipe", config.base.recipe, RECIPES),
+        ("[base] train", config.base.train, TRAIN),
         ("[surrogate] method", config.surrogate.method, METHODS),
+        ("[surrogate] start", config.surrogate.start, ("base", "scratch")),
+        ("[surrogate] loss", config.surrogate.loss, LOSSES),
+        ("[training] precision", config.training.precision, PRECISIONS),
+        ("[training] viewer", config.training.viewer, VIEWERS),
         ("[guarantee] kind", config.guarantee.kind, KINDS),
         ("[guarantee] map", config.guarantee.map, MAPS),
         ("[targets] dtype", config.targets.dtype, ("float32", "bfloat16", "float16")),
     ]
+    for name, section in _learning(config):
+        choices.append((f"[{name}] optimiser", section.optimiser, OPTIMISERS))
+        choices.append((f"[{name}] schedule", section.schedule, SCHEDULES))
     for name, got, allowed in choices:
         if got not in allowed:
             raise TrainerError(
                 f"{name}: got {got!r}, expected one of {', '.join(allowed)}{nearest(got, allowed)}"
             )
+
+
+def _learning(config: Config) -> tuple[tuple[str, BaseConfig | SurrogateConfig], ...]:
+    """The sections that train a network."""
+    return ("base", config.base), ("surrogate", config.surrogate)
 
 
 def _check_numbers(config: Config) -> None:
@@ -67,19 +87,20 @@ def _check_numbers(config: Config) -> None:
     positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
     positive += [("[targets] certify", size) for size in config.targets.certify]
     positive += [(f"[splits] {name}", size) for name, size in config.splits.sizes().items()]
-    for name, section in (("base", config.base), ("surrogate", config.surrogate)):
+    for name, section in _learning(config):
         positive += [
-            (f"[{name}] {key}", getattr(section, key)) for key in ("epochs", "batch_size", "learning_rate")
+            (f"[{name}] {key}", getattr(section, key)) for key in ("epochs", "batch_size", "members")
         ]
+    positive += [("[base] copies", config.base.copies), ("[training] checkpoint_minutes", _minutes(config))]
+    positive += [("[surrogate] difficulty_frames", config.surrogate.difficulty_frames)]
     for name, value in positive:
         if not (value > 0 and math.isfinite(value)):
             hint = "; sigma is the noise level in [0, 1] pixel units, such as 0.25" if "sigma" in name else ""
             raise TrainerError(f"{name}: got {value}, expected a number above 0{hint}")
     not_negative: list[tuple[str, float]] = [("[targets] batch_size", config.targets.batch_size)]
     for name, table in config.to_json().items():
-        not_negative += [
-            (f"[{name}] {key}", table[key]) for key in ("seed", "shift", "weight_decay") if key in table
-        ]
+        not_negative += [(f"[{name}] {key}", table[key]) for key in _NOT_NEGATIVE if key in table]
+    not_negative += [("[base] strengths", value) for value in config.base.strengths]
     for name, value in not_negative:
         if not (value >= 0 and math.isfinite(value)):
             raise TrainerError(f"{name}: got {value}, expected 0 or a number above it")
@@ -88,8 +109,7 @@ def _check_numbers(config: Config) -> None:
         raise TrainerError(
             f"[targets] certify: got {list(budgets)}, expected different numbers of samples such as [100, 1000]"
         )
-    if not 0 <= config.surrogate.mix <= 1:
-        raise TrainerError(f"[surrogate] mix: got {config.surrogate.mix}, expected a share between 0 and 1")
+    _check_shares(config)
     for name, size in config.splits.sizes().items():
         if isinstance(size, float) and size >= 1:
             raise TrainerError(
@@ -97,6 +117,21 @@ def _check_numbers(config: Config) -> None:
             )
 
 
+def _minutes(config: Config) -> float:
+    return config.training.checkpoint_minutes
+
+
+def _check_shares(config: Config) -> None:
+    asked = config.surrogate
+    shares = [("[surrogate] mix", asked.mix), ("[surrogate] teacher_share", asked.teacher_share)]
+    for name, section in _learning(config):
+        shares += [(f"[{name}] ema", section.ema), (f"[{name}] layer_decay", section.layer_decay)]
+    for name, value in shares:
+        if not 0 <= value <= 1:
+            raise TrainerError(f"{name}: got {value}, expected a share between 0 and 1")
+
+
+_NOT_NEGATIVE = ("seed", "shift", "weight_decay", "learning_rate", "clip", "entropy", "stored_samples")
 _STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", "audit")
 
 
@@ -116,9 +151,29 @@ def _check_networks(base: BaseConfig) -> None:
             "[base] black_box and version go together: the version names what the callable is, so that counts of another "
             "one are refused"
         )
-    if bool(base.factory) != bool(base.weights):
+    if base.network and not base.network.startswith(LIBRARIES):
         raise TrainerError(
-            "[base] factory and weights go together: give both for your own classifier, or neither"
+            f"[base] network: got {base.network!r}, expected {', '.join(name + 'NAME' for name in LIBRARIES)}, or nothing "
+            "for the residual network of widths and blocks"
+        )
+    if base.network and (base.factory or base.onnx or base.black_box):
+        raise TrainerError(
+            "[base] network excludes factory, onnx and black_box: expected at most one of them"
+        )
+    own = base.factory or base.network
+    if base.weights and not own:
+        raise TrainerError(
+            "[base] weights: got a file, expected a factory or a network that it belongs to as well"
+        )
+    if base.train in ("none", "fine-tune") and own and not base.weights:
+        raise TrainerError(f"[base] train = {base.train!r}: got no weights, expected the file to start from")
+    if base.factory and not base.weights and base.train != "scratch":
+        raise TrainerError(
+            '[base] factory and weights go together: give both for your own classifier, or train = "scratch"'
+        )
+    if base.recipe != "gaussian" and not base.strengths:
+        raise TrainerError(
+            f"[base] recipe = {base.recipe!r}: got no strengths, expected lambdas such as [10.0]"
         )
 
 

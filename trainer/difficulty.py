@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from rrise.calibration.promise.maps import clopper_pearson_map
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.probit import probit_from_logits
-from rrise.trainer.data.augment import augment, blend
+from rrise.trainer.blackbox import labels_of
+from rrise.trainer.learning.feed import seeded
+from rrise.trainer.learning.views import View, fresh_shares
 from rrise.trainer.networks import Network, ResNet, WithDifficulty
-from rrise.trainer.training import seeded
-from rrise.trainer.views import base_labels, fresh_shares
 from rrise.trainer.workspace import Workspace
 
 HIDDEN = 16
-VIEWS, MOST_FRAMES = 2, 4096
-"""Views of every training frame, of at most so many frames: enough for so small a head."""
+VIEWS = 2
+"""Views of every training frame that is used."""
 SAMPLES, CHUNK = 200, 4
 """Noisy evaluations of each view, and how many of them run at once."""
 LEVEL = 0.97
@@ -72,8 +72,8 @@ def learn_difficulty(
 def _views(workspace: Workspace, generator: torch.Generator) -> Tensor:
     asked = workspace.config.surrogate
     inputs = workspace.training_inputs()
-    chosen = inputs[torch.randperm(len(inputs), generator=generator)[:MOST_FRAMES]]
-    return blend(augment(chosen, asked.shift, asked.flip, generator), asked.mix, generator)
+    chosen = inputs[torch.randperm(len(inputs), generator=generator)[: asked.difficulty_frames]]
+    return View(asked.shift, asked.flip, asked.mix)(chosen, generator)
 
 
 def _features(surrogate: nn.Module, views: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,8 @@ def _residuals(
 ) -> Tensor:
     """R_raw - R_low of each view, float32 [n], with the map that belongs to this number of samples."""
     sigma, beta = workspace.config.smoothing.sigma, 0.1
-    labels, classes = base_labels(workspace, base.module), len(workspace.dataset.class_names)
+    classes = len(workspace.dataset.class_names)
+    labels = labels_of(base.module, classes, workspace.config.targets.dtype)
     shares_of = fresh_shares(labels, classes, sigma, CHUNK, generator)
     parts = [
         sum((shares_of(part) for _ in range(SAMPLES // CHUNK)), torch.zeros(())) * CHUNK

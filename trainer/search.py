@@ -14,9 +14,9 @@ from rrise.calibration.console import Progress
 from rrise.calibration.promise.head import CertificateHead
 from rrise.trainer.blackbox import BlackBoxModule, labels_of
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.feed import seeded
 from rrise.trainer.networks import Network
 from rrise.trainer.scoring import predict_inputs
-from rrise.trainer.training import seeded
 
 BATCH = 64
 CLASSES = 2

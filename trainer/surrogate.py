@@ -1,47 +1,46 @@
 """The surrogate: one network that predicts the smoothed classifier's class probabilities in a single pass.
 
-Soft-label cross-entropy on class shares n_c / N is, at fixed weights, an unbiased estimate of the cross-entropy to
-the true class probabilities, for any N. All methods start at the base classifier's own weights, which hold its mistakes
-(unless it is a black box).
+All candidates start at the base classifier's own weights, which hold its mistakes (unless it is a black box, or settings say
+otherwise). Candidate zero is those weights as they are; what training cannot improve is not kept.
 """
 
 from __future__ import annotations
 
-import copy
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from rrise.calibration.errors import CheckFailed
+from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.tables.evaluation import label_agreement, probit_rmse
-from rrise.trainer.base import resnet_spec
-from rrise.trainer.blackbox import KINDS as BLACK_BOXES
 from rrise.trainer.choice import worth
-from rrise.trainer.data.augment import augment, blend
-from rrise.trainer.data.inputs import Inputs
+from rrise.trainer.config import SurrogateConfig
 from rrise.trainer.difficulty import learn_difficulty
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.distributed import Team, team
-from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
+from rrise.trainer.learning import Session
+from rrise.trainer.learning.kept import Kept
+from rrise.trainer.networks import Network, differences, read_header, save_network
 from rrise.trainer.scoring import score
-from rrise.trainer.targets import stored_counts
-from rrise.trainer.training import Recipe, Trained, seeded, train
-from rrise.trainer.views import base_labels, fresh_shares
+from rrise.trainer.specs import session_for
+from rrise.trainer.surrogate_training import UNCHANGED, Way, Work
 from rrise.trainer.workspace import Workspace
 
 UNSAVED = "0" * 64
+
+LARGEST_FALL = 0.05
+"""By which training may lower label agreement below that of the unchanged base classifier before it is refused."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One way of training, judged on the tuning split.
 
+    method: "stored", "fresh" or "unchanged" (the base classifier's weights as they are).
     guard_noise: standard deviation of the noise that it takes with every frame, 0 for a plain pass.
     agreement: share of frames where its label is the most frequent Monte Carlo class.
     probit_rmse: root mean square error of its probit.
@@ -87,39 +86,98 @@ class SurrogateResult:
 
 
 def train_surrogate(
-    workspace: Workspace, *, again: bool = False, allow_code: bool = False
+    workspace: Workspace,
+    *,
+    again: bool = False,
+    allow_code: bool = False,
+    device: str = "",
+    minutes: float | None = None,
 ) -> SurrogateResult:
     """Train surrogate.safetensors: by every configured method and guard noise, keeping what is worth most.
 
-    The choice is made on the tuning split, which calibration never sees.
+    The choice is made on the tuning split, which calibration never sees. A training that was interrupted continues.
 
     again: train although a surrogate with these settings is there. A surrogate with other settings, or of another
-        base classifier, is replaced only with `again`.
+        base classifier, is replaced only with `again`. device: instead of [training] device. minutes: how long this call may
+        work.
+
+    Raises CheckFailed where every training made the base classifier's labels worse, before anything is calibrated;
+    Interrupted where `minutes` did not suffice, with everything saved.
     """
     start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
     settings = _settings(workspace, base)
     if workspace.surrogate_path.exists() and not again:
-        return _keep(workspace, settings, allow_code)
+        return _keep(workspace, settings)
+    session = session_for(workspace, device=device, minutes=minutes, again=again)
+    kept = Kept(session, settings)
+    work = Work(workspace, base, session, kept, settings, allow_code)
+    made = [(work.network(way), way) for way in ways(workspace, work)]
+    judged = [(module, _judge(workspace, module, way, session)) for module, way in made]
+    candidates = tuple(candidate for _, candidate in judged)
+    check_no_fall(candidates)
+    network, best = max(judged, key=lambda pair: (pair[1].worth, -pair[1].probit_rmse))
+    if session.first:
+        _save(workspace, base, work, network, best, candidates, settings)
+    kept.clear()
+    digest = file_digest(workspace.surrogate_path)
+    return SurrogateResult(digest, best, candidates, False, time.monotonic() - start)
+
+
+def ways(workspace: Workspace, work: Work) -> list[Way]:
+    """Every way that is tried; the unchanged base classifier first, where its weights are the start."""
     asked = workspace.config.surrogate.method
     methods = ("stored", "fresh") if asked == "auto" else (asked,)
-    ways = product(methods, workspace.config.guard.noise or (0.0,))
-    trained = [_train_one(workspace, base, method, noise) for method, noise in ways]
-    network, best = max(trained, key=lambda pair: (pair[1].worth, -pair[1].probit_rmse))
-    digest = _save(workspace, base, network, best, [candidate for _, candidate in trained], settings)
-    candidates = tuple(candidate for _, candidate in trained)
-    return SurrogateResult(digest, best, candidates, False, time.monotonic() - start)
+    zero = (UNCHANGED,) if work.starts_at_base else ()
+    return [
+        Way(method, noise)
+        for method, noise in product((*zero, *methods), workspace.config.guard.noise or (0.0,))
+    ]
+
+
+def check_no_fall(candidates: Sequence[Candidate]) -> None:
+    """Refuse where training lost what the base classifier knew: nothing good can be calibrated from it.
+
+    Raises CheckFailed with the agreement before and after.
+    """
+    zero = [item.agreement for item in candidates if item.method == UNCHANGED]
+    trained = [item.agreement for item in candidates if item.method != UNCHANGED]
+    if zero and trained and max(trained) < max(zero) - LARGEST_FALL:
+        raise CheckFailed(
+            f"training the surrogate made it worse: label agreement on the tuning split fell from {max(zero):.3f} (the "
+            f"unchanged base classifier) to {max(trained):.3f}; lower [surrogate] learning_rate (a tenth, or 0 for the rate "
+            "that fits the network) and train again; the calibration split was not touched"
+        )
+
+
+def _judge(workspace: Workspace, module: nn.Module, way: Way, session: Session) -> Candidate:
+    module.cpu()
+    table = score(module, workspace.preprocess, workspace.references("tuning"), UNSAVED, way.noise)
+    if session.first:
+        table.save(candidate_path(workspace, way.method, way.noise))
+        if way.method != UNCHANGED:
+            workspace.record_cost(way.stage, passes=way.passes, trained=way.trained)
+    return Candidate(
+        method=way.method,
+        guard_noise=way.noise,
+        agreement=label_agreement(table),
+        probit_rmse=probit_rmse(table),
+        worth=worth(workspace, table, way.noise),
+        passes=way.passes,
+        trained=way.trained,
+    )
 
 
 def _save(
     workspace: Workspace,
     base: Network,
+    work: Work,
     network: nn.Module,
     best: Candidate,
-    candidates: list[Candidate],
+    candidates: Sequence[Candidate],
     settings: dict[str, Any],
-) -> str:
-    spec = surrogate_spec(workspace, base)
+) -> None:
+    spec = work.spec(Way(best.method, best.guard_noise))
     if workspace.config.surrogate.difficulty:
         learned = learn_difficulty(workspace, base, network, spec, best.guard_noise)
         network, spec = learned.module, learned.spec
@@ -130,126 +188,48 @@ def _save(
         "guard_noise": best.guard_noise,
         "candidates": [asdict(candidate) for candidate in candidates],
     }
-    return save_network(workspace.surrogate_path, network, spec, metadata)
+    save_network(workspace.surrogate_path, network, spec, metadata)
 
 
 def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
-    return {
+    settings = {
         **workspace.fingerprint(),
         "base_digest": base.digest,
-        "settings": asdict(workspace.config.surrogate),
+        "settings": _plain(asdict(workspace.config.surrogate)),
         "guard": {"rho": workspace.config.guard.rho, "noise": list(workspace.config.guard.noise)},
         "train_samples": workspace.config.targets.train,
     }
+    teacher = workspace.config.surrogate.teacher
+    return settings | ({"teacher_digest": file_digest(workspace.path / teacher)} if teacher else {})
 
 
-def _keep(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> SurrogateResult:
-    network = load_network(workspace.surrogate_path, allow_code=allow_code)
-    for name, got, expected in differences(network.metadata, settings):
+def _keep(workspace: Workspace, settings: dict[str, Any]) -> SurrogateResult:
+    path = workspace.surrogate_path
+    metadata = _with_defaults(read_header(path)[1])
+    for name, got, expected in differences(metadata, settings):
         raise TrainerError(
-            f"{workspace.surrogate_path}: {name}: got {got}, expected {expected}; restore the settings, or train a "
+            f"{path}: {name}: got {got}, expected {expected}; restore the settings, or train a "
             f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
         )
-    candidates = tuple(Candidate(**item) for item in network.metadata["candidates"])
-    kept = (network.metadata["method"], network.metadata["guard_noise"])
+    candidates = tuple(Candidate(**item) for item in metadata["candidates"])
+    kept = (metadata["method"], metadata["guard_noise"])
     chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
-    return SurrogateResult(network.digest, chosen, candidates, True, 0.0)
+    return SurrogateResult(file_digest(path), chosen, candidates, True, 0.0)
 
 
-def _train_one(workspace: Workspace, base: Network, method: str, noise: float) -> tuple[nn.Module, Candidate]:
-    inputs = workspace.training_inputs()
-    network = _initial(workspace, base)
-    if method == "stored":
-        trained, passes = _train_on_stored(workspace, base, network, inputs, noise), 0
-    else:
-        trained, passes = _train_on_fresh(workspace, base, network, inputs, noise)
-    stage = f"surrogate-{method}" + (f"-{noise:g}" if noise else "")
-    workspace.record_cost(stage, passes=passes, trained=trained.examples)
-    table = score(network, workspace.preprocess, workspace.references("tuning"), UNSAVED, noise)
-    table.save(candidate_path(workspace, method, noise))
-    return network, Candidate(
-        method=method,
-        guard_noise=noise,
-        agreement=label_agreement(table),
-        probit_rmse=probit_rmse(table),
-        worth=worth(workspace, table, noise),
-        passes=passes,
-        trained=trained.examples,
-    )
+def _with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a surrogate, whose settings may be older than some keys of [surrogate]: those had their defaults."""
+    return {
+        **metadata,
+        "settings": {**_plain(asdict(SurrogateConfig())), **metadata.get("settings", {})},
+    }
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
 
 
 def candidate_path(workspace: Workspace, method: str, noise: float) -> Path:
     """Tuning scores of a candidate, kept so that `rrise-calibrate guard` can show what each guard noise costs."""
     name = method + (f"-noise-{noise:g}" if noise else "")
     return workspace.scores_path("candidates", name)
-
-
-def surrogate_spec(workspace: Workspace, base: Network) -> dict[str, Any]:
-    """Spec of the surrogate: the base classifier's own, or the configured residual network for a black box."""
-    if base.spec["kind"] in BLACK_BOXES:
-        return resnet_spec(workspace)
-    return dict(base.spec)
-
-
-def _initial(workspace: Workspace, base: Network) -> nn.Module:
-    """The base classifier's weights to start from; fresh ones where it is a black box."""
-    if base.spec["kind"] not in BLACK_BOXES:
-        return copy.deepcopy(base.module).requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(workspace.config.surrogate.seed)
-        return build_network(resnet_spec(workspace))
-
-
-def _train_on_stored(
-    workspace: Workspace, base: Network, network: nn.Module, inputs: Inputs, noise: float
-) -> Trained:
-    """The paper's way: stored class counts of the training frames themselves."""
-    asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
-    counts = stored_counts(workspace, "train", base.digest).astype(np.float32)
-    shares = torch.from_numpy(counts / counts.sum(axis=1, keepdims=True))
-    crew = team()
-    forward, own = crew.data_parallel(network), _own_generator(crew, generator, asked.seed)
-
-    def loss_of(index: Tensor) -> Tensor:
-        index = crew.share(index)
-        return F.cross_entropy(forward(_guarded(inputs[index], noise, own)), shares[index])
-
-    trained = train(network, _recipe(workspace, asked.stored_epochs, "stored"), inputs, loss_of, generator)
-    crew.agree_on(network)
-    return trained
-
-
-def _train_on_fresh(
-    workspace: Workspace, base: Network, network: nn.Module, inputs: Inputs, noise: float
-) -> tuple[Trained, int]:
-    """New noise on a new view of every frame at every step; returns the base evaluations as well."""
-    asked, generator = workspace.config.surrogate, seeded(workspace.config.surrogate.seed)
-    crew = team()
-    forward, own = crew.data_parallel(network), _own_generator(crew, generator, asked.seed)
-    labels, classes = base_labels(workspace, base.module), len(workspace.dataset.class_names)
-    shares_of = fresh_shares(labels, classes, workspace.config.smoothing.sigma, asked.samples_per_view, own)
-
-    def loss_of(index: Tensor) -> Tensor:
-        views = augment(inputs[crew.share(index)], asked.shift, asked.flip, own)
-        views = blend(views, asked.mix, own)
-        return F.cross_entropy(forward(_guarded(views, noise, own)), shares_of(views))
-
-    trained = train(network, _recipe(workspace, asked.epochs, "fresh"), inputs, loss_of, generator)
-    crew.agree_on(network)
-    return trained, trained.examples * asked.samples_per_view
-
-
-def _own_generator(crew: Team, generator: torch.Generator, seed: int) -> torch.Generator:
-    """Augmentation and noise differ between processes; the order of the frames, from `generator`, does not."""
-    return generator if crew.size == 1 else seeded((seed + 1) * 1_000_003 + crew.rank)
-
-
-def _guarded(views: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """What a guarded surrogate sees: the class shares stay those of the view without this noise."""
-    return views + noise * torch.randn(views.shape, generator=generator) if noise else views
-
-
-def _recipe(workspace: Workspace, epochs: int, method: str) -> Recipe:
-    asked = workspace.config.surrogate
-    label = f"surrogate ({method})"
-    return Recipe(epochs, asked.batch_size, asked.learning_rate, asked.weight_decay, label)

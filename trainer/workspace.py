@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from rrise.calibration.storage.digests import combined_digest, frame_digests, js
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
-from rrise.trainer.base_file import base_digest
 from rrise.trainer.config import Config, load_config
 from rrise.trainer.data import Dataset, load_dataset
 from rrise.trainer.data.inputs import Inputs
@@ -67,11 +65,6 @@ class Workspace:
     @property
     def base_path(self) -> Path:
         return self.path / "base.safetensors"
-
-    @property
-    def base_digest(self) -> str:
-        """Digest of the base classifier: of base.onnx, or of base.safetensors where it is no ONNX file."""
-        return base_digest(self.path)
 
     @property
     def surrogate_path(self) -> Path:
@@ -155,17 +148,17 @@ class Workspace:
         """The base classifier; refused where its frames, preprocessing or sigma are not this workspace's."""
         network = load_network(self.base_path, allow_code=allow_code)
         self.check_fits(network, self.base_path, "base")
-        return replace(network, digest=self.base_digest)
+        return network
 
     def surrogate(self, *, allow_code: bool = False) -> Network:
         """The surrogate; refused where it was not made from this workspace's base classifier and frames."""
         network = load_network(self.surrogate_path, allow_code=allow_code)
         self.check_fits(network, self.surrogate_path, "surrogate")
-        expected = self.base_digest
-        if network.metadata.get("base_digest") != expected:
+        base = load_network(self.base_path, allow_code=allow_code)
+        if network.metadata.get("base_digest") != base.digest:
             raise TrainerError(
                 f"{self.surrogate_path}: trained for base classifier {network.metadata.get('base_digest')}, expected "
-                f"{expected} of {self.base_path}; run `rrise-train surrogate --again` or restore that base classifier"
+                f"{base.digest} of {self.base_path}; run `rrise-train surrogate --again` or restore that base classifier"
             )
         return network
 
@@ -178,7 +171,7 @@ class Workspace:
         expected = (
             split,
             self.config.smoothing.sigma,
-            self.base_digest,
+            load_digest(self.base_path),
             self.splits.digest(split),
         )
         got = (references.split, references.sigma, references.base_digest, combined_digest(references.digest))
@@ -244,6 +237,15 @@ def _content(dataset: Dataset) -> str:
     if not np.array_equal(dataset.clips, np.arange(len(dataset))):
         parts.append(json_digest(dataset.clips.tolist()))
     return combined_digest(parts)
+
+
+def load_digest(path: Path) -> str:
+    """Digest of a network file, or a TrainerError that says which stage makes it."""
+    from rrise.calibration.storage.digests import file_digest
+
+    if not path.exists():
+        raise TrainerError(f"{path}: no such file; run `rrise-train {path.stem}` first")
+    return file_digest(path)
 
 
 def _parts(frames: np.ndarray, size: int) -> list[np.ndarray]:

@@ -15,8 +15,8 @@ from examples.reproduce.clock import Clock
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.schedule import one_cycle
 from rrise.trainer.networks import read_safetensors
-from rrise.trainer.training import one_cycle
 
 SAVE_EVERY = 20.0
 """Seconds of work that a kill may cost."""

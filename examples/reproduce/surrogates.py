@@ -20,8 +20,8 @@ from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.data.augment import augment
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.views import fresh_shares
 from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
-from rrise.trainer.views import fresh_shares
 
 BATCH = 256
 

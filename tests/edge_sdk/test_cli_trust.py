@@ -62,10 +62,7 @@ def commands(pack: Path, tmp_path: Path) -> list[tuple[object, ...]]:
 
 def test_a_signed_bundle_passes_everywhere(signed, public, commands):
     for name, *rest in commands:
-        made = (
-            ("--accept-local-records",) if name == "watch" else ()
-        )  # `drift` has left its reference by then
-        result = _run(name, signed, *rest, "--public-key", public, *made)
+        result = _run(name, signed, *rest, "--public-key", public)
         assert result.exit_code == 0, (name, result.output)
 
 

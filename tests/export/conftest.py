@@ -17,8 +17,8 @@ from rrise.export.lowering.precision import PREPROCESS_LAYER
 from rrise.export.source import Source
 from rrise.trainer.data import load_digits
 from rrise.trainer.data.preprocess import Preprocess
+from rrise.trainer.learning.hardware import threads_for
 from rrise.trainer.networks import ResNet
-from rrise.trainer.training import threads_for
 
 SIGMA, BETA, SAMPLES = 0.25, 0.1, 200
 SPLITS = {"tuning": 60, "calibration": 150, "verification": 120}

@@ -40,7 +40,7 @@ def test_training_does_not_touch_the_global_random_state(workspace: Path, tmp_pa
 
 
 def test_diverging_training_is_refused_and_nothing_is_lost(workspace: Path, tmp_path: Path) -> None:
-    copy = edit(copied(workspace, tmp_path), "learning_rate = 0.1", "learning_rate = 1e+30")
+    copy = edit(copied(workspace, tmp_path), "learning_rate = 0.0", "learning_rate = 1e+30")
     before = copy.base_path.read_bytes()
     with pytest.raises(TrainerError, match="lower the learning_rate"):
         train_base(copy, again=True)

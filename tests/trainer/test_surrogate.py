@@ -8,11 +8,11 @@ import torch
 
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.feed import seeded
+from rrise.trainer.learning.views import fresh_shares
 from rrise.trainer.networks import load_network
 from rrise.trainer.scoring import pytorch_execution
 from rrise.trainer.surrogate import train_surrogate
-from rrise.trainer.training import seeded
-from rrise.trainer.views import fresh_shares
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
 
@@ -37,7 +37,7 @@ def test_fresh_shares_are_unbiased() -> None:
 def test_keeps_the_better_of_both_methods(workspace: Path) -> None:
     made = Workspace.open(workspace)
     result = train_surrogate(made)
-    assert result.kept and {item.method for item in result.candidates} == {"stored", "fresh"}
+    assert result.kept and {item.method for item in result.candidates} == {"unchanged", "stored", "fresh"}
     best = max(result.candidates, key=lambda item: item.worth)
     assert result.chosen == best and best.worth > 0
     table = Scores.load(made.scores_path(pytorch_execution(result.digest).name, "tuning"))
@@ -72,7 +72,7 @@ def test_other_settings_need_again(workspace: Path, tmp_path: Path) -> None:
         train_surrogate(copy)
     assert copy.surrogate_path.read_bytes() == before
     result = train_surrogate(copy, again=True)
-    assert result.method == "stored" and len(result.candidates) == 1
+    assert result.method == "stored" and len(result.candidates) == 2
 
 
 def test_stored_method_needs_finished_targets(workspace: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Augmented views: random shifts, mirror images and blends of preprocessed frames."""
+"""Augmented views: random shifts and mirror images of preprocessed frames."""
 
 from __future__ import annotations
 
@@ -19,14 +19,6 @@ def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Te
     if shift:
         x = _shifted(x, shift, generator)
     return x
-
-
-def blend(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Blend about `share` of x, float32 [B, C, h, w], with another image of the batch, of which up to half shows."""
-    partner = x[torch.randperm(len(x), generator=generator)]
-    weight = 0.5 * torch.rand(len(x), generator=generator)
-    weight = torch.where(torch.rand(len(x), generator=generator) < share, weight, 0.0)
-    return torch.lerp(x, partner, weight[:, None, None, None])
 
 
 def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:

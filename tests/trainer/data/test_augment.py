@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from rrise.trainer.data.augment import augment
-from rrise.trainer.training import seeded
+from rrise.trainer.learning.feed import seeded
 
 
 def test_every_view_is_one_of_the_shifts_and_all_occur() -> None:

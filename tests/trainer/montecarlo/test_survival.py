@@ -322,19 +322,15 @@ TRAINING = """
             whole(path, size, **options)
 
     from rrise.trainer.montecarlo.distributed import team
-    from rrise.trainer.training import Recipe, seeded, train
+    from rrise.trainer.learning import Schedule, fit, open_session
 
     def trained():
-        net, crew = network().requires_grad_(True), team()
-        net.to(memory_format=torch.channels_last)
-        forward = crew.data_parallel(net)
+        net = network()
         x = torch.from_numpy(frames()).permute(0, 3, 1, 2) / 255.0
         labels = (x.mean((1, 2, 3)) > 0.5).long()
-        def loss_of(index):
-            index = crew.share(index)
-            return nn.functional.cross_entropy(forward(x[index]), labels[index])
-        train(net, Recipe(3, 20, 0.05, 0.0, "test"), x, loss_of, seeded(0))
-        crew.agree_on(net)
+        def objective(forward, batch):
+            return nn.functional.cross_entropy(forward(batch.frames), labels[batch.index])
+        fit(net, Schedule(3, 20, 0.05), x, objective, open_session(device="cpu"))
         return torch.cat([value.flatten() for value in net.state_dict().values()]).detach().numpy()
 
     if __name__ == "__main__":

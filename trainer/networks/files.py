@@ -1,0 +1,131 @@
+"""Networks as safetensors files: weights, the spec that builds them, and what they were made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from rrise.calibration.storage.digests import file_digest
+from rrise.calibration.storage.files import atomic_file
+from rrise.trainer.blackbox import KINDS, open_black_box
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.network_checks import check_finite, fitted
+from rrise.trainer.networks.factory import build_network
+from rrise.trainer.user_code import user_code
+
+METADATA_KEY = "rrise"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network read from a file.
+
+    module: in eval mode, float32 [B, C, H, W] in [0, 1] -> logits float32 [B, K], or (logits, difficulty [B]) where
+        its spec is of kind "difficulty".
+    spec: what `build_network` needs. metadata: what the file says about its making. digest: SHA-256 of the file.
+    """
+
+    module: nn.Module
+    spec: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    digest: str
+
+    @property
+    def has_difficulty(self) -> bool:
+        """Whether the module returns (logits, difficulty)."""
+        return self.spec.get("kind") == "difficulty"
+
+    @property
+    def guard_noise(self) -> float:
+        """Standard deviation of the noise it was trained to take with every frame (guarded tier), 0 for a plain pass."""
+        return float(self.metadata.get("guard_noise", 0.0))
+
+
+def differences(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each entry of `wanted` that a network file does not have: its name, what the file has, what is wanted.
+
+    Of two tables only the keys whose values differ, for a message that a person can read.
+    """
+    for name, expected in wanted.items():
+        if metadata.get(name) != expected:
+            yield (name, *_differing(metadata.get(name), expected))
+
+
+def _differing(got: Any, expected: Any) -> tuple[Any, Any]:
+    if not isinstance(got, Mapping) or not isinstance(expected, Mapping):
+        return got, expected
+    keys = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]
+    return {key: got.get(key) for key in keys}, {key: expected.get(key) for key in keys}
+
+
+def save_network(path: Path, module: nn.Module, spec: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write weights, spec and metadata as one safetensors file, whole or not at all; returns the file's digest.
+
+    Raises TrainerError where a weight is NaN or infinite: such a network would certify nothing, or nonsense.
+    """
+    # Copies: safetensors refuses weights that share their memory, as tied ones do.
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    check_finite(module, tensors, "the trained network")
+    # One metadata key: safetensors orders several keys at random, and equal networks should have equal digests.
+    header = {METADATA_KEY: json.dumps({"spec": spec, "metadata": metadata}, sort_keys=True)}
+    with atomic_file(path) as file:
+        file.write(save(tensors, header))
+    return file_digest(path)
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Spec and metadata of a file that `save_network` wrote, without its weights.
+
+    Raises TrainerError where another program wrote it.
+    """
+    return _content(path, read_safetensors(path, weights=False)[1])
+
+
+def _content(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if METADATA_KEY not in header:
+        raise TrainerError(
+            f"{path}: a safetensors file, but not written by rrise-train (no {METADATA_KEY!r} metadata)"
+        )
+    content = json.loads(header[METADATA_KEY])
+    return content["spec"], content["metadata"]
+
+
+def load_network(path: Path, *, allow_code: bool = False) -> Network:
+    """Read a network that `save_network` wrote, in eval mode."""
+    tensors, header = read_safetensors(path)
+    spec, metadata = _content(path, header)
+    if spec["kind"] in KINDS:
+        module: nn.Module = open_black_box(spec, path.parent, allow_code=allow_code)
+    else:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn and thrown away
+            module = build_network(spec, allow_code=allow_code)
+        load_weights(module, tensors, str(path))
+    return Network(module.eval(), spec, metadata, file_digest(path))
+
+
+def read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; the metadata alone without `weights`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys()) if weights else []
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise TrainerError(f"{path}: no such file; run the stage that writes it first") from error
+    except (SafetensorError, OSError) as error:
+        raise TrainerError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Load `tensors` into `module`; names (but for wrappers' prefixes), shapes and finiteness must fit."""
+    named = fitted(module, tensors, origin)
+    check_finite(module, named, origin)
+    with user_code(f"{origin}: the weights do not fit the network"):
+        module.load_state_dict(named)

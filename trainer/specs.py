@@ -1,0 +1,66 @@
+"""What the networks of a workspace are built from, and the session in which they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning import Session, open_session
+from rrise.trainer.workspace import Workspace
+
+
+def session_for(
+    workspace: Workspace, *, device: str = "", minutes: float | None = None, again: bool = False
+) -> Session:
+    """The session that [training] describes. device: instead of its device; minutes: how long it may work."""
+    asked = workspace.config.training
+    return open_session(
+        workspace.path,
+        device=device or asked.device,
+        precision=asked.precision,
+        compile=asked.compile,
+        checkpoint_minutes=asked.checkpoint_minutes,
+        viewer=asked.viewer,
+        minutes=minutes,
+        again=again,
+    )
+
+
+def base_spec(workspace: Workspace) -> dict[str, Any]:
+    """Spec of the network that [base] describes: the user's factory, or the residual network."""
+    asked = workspace.config.base
+    if asked.factory:
+        return {"kind": "factory", "factory": asked.factory, "arguments": dict(asked.arguments)}
+    return resnet_spec(workspace, asked.widths, asked.blocks)
+
+
+def resnet_spec(workspace: Workspace, widths: tuple[int, ...], blocks: tuple[int, ...]) -> dict[str, Any]:
+    """Spec of a residual network, standardised by the training frames."""
+    inputs = workspace.training_inputs()
+    _check_depth(workspace, widths, inputs.shape)
+    mean, std = inputs.statistics()
+    return {
+        "kind": "resnet",
+        "in_channels": inputs.shape[0],
+        "num_classes": len(workspace.dataset.class_names),
+        "widths": list(widths),
+        "blocks": list(blocks),
+        "stem_stride": workspace.config.base.stem_stride,
+        "mean": [round(float(value), 6) for value in mean],
+        "std": [round(max(float(value), 0.01), 6) for value in std],
+    }
+
+
+def _check_depth(workspace: Workspace, widths: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    smallest = workspace.config.base.stem_stride * 2 ** (len(widths) - 1)
+    if min(shape[1:]) < smallest:
+        raise TrainerError(
+            f"[base] widths {list(widths)}: every stage after the first halves the image, so "
+            f"{shape[1]}x{shape[2]} pixels are too few (expected at least {smallest}); use fewer stages"
+        )
+
+
+def single(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The first member of an ensemble's spec, or the spec itself: what one small network may start from."""
+    return dict(spec["members"][0]) if spec["kind"] == "ensemble" else dict(spec)
