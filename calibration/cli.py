@@ -169,6 +169,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
         ("map", head.map.describe() + (" with difficulty" if head.difficulty else "")),
         ("beta", level_text(guarantee.beta)),
         ("a tenth", guarantee.cost_of_ten_times_less()),
+        ("among issued", record.among_issued_text()),
         ("wrong per hour", f"{guarantee.wrong_per_hour(30.0):,.0f} permitted at 30 frames a second"),
         ("record", str(out)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -19,6 +19,9 @@ from rrise.edge_sdk.commands.options import (
     trust_options,
 )
 from rrise.edge_sdk.commands.references import references
+
+if TYPE_CHECKING:
+    from rrise.calibration.promise.record import Calibration
 
 
 @click.group(cls=SuggestingGroup)
@@ -55,6 +58,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
                 ("calibration", f"{record.message()}, attempt {record.attempt}"),
                 ("guarantee", promise.sentence()),
                 ("limits", promise.limits()),
+                ("among issued", record.among_issued_text()),
                 (
                     "permits",
                     f"{promise.wrong_per_hour(manifest.frame_rate):,.0f} wrong certificates an hour at"
@@ -70,8 +74,14 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
             "runtime": certifier.why,
             "margin": state.margin,
             "calibration": record.to_json() if record else None,
+            "wrong_among_issued": _among_issued(record),
         }
     summary(f"bundle {bundle}", rows, as_json, json_flag)
+
+
+def _among_issued(record: "Optional[Calibration]") -> Optional[Dict[str, Any]]:
+    found = record.among_issued() if record else None
+    return None if found is None else {**vars(found), "warns": found.warns}
 
 
 @main.command()

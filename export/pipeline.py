@@ -147,9 +147,8 @@ def export_source(
     with whole_or_not_at_all(target, replace=replace_existing) as folder:
         products = make_products(source, wanted, batch_size, cache)
         radii = sorted({*RADII, *rules.radii})
-        target_classes = source.verification.target
         qualities = tuple(
-            measure(item.name, len(item.model), item.record, item.answers, target_classes, radii)
+            measure(item.name, len(item.model), item.record, item.answers, source.verification, radii)
             for item in products
         )
         before = {} if baseline is None else baseline_qualities(Path(baseline), source.verification, radii)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from rrise.calibration.storage.attempts import AttemptLog
 from rrise.calibration.storage.digests import combined_digest, frame_digest
 from rrise.calibration.tables.evaluation import (
     AuditVerdict,
-    audit,
-    certified_accuracy,
-    issued_share,
+    Worth,
+    audit_reach_note,
+    judge,
     label_agreement,
     probit_rmse,
 )
@@ -35,16 +35,27 @@ from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 class CalibrateResult:
     """The record and what it is worth on the test split, judged by the independent audit draws.
 
-    accuracy and issued: certified accuracy and share issued at each of `radii`.
+    worth: gross and net certified accuracy, share issued, wrong among issued and oracle at each of `radii`. note: whether
+    the audit is large enough for them.
     """
 
     record: Calibration
     radii: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    issued: tuple[float, ...]
+    worth: tuple[Worth, ...]
+    note: str
     verdict: AuditVerdict
     agreement: float
     probit_rmse: float
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """Gross certified accuracy at each radius."""
+        return tuple(row.gross.value for row in self.worth)
+
+    @property
+    def issued(self) -> tuple[float, ...]:
+        """Share of frames with a certificate of at least each radius."""
+        return tuple(row.issued.value for row in self.worth)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -52,7 +63,9 @@ class CalibrateResult:
             "radii": list(self.radii),
             "certified_accuracy": list(self.accuracy),
             "issued": list(self.issued),
+            "worth": [asdict(row) for row in self.worth],
             "audit": vars(self.verdict),
+            "audit_note": self.note,
             "label_agreement": self.agreement,
             "probit_rmse": self.probit_rmse,
         }
@@ -98,12 +111,15 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
 def evaluate(test: Scores, record: Calibration) -> CalibrateResult:
     """What a record is worth on a table of test scores whose counts are audit draws."""
     radius = record.head.radius(test.probit, test.label, test.difficulty)
+    guard = record.guarantee.guard
+    extra = 0.0 if guard is None else guard.rho
+    judged = judge(test, radius, extra=extra)
     return CalibrateResult(
         record=record,
         radii=RADII,
-        accuracy=tuple(float(value) for value in certified_accuracy(test.label, radius, test.target, RADII)),
-        issued=tuple(float(value) for value in issued_share(radius, RADII)),
-        verdict=audit(test, radius),
+        worth=judged.worth(RADII),
+        note=audit_reach_note(RADII, int(test.num_samples.min()), test.sigma, extra),
+        verdict=judged.verdict(),
         agreement=label_agreement(test),
         probit_rmse=probit_rmse(test),
     )

@@ -283,8 +283,10 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
         ("offset", record.message()),
         (
             "audit",
-            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued",
+            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued; "
+            f"{result.note}",
         ),
+        ("among issued", record.among_issued_text()),
         ("label agreement", f"{result.agreement:.3f}"),
         ("probit RMSE", f"{result.probit_rmse:.3f}"),
     ]
@@ -298,7 +300,9 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
 def _accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[str, str]]:
     rows = [
         ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii)),
-        ("one pass", "  ".join(f"{100 * value:6.1f}%" for value in result.accuracy)),
+        ("one pass, gross", "  ".join(f"{100 * value:6.1f}%" for value in result.accuracy)),
+        ("  net of wrong ones", "  ".join(f"{100 * row.net.value:6.1f}%" for row in result.worth)),
+        ("  oracle", "  ".join(f"{100 * row.oracle.value:6.1f}%" for row in result.worth)),
     ]
     if workspace.certify_path.exists():
         table = CertifyCounts.load(workspace.certify_path)
@@ -309,7 +313,11 @@ def _accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[
             rows.append(
                 (f"Monte Carlo N = {budget:,}", "  ".join(f"{100 * value:6.1f}%" for value in values))
             )
-    return [*rows, ("share issued", "  ".join(f"{100 * value:6.1f}%" for value in result.issued))]
+    return [
+        *rows,
+        ("share issued", "  ".join(f"{100 * value:6.1f}%" for value in result.issued)),
+        ("wrong among issued", "  ".join(f"{100 * row.wrong.value:6.1f}%" for row in result.worth)),
+    ]
 
 
 if __name__ == "__main__":

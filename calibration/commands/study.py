@@ -9,7 +9,7 @@ import click
 
 from rrise.calibration.commands.options import guarantee_from, guarantee_options, numbers
 from rrise.calibration.console import json_option, run_command, summary
-from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.guarantee import WARN_ABOVE, Guarantee
 from rrise.calibration.reports.guard_study import study_guard
 from rrise.calibration.reports.study import ERRORS, make_study
 from rrise.calibration.statistics.levels import parse_level
@@ -45,7 +45,7 @@ def study(
     **levels: Any,
 ) -> None:
     """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
-    from rrise.calibration.reports.study_page import level_cells, write_study
+    from rrise.calibration.reports.study_page import columns, level_cells, worth_cells, write_study
 
     made = make_study(
         Scores.load(scores),
@@ -57,11 +57,20 @@ def study(
         frame_rate=frame_rate,
     )
     html, data = write_study(made, out)
-    heads = ["wrong/h", "needs", "enough", "map", *(f"issued {value:g}" for value in made.radii)]
-    heads += [f"right {value:g}" for value in made.radii] if made.known else []
-    rows = [("error", "  ".join(f"{head:>13}" for head in heads))]
-    rows += [(row[0], "  ".join(f"{cell[:13]:>13}" for cell in row[1:])) for row in level_cells(made)]
-    summary("Study", [*rows, ("report", str(html)), ("data", str(data))], made.to_json(), json_flag)
+    heads = ["wrong/h", "needs", "enough", "map", "wrong/issued <="]
+    rows = [("error", "  ".join(f"{head:>15}" for head in heads))]
+    for cells, level in zip(level_cells(made), made.levels):
+        warned = f"{level.among_issued:.3f}" + (" !" if level.among_issued > WARN_ABOVE else "")
+        rows.append((cells[0], "  ".join(f"{cell[:15]:>15}" for cell in [*cells[1:], warned])))
+    for place, value in enumerate(made.radii):
+        oracle = f"oracle {made.oracle[place]:.3f}" if made.known else ""
+        rows.append((f"r = {value:g}", "  ".join(f"{head:>12}" for head in [*columns(made), oracle])))
+        for level in made.levels:
+            rows.append(
+                (f"  {level.error}", "  ".join(f"{cell:>12}" for cell in worth_cells(made, level, place)))
+            )
+    rows += [("judged by", made.note), ("report", str(html)), ("data", str(data))]
+    summary("Study", rows, made.to_json(), json_flag)
 
 
 @click.command()

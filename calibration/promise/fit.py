@@ -59,8 +59,10 @@ def calibrate(
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
     chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
     found = _fit(chosen, guarantee, head, offsets)
+    fitted = head.with_offset(found.offset)
+    radius = fitted.radius(chosen.probit, chosen.label, chosen.difficulty)
     return Calibration(
-        head=head.with_offset(found.offset),
+        head=fitted,
         guarantee=guarantee,
         execution=scores.execution,
         num_frames=found.num_frames,
@@ -72,6 +74,7 @@ def calibrate(
         seed=seed,
         class_frames=found.class_frames,
         withheld=found.withheld,
+        issued=(int((radius > 0).sum()), len(chosen)),
     )
 
 

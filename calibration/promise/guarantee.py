@@ -30,6 +30,43 @@ UNITS = {
 """What `Guarantee.frames_needed` counts. Frames of one clip count once, except in whole-clip."""
 
 
+WARN_ABOVE = 0.2
+"""A bound on the wrong share among issued certificates above this is warned of."""
+
+
+@dataclass(frozen=True)
+class AmongIssued:
+    """How large a share of the issued certificates may be wrong within the promise.
+
+    issued: how many of `frames` received a certificate. bound: eps / share issued, at most 1; eps itself for the selective
+    kind; 1 where nothing was issued.
+    """
+
+    issued: int
+    frames: int
+    bound: float
+
+    @property
+    def warns(self) -> bool:
+        """Whether the bound is above a fifth."""
+        return self.bound > WARN_ABOVE
+
+    def sentence(self) -> str:
+        """For a person, with a warning where the bound is above a fifth."""
+        if not self.issued:
+            return f"no certificate was issued on {self.frames:,} frames"
+        text = (
+            f"up to {100 * self.bound:.3g} % of the issued certificates may be wrong "
+            f"({self.issued:,} of {self.frames:,} frames received one)"
+        )
+        if self.warns:
+            text += (
+                "; WARNING: more than a fifth. Who acts on certificates should use a smaller error level or kind = "
+                '"selective", which bounds this share itself'
+            )
+        return text
+
+
 @dataclass(frozen=True)
 class Guarantee:
     """The promise that an offset is calibrated for.
@@ -144,6 +181,18 @@ class Guarantee:
         that clips are equally long.
         """
         return float(self.error) * frame_rate * 3600.0
+
+    def among_issued(self, issued: int, frames: int) -> AmongIssued:
+        """The bound on the share of wrong ones among issued certificates, where `issued` of `frames` receive one.
+
+        The promise of all kinds but the selective one is over all frames (for whole-clip: a random frame of a clip), so
+        that all of its errors may fall among the issued ones.
+        """
+        if not issued or not frames:
+            return AmongIssued(issued, frames, 1.0)
+        if self.kind == "selective":
+            return AmongIssued(issued, frames, float(self.error))
+        return AmongIssued(issued, frames, min(float(self.error * frames / issued), 1.0))
 
     def ten_times_smaller(self) -> "Guarantee":
         """The same promise at a tenth of the error level."""

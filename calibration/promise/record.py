@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.guarantee import AmongIssued, Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.execution import Execution
@@ -14,6 +14,15 @@ from rrise.calibration.storage.files import read_json, write_json
 
 FORMAT, STEP_FORMAT = "rrise-calibration/1", "rrise-calibration/2"
 """The second is that of a map with a step, which who reads the first alone would not know to keep."""
+
+
+def _pair(value: Any) -> Optional[Tuple[int, int]]:
+    if value is None:
+        return None
+    issued, frames = int(value[0]), int(value[1])
+    if not 0 <= issued <= frames:
+        raise ValueError(f"issued {issued} of {frames}")
+    return issued, frames
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Calibration:
         seed: by which one frame of each clip was drawn.
         class_frames: per-class only: calibration frames of each predicted class.
         withheld: why nothing, or for which classes nothing, is issued; empty where everything is.
+        issued: how many frames of the calibration split received a certificate, and of how many (one of each clip, except
+            for whole-clip); None in a record that was made before this was noted.
     """
 
     head: CertificateHead
@@ -49,6 +60,7 @@ class Calibration:
     seed: int = 0
     class_frames: Tuple[int, ...] = ()
     withheld: str = ""
+    issued: Optional[Tuple[int, int]] = None
 
     def __bool__(self) -> bool:
         """Whether this record can issue a certificate at all."""
@@ -67,6 +79,17 @@ class Calibration:
         value = self.to_json()
         value["execution"]["artefact"] = ""
         return json_digest(value)
+
+    def among_issued(self) -> Optional[AmongIssued]:
+        """What the promise permits among issued certificates, by the share that the calibration frames received."""
+        return None if self.issued is None else self.guarantee.among_issued(*self.issued)
+
+    def among_issued_text(self) -> str:
+        """The same for a person."""
+        found = self.among_issued()
+        if found is None:
+            return "eps / share issued; this record does not say which share that is, calibrate again"
+        return found.sentence()
 
     def message(self) -> str:
         """What a person should know about this record, in one sentence."""
@@ -87,7 +110,7 @@ class Calibration:
         return FORMAT if self.head.map.step is None else STEP_FORMAT
 
     def to_json(self) -> Dict[str, Any]:
-        return {
+        value: Dict[str, Any] = {
             "format": self._format,
             "head": self.head.to_json(),
             "guarantee": self.guarantee.to_json(),
@@ -102,6 +125,9 @@ class Calibration:
             "class_frames": list(self.class_frames),
             "withheld": self.withheld,
         }
+        if self.issued is not None:  # a record without it keeps the digest that it has
+            value["issued"] = list(self.issued)
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> "Calibration":
@@ -125,6 +151,7 @@ class Calibration:
                 seed=int(value["seed"]),
                 class_frames=tuple(int(count) for count in value["class_frames"]),
                 withheld=str(value["withheld"]),
+                issued=_pair(value.get("issued")),
             )
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise CalibrationError(

@@ -8,12 +8,20 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rrise.calibration.promise.guarantee import AmongIssued
 from rrise.calibration.promise.offsets import reference_for
 from rrise.calibration.reports import plots
 from rrise.calibration.reports.page import Page
-from rrise.calibration.reports.summary import CERTIFY_ALPHA, ReportTables, coverage_rows, summarise
+from rrise.calibration.reports.summary import (
+    CERTIFY_ALPHA,
+    OURS,
+    ReportTables,
+    coverage_rows,
+    judged_rows,
+    summarise,
+)
 from rrise.calibration.storage.files import atomic_file, write_json
-from rrise.calibration.tables.evaluation import AuditVerdict, certified_accuracy
+from rrise.calibration.tables.evaluation import AuditVerdict
 
 
 def summary_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
@@ -26,16 +34,13 @@ def _quality_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
     interval = f"[{check['lower']:.3f}, {check['upper']:.3f}]"
     return [
         ("radius", _cells(f"{radius:.3g}" for radius in numbers["radii"])),
-        *(
-            (f"certified accuracy, {name}", _cells(f"{share:.3f}" for share in line))
-            for name, line in numbers["certified_accuracy"].items()
-        ),
-        ("share issued, rrise", _cells(f"{share:.3f}" for share in numbers["issued"]["rrise"])),
+        *worth_rows(numbers),
         (
             "audit of certificates",
             f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided; "
-            f"{verdict.frames} frames, N = {numbers['audit_samples']:,}",
+            f"{verdict.frames} frames; {numbers['audit_note']}",
         ),
+        ("wrong among issued, at most", AmongIssued(**numbers["wrong_among_issued"]).sentence()),
         (
             "above reference, verification",
             f"{check['exceeding']} of {check['frames']} {check['unit']} = {check['share']:.3f} {interval}",
@@ -44,6 +49,32 @@ def _quality_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
         ("probit RMSE", f"{numbers['probit_rmse']:.3f}"),
         ("calibration", numbers["message"]),
         *attempt_rows(numbers),
+    ]
+
+
+def worth_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """Gross and net certified accuracy of every method, and what the surrogate's certificates lose against Monte Carlo."""
+    rows: List[Tuple[str, str]] = []
+    for name, line in numbers["worth"].items():
+        rows.append((f"certified accuracy, {name}", _cells(f"{cell['gross']['value']:.3f}" for cell in line)))
+        if name == OURS:
+            rows += _net_rows(line)
+    for name, line in numbers["behind"].items():
+        cells = _cells(f"{cell['value']:+.3f} [{cell['lower']:+.3f}, {cell['upper']:+.3f}]" for cell in line)
+        rows.append((f"net behind {name}", cells))
+    return rows
+
+
+def _net_rows(line: Sequence[Mapping[str, Any]]) -> List[Tuple[str, str]]:
+    return [
+        ("  net of wrong certificates", _cells(f"{cell['net']['value']:.3f}" for cell in line)),
+        (
+            "  proved / not refuted",
+            _cells(f"{cell['proved']['value']:.3f} {cell['not_refuted']['value']:.3f}" for cell in line),
+        ),
+        ("  wrong among issued", _cells(f"{cell['wrong']['value']:.3f}" for cell in line)),
+        ("  issued", _cells(f"{cell['issued']['value']:.3f}" for cell in line)),
+        ("  oracle (most possible)", _cells(f"{cell['oracle']['value']:.3f}" for cell in line)),
     ]
 
 
@@ -134,24 +165,62 @@ def _origin_rows(tables: ReportTables, numbers: Mapping[str, Any]) -> List[Tuple
 
 
 def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any]) -> None:
-    test, radius = tables.scores["test"], tables.radius("test")
-    radii = np.linspace(0, 4 * test.sigma, 201)
-    curves = {"rrise, one pass": (radii, certified_accuracy(test.label, radius, test.target, list(radii)))}
+    test, judged = tables.scores["test"], judged_rows(tables)
+    radii = [float(r) for r in np.linspace(0, 4 * test.sigma, 201)]
+    grid = np.array(radii)
+    curves = {
+        "rrise, one pass, net": (grid, judged[OURS].net(radii).mean(axis=1)),
+        "rrise, one pass, gross": (grid, judged[OURS].gross(radii).mean(axis=1)),
+        "oracle": (
+            grid,
+            np.array([np.mean((judged[OURS].reach >= r) & (judged[OURS].reach > 0)) for r in radii]),
+        ),
+    }
     for budget in tables.certify.budgets:
-        row = tables.certify.at(budget, CERTIFY_ALPHA)
-        curves[f"Monte Carlo, N = {budget:,}"] = (
-            radii,
-            certified_accuracy(row.label, row.radius, test.target, list(radii)),
-        )
+        name = f"monte-carlo {budget}"
+        curves[f"Monte Carlo, N = {budget:,}"] = (grid, judged[name].gross(radii).mean(axis=1))
     page.heading("Certified accuracy")
     page.paragraph(
         "Abstentions count as wrong and stay in the denominator. Monte Carlo certifies each input separately at level "
-        f"{CERTIFY_ALPHA}; the one-pass certificate holds over inputs, as stated above."
+        f"{CERTIFY_ALPHA}; the one-pass certificate holds over inputs, as stated above, so part of its certificates is wrong. "
+        "Gross counts those too; net leaves them out, and is the column to read. Oracle: frames whose true class has so large "
+        "a true radius, the most that any method can have."
     )
     page.figure(plots.accuracy_curves(curves), f"{len(test)} test frames, sigma {test.sigma:g}.")
+    _worth_tables(page, numbers)
+
+
+def _worth_tables(page: Page, numbers: Mapping[str, Any]) -> None:
     header = ("at radius", *(f"{value:.3g}" for value in numbers["radii"]))
-    page.table(header, [(name, *_shares(line)) for name, line in numbers["certified_accuracy"].items()])
-    page.table(header, [(f"issued, {name}", *_shares(line)) for name, line in numbers["issued"].items()])
+    names = {
+        "gross": "gross",
+        "net": "net",
+        "proved": "net, proved by the audit",
+        "not_refuted": "net, not refuted by it",
+        "issued": "issued",
+        "wrong": "wrong among issued",
+        "refuted": "refuted among issued",
+        "oracle": "oracle",
+    }
+    line = numbers["worth"][OURS]
+    page.table(header, [(title, *(_interval(cell[key]) for cell in line)) for key, title in names.items()])
+    page.note(AmongIssued(**numbers["wrong_among_issued"]).sentence())
+    page.paragraph(
+        f"Intervals: Clopper-Pearson, 95 %, over frames. Of the audit: {numbers['audit_note']}. Net takes the audit's share of "
+        "hits at its word; what is proved and what is not refuted, each verdict at level 0.001, enclose it."
+    )
+    others = {name: row for name, row in numbers["worth"].items() if name != OURS}
+    page.table(
+        header,
+        [(f"gross, {name}", *(_interval(cell["gross"]) for cell in row)) for name, row in others.items()],
+    )
+    page.paragraph(
+        "Points by which net is behind Monte Carlo on the same frames (negative: ahead), with 95 % intervals of the paired "
+        "difference:"
+    )
+    page.table(
+        header, [(name, *(_interval(cell) for cell in row)) for name, row in numbers["behind"].items()]
+    )
 
 
 def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any]) -> None:
@@ -189,5 +258,6 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     )
 
 
-def _shares(line: Sequence[float]) -> Tuple[str, ...]:
-    return tuple(f"{share:.3f}" for share in line)
+def _interval(cell: Mapping[str, float]) -> str:
+    """In percent; three digits, as a share of some hundred frames has."""
+    return f"{100 * cell['value']:.1f} [{100 * cell['lower']:.1f}, {100 * cell['upper']:.1f}]"

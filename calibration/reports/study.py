@@ -1,7 +1,8 @@
 """The trade-off between error level, share issued and certified accuracy, from the tuning scores alone.
 
 A safety engineer chooses the level from it. It reads no calibration frame, so that the choice costs no promise; its
-numbers foretell what a calibration will give, and promise nothing themselves.
+numbers foretell what a calibration will give, and promise nothing themselves. Accuracy is shown gross, and net of the
+certificates that would be wrong: a level that permits many of those flatters itself in the gross numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.plan import default_radii
 from rrise.calibration.statistics.levels import level_text
+from rrise.calibration.tables.evaluation import audit_reach_note, judge
 from rrise.calibration.tables.scores import Scores
 
 ERRORS = tuple(Fraction(text) for text in ("0.001", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2"))
@@ -29,7 +31,8 @@ class MapRow:
 
     Attributes:
         name, difficulty: as in `rrise.calibration.promise.crossfit.map_names`.
-        issued, accuracy: share of frames with at least each radius; accuracy wants the true label as well.
+        issued, accuracy: share of frames with at least each radius; accuracy wants the true label as well (gross).
+        net: accuracy less the certificates that exceed the true radius. wrong: share of those among the issued ones.
         gain: issued, less that of the plain offset.
     """
 
@@ -37,6 +40,8 @@ class MapRow:
     difficulty: bool
     issued: Tuple[float, ...]
     accuracy: Tuple[float, ...]
+    net: Tuple[float, ...]
+    wrong: Tuple[float, ...]
     gain: Tuple[float, ...]
 
 
@@ -49,7 +54,8 @@ class LevelRow:
         map, difficulty: the best for the radius to be optimised.
         frames_needed, enough: of the calibration split to come.
         wrong_per_hour: permitted, at the study's frame rate.
-        issued, accuracy: at each radius; what they would be with enough frames where `enough` is False.
+        issued, accuracy, net, wrong: at each radius; what they would be with enough frames where `enough` is False.
+        among_issued: bound on the wrong share among all issued certificates that the level permits.
     """
 
     error: str
@@ -60,6 +66,9 @@ class LevelRow:
     wrong_per_hour: float
     issued: Tuple[float, ...]
     accuracy: Tuple[float, ...]
+    net: Tuple[float, ...]
+    wrong: Tuple[float, ...]
+    among_issued: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class ClassRow:
     frames: int
     issued: Tuple[float, ...]
     accuracy: Tuple[float, ...]
+    net: Tuple[float, ...]
+    wrong: Tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,9 @@ class Study:
         frames: of the tuning split; num_calibration: units of the calibration split to come.
         frame_rate: frames a second.
         known: whether true labels were known, without which certified accuracy is not shown.
-        curve: (radius, issued, accuracy) on a fine grid for the best map.
+        oracle: share of frames whose true class has a true radius of at least each of `radii`.
+        note: whether the tuning split's own draws, which judge what each half of it would be issued, decide at `radii`.
+        curve: (radius, issued, net accuracy) on a fine grid for the best map.
     """
 
     guarantee: Guarantee
@@ -93,6 +106,8 @@ class Study:
     num_calibration: int
     frame_rate: float
     known: bool
+    oracle: Tuple[float, ...]
+    note: str
     levels: Tuple[LevelRow, ...]
     maps: Tuple[MapRow, ...]
     classes: Tuple[ClassRow, ...]
@@ -107,7 +122,8 @@ class Study:
         value["curve"] = [list(point) for point in self.curve]
         if not self.known:
             for row in (*value["levels"], *value["maps"], *value["classes"]):
-                row["accuracy"] = None
+                row["accuracy"] = row["net"] = None
+            value["oracle"] = None
             value["curve"] = [[r, issued, None] for r, issued, _ in self.curve]
         return value
 
@@ -146,10 +162,14 @@ def make_study(
     for error in sorted(set(errors)):
         asked = replace(guarantee, error=error)
         name, difficulty, found = _best(_all_maps(tuning, asked, options), radius)
-        levels.append(_level_row(tuning, asked, name, difficulty, found, wanted, units, frame_rate))
+        worth = _worth(tuning, asked, found, wanted)
+        levels.append(_level_row(asked, name, difficulty, worth, found, units, frame_rate))
     tried = _all_maps(tuning, guarantee, options)
     name, _, found = _best(tried, radius)
     grid = [float(r) for r in np.linspace(0.0, max(float(found.max()), 1e-6), 101)]
+    curve = _worth(tuning, guarantee, found, grid)
+    judged = judge(tuning, found[0])
+    extra = 0.0 if guarantee.guard is None else guarantee.guard.rho
     return Study(
         guarantee=guarantee,
         radius=radius,
@@ -159,9 +179,11 @@ def make_study(
         frame_rate=frame_rate,
         known=bool((tuning.target >= 0).all()),
         levels=tuple(levels),
-        maps=_map_rows(tuning, tried, wanted),
-        classes=_class_rows(tuning, found, wanted),
-        curve=tuple(zip(grid, _issued(found, grid), _accuracy(tuning, found, grid))),
+        oracle=tuple(row.oracle.value for row in judged.worth(wanted)),
+        note=audit_reach_note(wanted, int(tuning.num_samples.min()), tuning.sigma, extra),
+        maps=_map_rows(tuning, guarantee, tried, wanted),
+        classes=_class_rows(tuning, guarantee, found, wanted),
+        curve=tuple(zip(grid, curve.issued, curve.net)),
     )
 
 
@@ -200,22 +222,46 @@ def _best(tried: Tried, radius: Optional[float]) -> Tuple[str, bool, np.ndarray]
     )
 
 
-def _issued(found: np.ndarray, radii: Sequence[float]) -> List[float]:
-    return [float(np.mean((found > 0) & (found >= r))) for r in radii]
+@dataclass(frozen=True)
+class _Shares:
+    """At each radius, means over the repetitions of the cross-fit."""
+
+    issued: Tuple[float, ...]
+    accuracy: Tuple[float, ...]
+    net: Tuple[float, ...]
+    wrong: Tuple[float, ...]
 
 
-def _accuracy(tuning: Scores, found: np.ndarray, radii: Sequence[float]) -> List[float]:
-    right = tuning.label == tuning.target
-    return [float(np.mean((found > 0) & (found >= r) & right)) for r in radii]
+def _worth(tuning: Scores, guarantee: Guarantee, found: np.ndarray, radii: Sequence[float]) -> _Shares:
+    """What cross-fitted radii, float32 [repetitions, n], are worth.
+
+    The draws of a frame judge it: what it would be issued was fitted on the other half of the split, so they are fresh.
+    """
+    extra = 0.0 if guarantee.guard is None else guarantee.guard.rho
+    rows = [judge(tuning, radius, extra=extra) for radius in found]
+    gross = np.mean([row.gross(radii) for row in rows], axis=(0, 2))
+    net = np.mean([row.net(radii) for row in rows], axis=(0, 2))
+    reached = np.array([[row.issued & (row.radius >= r) for row in rows] for r in radii])
+    wrong = reached & ~np.array([row.holds for row in rows])[None]
+    issued = reached.sum(axis=(1, 2))
+    return _Shares(
+        issued=_floats(reached.mean(axis=(1, 2))),
+        accuracy=_floats(gross),
+        net=_floats(net),
+        wrong=_floats(wrong.sum(axis=(1, 2)) / np.maximum(issued, 1)),
+    )
+
+
+def _floats(values: np.ndarray) -> Tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _level_row(
-    tuning: Scores,
     guarantee: Guarantee,
     name: str,
     difficulty: bool,
+    worth: _Shares,
     found: np.ndarray,
-    radii: Sequence[float],
     units: int,
     frame_rate: float,
 ) -> LevelRow:
@@ -226,29 +272,31 @@ def _level_row(
         frames_needed=guarantee.frames_needed(),
         enough=guarantee.rank(units) is not None,
         wrong_per_hour=guarantee.wrong_per_hour(frame_rate),
-        issued=tuple(_issued(found, radii)),
-        accuracy=tuple(_accuracy(tuning, found, radii)),
+        **vars(worth),
+        among_issued=guarantee.among_issued(int((found > 0).sum()), found.size).bound,
     )
 
 
-def _map_rows(tuning: Scores, tried: Tried, radii: Sequence[float]) -> Tuple[MapRow, ...]:
+def _map_rows(
+    tuning: Scores, guarantee: Guarantee, tried: Tried, radii: Sequence[float]
+) -> Tuple[MapRow, ...]:
     plain = next(found for name, difficulty, found in tried if name == "identity" and not difficulty)
-    before = np.array(_issued(plain, radii))
+    before = np.array(_worth(tuning, guarantee, plain, radii).issued)
     rows = []
     for name, difficulty, found in tried:
-        issued = _issued(found, radii)
-        gain = tuple(float(value) for value in np.array(issued) - before)
-        rows.append(MapRow(name, difficulty, tuple(issued), tuple(_accuracy(tuning, found, radii)), gain))
+        worth = _worth(tuning, guarantee, found, radii)
+        rows.append(MapRow(name, difficulty, **vars(worth), gain=_floats(np.array(worth.issued) - before)))
     return tuple(rows)
 
 
-def _class_rows(tuning: Scores, found: np.ndarray, radii: Sequence[float]) -> Tuple[ClassRow, ...]:
-    rows = []
+def _class_rows(
+    tuning: Scores, guarantee: Guarantee, found: np.ndarray, radii: Sequence[float]
+) -> Tuple[ClassRow, ...]:
+    rows, nothing = [], (0.0,) * len(radii)
     for label, name in enumerate(tuning.class_names):
         mine = tuning.label == label
-        part = tuning.take(mine)
-        shares = (_issued(found[:, mine], radii), _accuracy(part, found[:, mine], radii))
-        empty = [0.0] * len(radii)
-        issued, accuracy = shares if mine.any() else (empty, empty)
-        rows.append(ClassRow(name, int(mine.sum()), tuple(issued), tuple(accuracy)))
+        worth = _Shares(nothing, nothing, nothing, nothing)
+        if mine.any():
+            worth = _worth(tuning.take(mine), guarantee, found[:, mine], radii)
+        rows.append(ClassRow(name, int(mine.sum()), **vars(worth)))
     return tuple(rows)

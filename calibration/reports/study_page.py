@@ -7,10 +7,14 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
+from rrise.calibration.promise.guarantee import WARN_ABOVE
 from rrise.calibration.reports import plots
 from rrise.calibration.reports.page import Page
 from rrise.calibration.reports.study import LevelRow, Study
 from rrise.calibration.storage.files import atomic_file, write_json
+
+SHOWN = ("0.1", "0.05", "0.01")
+"""Levels that stand side by side; all of them where none of these was asked for."""
 
 
 def write_study(study: Study, folder: Path) -> Tuple[Path, Path]:
@@ -52,16 +56,54 @@ def _levels(page: Page, study: Study) -> None:
     page.figure(plots.trade_off(errors, curves, "share of frames issued"), "The best map at each level.")
     if study.known:
         right = {
-            f"r = {radius:g}": [row.accuracy[place] for row in study.levels]
+            f"r = {radius:g}": [row.net[place] for row in study.levels]
             for place, radius in enumerate(study.radii)
         }
-        page.figure(plots.trade_off(errors, right, "certified accuracy"), "Abstentions count as wrong.")
-    header = ("error", "wrong per hour", "frames needed", "enough", "map", *_at("issued", study.radii))
-    page.table(header + (tuple(_at("accuracy", study.radii)) if study.known else ()), level_cells(study))
+        page.figure(
+            plots.trade_off(errors, right, "net certified accuracy"),
+            "Abstentions and certificates that exceed the true radius count as wrong.",
+        )
+    page.table(
+        ("error", "wrong per hour", "frames needed", "enough", "map", "wrong among issued, at most"),
+        [[*cells, f"{row.among_issued:.3f}"] for cells, row in zip(level_cells(study), study.levels)],
+    )
+    for row in study.levels:
+        if row.among_issued > WARN_ABOVE:
+            page.note(
+                f"Error {row.error} permits up to {100 * row.among_issued:.3g} % wrong among the issued certificates, more "
+                "than a fifth."
+            )
+    _side_by_side(page, study)
+
+
+def _side_by_side(page: Page, study: Study) -> None:
+    """Gross and net at the levels that people ask for, one table for each radius."""
+    page.paragraph(
+        "Gross certified accuracy counts certificates that are wrong, which every level permits; net leaves them out. Oracle: "
+        "frames whose true class has so large a true radius. The frames' own draws judge: " + study.note + "."
+    )
+    levels = [row for row in study.levels if row.error in SHOWN] or list(study.levels)
+    header = ["", *(f"{what}, error {row.error}" for row in levels for what in columns(study))]
+    rows = []
+    for place, radius in enumerate(study.radii):
+        name = f"r = {radius:g}" + (f" (oracle {study.oracle[place]:.3f})" if study.known else "")
+        rows.append([name, *(cell for row in levels for cell in worth_cells(study, row, place))])
+    page.table(header, rows)
+
+
+def columns(study: Study) -> Tuple[str, ...]:
+    """What `worth_cells` gives; without true classes there is no accuracy."""
+    return ("gross", "net", "issued", "wrong/issued") if study.known else ("issued", "wrong/issued")
+
+
+def worth_cells(study: Study, row: LevelRow, place: int) -> List[str]:
+    """One level at one radius as text."""
+    accuracy = [row.accuracy[place], row.net[place]] if study.known else []
+    return _shares([*accuracy, row.issued[place], row.wrong[place]])
 
 
 def level_cells(study: Study) -> List[List[str]]:
-    """The rows of the level table as text."""
+    """Error, wrong per hour, frames needed, whether there are enough, and the map of every level as text."""
     return [
         [
             row.error,
@@ -69,18 +111,16 @@ def level_cells(study: Study) -> List[List[str]]:
             f"{row.frames_needed:,}",
             "yes" if row.enough else "no",
             row.map + (" + difficulty" if row.difficulty else ""),
-            *_shares(row.issued),
-            *(_shares(row.accuracy) if study.known else []),
         ]
         for row in study.levels
     ]
 
 
 def _curve(page: Page, study: Study) -> None:
-    radii, issued, accuracy = (np.array(column) for column in zip(*study.curve))
+    radii, issued, net = (np.array(column) for column in zip(*study.curve))
     curves = {"issued": (radii, issued)}
     if study.known:
-        curves["certified accuracy"] = (radii, accuracy)
+        curves["net certified accuracy"] = (radii, net)
     page.heading(f"Radius, at error {float(study.guarantee.error):g}")
     page.figure(plots.accuracy_curves(curves, "share of frames"), "The best map at this level.")
 
@@ -91,12 +131,21 @@ def _maps(page: Page, study: Study) -> None:
         "Gain over the plain offset on the plug-in radius (identity), in points of the share issued. A step spends all its "
         "errors at one radius and issues no other."
     )
-    header = ("map", *_at("issued", study.radii), *_at("gain", study.radii))
+    header = (
+        "map",
+        *_at("issued", study.radii),
+        *_at("gain", study.radii),
+        *_at("wrong/issued", study.radii),
+    )
+    if study.known:
+        header += tuple(_at("net", study.radii))
     rows = [
         [
             row.name + (" + difficulty" if row.difficulty else ""),
             *_shares(row.issued),
             *(f"{100 * value:+.1f}" for value in row.gain),
+            *_shares(row.wrong),
+            *(_shares(row.net) if study.known else []),
         ]
         for row in study.maps
     ]
@@ -107,10 +156,17 @@ def _classes(page: Page, study: Study) -> None:
     page.heading(f"Predicted classes, at error {float(study.guarantee.error):g}")
     header = ("class", "tuning frames", *_at("issued", study.radii))
     rows = [
-        [row.name, str(row.frames), *_shares(row.issued), *(_shares(row.accuracy) if study.known else [])]
+        [
+            row.name,
+            str(row.frames),
+            *_shares(row.issued),
+            *_shares(row.wrong),
+            *(_shares(row.net) if study.known else []),
+        ]
         for row in study.classes
     ]
-    page.table(header + (tuple(_at("accuracy", study.radii)) if study.known else ()), rows)
+    header += tuple(_at("wrong/issued", study.radii))
+    page.table(header + (tuple(_at("net", study.radii)) if study.known else ()), rows)
 
 
 def _number(row: LevelRow) -> float:

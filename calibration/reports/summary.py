@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.promise.guarantee import AmongIssued
 from rrise.calibration.promise.offsets import one_frame_per_clip, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rrise.calibration.statistics.shares import Difference
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostLedger, break_even
 from rrise.calibration.tables.evaluation import (
-    audit,
-    certified_accuracy,
+    Judged,
+    audit_ceiling,
+    audit_reach_note,
     issued_share,
+    judge,
     label_agreement,
     probit_rmse,
 )
@@ -25,6 +29,12 @@ from rrise.calibration.tables.scores import Scores
 
 CERTIFY_ALPHA = 0.001
 """Error level of each Monte Carlo certificate that the surrogate is compared with, as in Cohen et al. 2019."""
+
+OURS = "rrise"
+"""Name of the surrogate's row; the others are "monte-carlo N"."""
+
+RIVAL_BUDGET = 10_000
+"""Monte Carlo with fewer draws is no rival to be ahead of: it saturates below the radii that a surrogate issues."""
 
 NOT_OFFLINE = ("base", "targets-selection", "targets-certify", "targets-audit")
 """Stages left out of the break-even, by the start of their names: the base classifier, which Monte Carlo at run time
@@ -80,10 +90,15 @@ def default_radii(sigma: float) -> Tuple[float, ...]:
 
 
 def summarise(tables: ReportTables) -> Dict[str, Any]:
-    """All numbers of the report as a JSON value; the same that `rrise-calibrate report --json` prints."""
-    test, radius = tables.scores["test"], tables.radius("test")
+    """All numbers of the report as a JSON value; the same that `rrise-calibrate report --json` prints.
+
+    "worth" and "behind" are the numbers to read: net of wrong certificates, with intervals, and paired with Monte Carlo
+    on the same frames. "certified_accuracy" is gross.
+    """
+    test = tables.scores["test"]
     radii = default_radii(test.sigma)
-    monte_carlo = {str(budget): tables.certify.at(budget, CERTIFY_ALPHA) for budget in tables.certify.budgets}
+    judged = judged_rows(tables)
+    draws = int(test.num_samples.min())
     offline = sum(entry.total for entry in tables.cost.entries if not entry.stage.startswith(NOT_OFFLINE))
     return {
         "guarantee": tables.calibration.guarantee.to_json(),
@@ -99,22 +114,15 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "frame_rate": tables.frame_rate,
         "frames_for_ten_times_less": tables.calibration.guarantee.ten_times_smaller().frames_needed(),
         "radii": list(radii),
-        "certified_accuracy": {
-            "rrise": _floats(certified_accuracy(test.label, radius, test.target, radii)),
-            **{
-                f"monte-carlo {name}": _floats(certified_accuracy(row.label, row.radius, test.target, radii))
-                for name, row in monte_carlo.items()
-            },
-        },
-        "issued": {
-            "rrise": _floats(issued_share(radius, radii)),
-            **{
-                f"monte-carlo {name}": _floats(issued_share(row.radius, radii))
-                for name, row in monte_carlo.items()
-            },
-        },
-        "audit": asdict(audit(test, radius)),
-        "audit_samples": int(test.num_samples.min()),
+        "certified_accuracy": {name: _floats(row.gross(radii).mean(axis=1)) for name, row in judged.items()},
+        "worth": {name: [asdict(worth) for worth in row.worth(radii)] for name, row in judged.items()},
+        "behind": behind(tables, judged, radii),
+        "wrong_among_issued": asdict(wrong_among_issued(tables)),
+        "issued": {name: _floats(issued_share(row.radius, radii)) for name, row in judged.items()},
+        "audit": asdict(judged[OURS].verdict()),
+        "audit_samples": draws,
+        "audit_ceiling": audit_ceiling(draws, test.sigma),
+        "audit_note": audit_reach_note(radii, draws, test.sigma, _extra(tables)),
         "coverage": [asdict(row) for row in coverage_rows(tables)],
         "label_agreement": label_agreement(test),
         "probit_rmse": probit_rmse(test),
@@ -124,6 +132,50 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         if tables.latency is None
         else latency_numbers(tables.latency, tables.certify.budgets[-1]),
     }
+
+
+def judged_rows(tables: ReportTables) -> Dict[str, Judged]:
+    """The surrogate's certificates, then Monte Carlo's at each budget, all judged by the same audit draws.
+
+    Monte Carlo's certificates have a promise of their own each; they count as long as the audit does not refute them.
+    """
+    test = tables.scores["test"]
+    rows = {OURS: judge(test, tables.radius("test"), extra=_extra(tables))}
+    for budget in tables.certify.budgets:
+        found = tables.certify.at(budget, CERTIFY_ALPHA)
+        rows[f"monte-carlo {budget}"] = judge(test, found.radius, label=found.label, per_input=True)
+    return rows
+
+
+def rivals(budgets: Sequence[int]) -> Tuple[int, ...]:
+    """The Monte Carlo budgets that differences are shown against: 10,000 and above, or else the largest there is."""
+    return tuple(budget for budget in budgets if budget >= RIVAL_BUDGET) or tuple(budgets[-1:])
+
+
+def behind(
+    tables: ReportTables, judged: Mapping[str, Judged], radii: Sequence[float]
+) -> Dict[str, List[Dict[str, float]]]:
+    """Points of net certified accuracy by which the surrogate is behind Monte Carlo, paired on the same frames."""
+    known = judged[OURS].target >= 0
+    mine = judged[OURS].net(radii)[:, known]
+    found = {}
+    for budget in rivals(tables.certify.budgets):
+        name = f"monte-carlo {budget}"
+        theirs = judged[name].net(radii)[:, known]
+        found[name] = [asdict(Difference.of(their, my)) for their, my in zip(theirs, mine)]
+    return found
+
+
+def wrong_among_issued(tables: ReportTables) -> AmongIssued:
+    """What the promise permits among issued certificates, by the share that the test frames receive."""
+    radius = tables.radius("test")
+    return tables.calibration.guarantee.among_issued(int((radius > 0).sum()), len(radius))
+
+
+def _extra(tables: ReportTables) -> float:
+    """What a certificate claims beyond its radius: rho of the guarded tier, around the clean frame."""
+    guard = tables.calibration.guarantee.guard
+    return 0.0 if guard is None else guard.rho
 
 
 @dataclass(frozen=True)

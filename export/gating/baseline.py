@@ -44,7 +44,7 @@ def baseline_qualities(path: Path, references: References, radii: Sequence[float
         with closing(OnnxRuntime.load(model)) as runtime:
             outputs = run_all(runtime, references.frames, noise=manifest.replay_noise())
         answers = Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
-        qualities[name] = measure(name, len(model), record, answers, references.target, radii)
+        qualities[name] = measure(name, len(model), record, answers, references, radii)
     return qualities
 
 
@@ -144,7 +144,7 @@ def _artefact_diff(name: str, old: Bundle, new: Bundle) -> ArtefactDiff:
         mine = Answers.of(scores.label, scores.probit, record.head, scores.difficulty)
         tables.append(scores)
         answers.append(mine)
-        qualities.append(measure(name, len(bundle.model(name)), record, mine, scores.target, RADII))
+        qualities.append(measure(name, len(bundle.model(name)), record, mine, scores, RADII))
     common, rows_old, rows_new = np.intersect1d(tables[0].digest, tables[1].digest, return_indices=True)
     comparison = (
         compare(_rows(answers[1], rows_new), _rows(answers[0], rows_old), new.manifest.sigma)

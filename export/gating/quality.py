@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 
 from rrise.calibration.promise.head import WITHHELD
 from rrise.calibration.promise.record import Calibration
-from rrise.calibration.tables.evaluation import certified_accuracy, issued_share
+from rrise.calibration.tables.evaluation import issued_share, judge
+from rrise.calibration.tables.references import References
+from rrise.calibration.tables.scores import Scores
 from rrise.export.gating.compare import Answers
 
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
@@ -27,7 +29,10 @@ class Quality:
         size: of the graph, in bytes.
         offset: the largest over classes that receive certificates, [0, 1] pixel units.
         certified_accuracy, issued: at each of `radii`.
-        frames: how many frames have a known class; certified accuracy is over these.
+        frames: how many frames have a known class; certified accuracy and net are over these.
+        net: certified accuracy less the certificates that exceed the true radius, by the frames' own counts.
+        wrong: share of the issued certificates of at least each radius that exceed the true one, labels ignored.
+        among_issued: bound on that share by the promise, in words.
     """
 
     artefact: str
@@ -37,6 +42,9 @@ class Quality:
     certified_accuracy: Tuple[float, ...]
     issued: Tuple[float, ...]
     frames: int
+    net: Tuple[float, ...] = ()
+    wrong: Tuple[float, ...] = ()
+    among_issued: str = ""
 
     def to_json(self) -> Dict[str, Any]:
         return asdict(self)
@@ -56,22 +64,26 @@ def measure(
     size: int,
     record: Calibration,
     answers: Answers,
-    target: np.ndarray,
+    frames: Union[References, Scores],
     radii: Sequence[float] = RADII,
 ) -> Quality:
-    """Quality of an artefact from its answers to frames with true classes `target` (-1 = unknown)."""
-    known = target >= 0
-    accuracy = np.zeros(0)
-    if known.any():
-        accuracy = certified_accuracy(answers.label[known], answers.radius[known], target[known], radii)
+    """Quality of an artefact from its answers to `frames`, whose counts judge them; a class of -1 is unknown."""
+    known = frames.target >= 0
+    guard = record.guarantee.guard
+    judged = judge(frames, answers.radius, label=answers.label, extra=0.0 if guard is None else guard.rho)
+    worth = judged.worth(radii)
+    some = worth if known.any() else ()
     return Quality(
         artefact=artefact,
         size=size,
         offset=max(value for value in record.head.offset if value < WITHHELD),
         radii=tuple(float(value) for value in radii),
-        certified_accuracy=tuple(float(value) for value in accuracy),
+        certified_accuracy=tuple(row.gross.value for row in some),
         issued=tuple(float(value) for value in issued_share(answers.radius, radii)),
         frames=int(known.sum()),
+        net=tuple(row.net.value for row in some),
+        wrong=tuple(row.wrong.value for row in worth),
+        among_issued=record.among_issued_text(),
     )
 
 
@@ -93,6 +105,8 @@ def quality_table(qualities: Sequence[Quality]) -> "Tuple[List[str], List[List[s
         "size",
         "offset",
         *(f"certified accuracy at {radius:g}" for radius in reference.radii),
+        *(f"net at {radius:g}" for radius in reference.radii),
+        *(f"wrong among issued at {radius:g}" for radius in reference.radii),
     ]
     rows = []
     for quality in qualities:
@@ -100,6 +114,9 @@ def quality_table(qualities: Sequence[Quality]) -> "Tuple[List[str], List[List[s
         cells.append(f"{quality.offset:.4f} ({ratio(quality.offset, reference.offset)})")
         for mine, theirs in zip(quality.certified_accuracy, reference.certified_accuracy):
             cells.append(f"{mine:.3f} ({ratio(mine, theirs)})")
+        cells += ["-"] * (len(quality.radii) - len(quality.certified_accuracy))  # no true class is known
+        for values in (quality.net, quality.wrong):
+            cells += [f"{value:.3f}" for value in values] or ["-"] * len(quality.radii)
         rows.append([quality.artefact, *cells])
     return header, rows
 

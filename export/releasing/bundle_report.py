@@ -22,9 +22,13 @@ def bundle_page(source: Source, qualities: Sequence[Quality]) -> bytes:
     page.heading("Precisions")
     page.paragraph(
         f"Certified accuracy on {qualities[0].frames} verification frames, abstentions counted as wrong; in brackets the "
-        f"ratio to {qualities[0].artefact}. Each precision has its own offset, calibrated on its own outputs."
+        f"ratio to {qualities[0].artefact}. It counts wrong certificates too, which the promise permits; net leaves out those "
+        "that exceed the true radius by the share of the frame's own Monte Carlo draws. Each precision has its own offset, "
+        "calibrated on its own outputs."
     )
     page.table(*quality_table(qualities))
+    for quality in qualities:
+        page.note(f"{quality.artefact}: {quality.among_issued}.")
     for sentence in flags(qualities):
         page.note(sentence)
     page.heading("Made from")

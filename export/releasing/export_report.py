@@ -63,7 +63,8 @@ def export_page(
     """Size, offset, certified accuracy and latency of every precision, with their ratios to the first."""
     page = Page("rrise export")
     page.paragraph(
-        f"Certified accuracy on {qualities[0].frames} verification frames, abstentions counted as wrong. Latency of the bare "
+        f"Certified accuracy on {qualities[0].frames} verification frames, abstentions counted as wrong; net leaves out the "
+        f"certificates that exceed the true radius by the frame's own Monte Carlo draws. Latency of the bare "
         f"forward pass on this processor, one thread, {rounds} rounds in which the precisions take turns. In brackets: ratio "
         f"to {qualities[0].artefact}."
     )

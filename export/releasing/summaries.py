@@ -60,6 +60,9 @@ def quality_rows(quality: Quality, reference: Quality) -> Rows:
     return [
         ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),
         (f"  certified accuracy at {radii}", cells),
+        ("    net of wrong ones", " / ".join(f"{value:.3f}" for value in quality.net)),
+        ("    wrong among issued", " / ".join(f"{value:.3f}" for value in quality.wrong)),
+        ("  among issued", quality.among_issued),
     ]
 
 

@@ -37,11 +37,14 @@ def test_info_says_what_is_promised(hand_bundle):
         "at most 10 % of new frames",
         "10,800 wrong certificates an hour",
         "distribution shift",
+        "of the issued certificates may be wrong",
     ):
         assert words in result.output
     value = json.loads(_run("info", hand_bundle, "--json").output)
     assert value["state"] == "calibrated" and value["calibration"]["num_frames"] == 300
     assert value["execution"]["runtime"] == "onnxruntime"
+    issued, frames = value["calibration"]["issued"]
+    assert value["wrong_among_issued"]["bound"] == pytest.approx(0.1 * frames / issued)
 
 
 def test_info_on_nothing_and_on_damage(copied, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from scipy.stats import norm
 
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
@@ -54,6 +55,9 @@ def test_certified_accuracy_counts_abstentions_and_wrong_labels(
         found = baseline.diff(colour_bundle, colour_bundle).artefacts
         mine = next(item.new for item in found if item.artefact == "fp32")
         assert mine.certified_accuracy[mine.radii.index(level)] == pytest.approx(sum(right) / 120)
+        share = scores.counts[np.arange(120), scores.label] / scores.num_samples
+        holds = radius <= scores.sigma * norm.ppf(share)
+        assert mine.net[mine.radii.index(level)] == pytest.approx(np.mean(np.array(right) & holds))
     assert (
         mine.offset == record.head.offset[0]
         and mine.size == (colour_bundle / "surrogate.onnx").stat().st_size
@@ -68,7 +72,7 @@ def test_a_costly_precision_is_flagged() -> None:
     ]
     assert flags(table) == ["int8 costs 1.1 points of certified accuracy against fp32"]
     header, rows = quality_table(table)
-    assert len(header) == 5 and rows[2][2] == "0.1500 (1.500x)" and rows[1][3] == "0.810 (1.012x)"
+    assert len(header) == 9 and rows[2][2] == "0.1500 (1.500x)" and rows[1][3] == "0.810 (1.012x)"
 
 
 def product(model: onnx.ModelProto) -> Any:

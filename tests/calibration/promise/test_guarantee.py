@@ -87,3 +87,15 @@ def test_percent() -> None:
     assert [percent(Fraction(text)) for text in ("0.05", "0.001", "1/3")] == ["5 %", "0.1 %", "33.3333 %"]
     assert percent(Fraction("0.999999")) == "99.9999 %"
     assert percent(Fraction("0.99999999")) == "just under 100 %"
+
+
+def test_the_bound_among_issued_certificates_and_its_warning() -> None:
+    """eps / share issued: .05 over 40 % is an eighth, over 20 % a quarter, which is more than a fifth."""
+    plenty, few = Guarantee.of().among_issued(400, 1000), Guarantee.of().among_issued(200, 1000)
+    assert plenty.bound == pytest.approx(0.125) and not plenty.warns and "WARNING" not in plenty.sentence()
+    assert few.bound == pytest.approx(0.25) and few.warns and "WARNING: more than a fifth" in few.sentence()
+    assert Guarantee.of().among_issued(250, 1000).warns is False, "exactly a fifth is not more"
+    assert Guarantee.of("selective").among_issued(10, 1000).bound == 0.05
+    assert Guarantee.of().among_issued(10, 1000).bound == 1.0
+    nothing = Guarantee.of().among_issued(0, 1000)
+    assert nothing.bound == 1.0 and "no certificate was issued" in nothing.sentence()

@@ -40,7 +40,8 @@ def test_message() -> None:
 
 def test_every_missing_field_is_an_error(tmp_path: Path) -> None:
     value = RECORD.to_json()
-    for field in value:
+    assert value["issued"] == list(RECORD.issued or ())
+    for field in value.keys() - {"issued"}:  # which records made before it was noted do not have
         (tmp_path / "r.json").write_text(
             json.dumps({key: item for key, item in value.items() if key != field})
         )
@@ -48,11 +49,27 @@ def test_every_missing_field_is_an_error(tmp_path: Path) -> None:
             Calibration.load(tmp_path / "r.json")
 
 
+def test_a_record_says_what_the_promise_permits_among_issued_certificates(tmp_path: Path) -> None:
+    scores = draw_scores(0)
+    radius = RECORD.head.radius(scores.probit, scores.label, scores.difficulty)
+    assert RECORD.issued == (int((radius > 0).sum()), len(scores))
+    found = RECORD.among_issued()
+    assert found is not None
+    assert found.bound == pytest.approx(float(RECORD.guarantee.error) * len(scores) / int((radius > 0).sum()))
+    old = {key: item for key, item in RECORD.to_json().items() if key != "issued"}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    before = Calibration.load(tmp_path / "old.json")
+    assert before.to_json() == old and before.among_issued() is None
+    assert "calibrate again" in before.among_issued_text()
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"format": "rrise-calibration/2"},
         {"rank": "last"},
+        {"issued": [3, 2]},
+        {"issued": 5},
         {"rank": math.inf},
         {"attempt": math.inf},
         {"num_samples": 5},

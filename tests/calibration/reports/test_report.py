@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import beta as beta_law
+from scipy.stats import norm
 
 from rrise.calibration import CalibrationError, CertifyCounts, CostEntry, CostLedger, Guarantee, calibrate
 from rrise.calibration.promise.maps import step_map
 from rrise.calibration.promise.offsets import reference_for
 from rrise.calibration.reports.report import summary_rows, write_report
-from rrise.calibration.reports.summary import ReportTables, coverage_rows, default_radii, summarise
+from rrise.calibration.reports.summary import ReportTables, coverage_rows, default_radii, rivals, summarise
 from rrise.calibration.tables.latency import Latency
 from tests.calibration.helpers import EXECUTION, SIGMA, draw_scores
 
@@ -191,3 +192,49 @@ def test_the_figure_of_a_step_shows_which_points_exceed(tables: ReportTables, tm
     page = (tmp_path / "report.html").read_text()
     assert "every certificate has radius 0.2" in page and "left of the green one" in page
     assert "reference = 0.2, the radius that is issued" in page
+
+
+def test_net_and_its_gap_to_monte_carlo_are_recomputed_frame_by_frame(tables: ReportTables) -> None:
+    """Right label, radius issued, and hits / draws at least Phi(radius / sigma), by scipy; the gap on the same frames."""
+    numbers, radius, test = summarise(tables), tables.radius("test"), tables.scores["test"]
+    hits = test.counts[np.arange(len(test)), test.label] / test.num_samples
+    holds = radius <= SIGMA * norm.ppf(hits)
+    monte_carlo = tables.certify.at(1000, 0.001)
+    assert list(numbers["behind"]) == ["monte-carlo 1000"], "the largest budget, where none has 10,000"
+    for place, r in enumerate(numbers["radii"]):
+        worth = numbers["worth"]["rrise"][place]
+        net = (test.label == test.target) & (radius > 0) & (radius >= r) & holds
+        assert worth["net"]["hits"] == net.sum() <= worth["gross"]["hits"]
+        issued = (radius > 0) & (radius >= r)
+        assert (worth["wrong"]["hits"], worth["wrong"]["frames"]) == ((issued & ~holds).sum(), issued.sum())
+        theirs = (monte_carlo.label == test.target) & (monte_carlo.radius > 0) & (monte_carlo.radius >= r)
+        cell = numbers["behind"]["monte-carlo 1000"][place]
+        assert cell["value"] == pytest.approx(np.mean(theirs) - np.mean(net))
+    assert any(row["net"]["hits"] < row["gross"]["hits"] for row in numbers["worth"]["rrise"])
+
+
+def test_differences_are_to_every_budget_from_ten_thousand_on() -> None:
+    assert rivals((100, 1000, 10_000, 100_000)) == (10_000, 100_000)
+    assert rivals((100, 1000)) == (1000,) and rivals(()) == ()
+
+
+def test_the_report_shows_net_what_is_wrong_and_whether_the_audit_decides(
+    tables: ReportTables, tmp_path: Path
+) -> None:
+    numbers = write_report(tables, tmp_path)
+    rows, page = dict(summary_rows(numbers)), (tmp_path / "report.html").read_text()
+    assert "cannot decide at 0.75" in rows["audit of certificates"]  # 2,000 draws prove at most .68
+    assert (
+        rows["  net of wrong certificates"]
+        .strip()
+        .startswith(f"{numbers['worth']['rrise'][0]['net']['value']:.3f}")
+    )
+    for words in ("net, proved by the audit", "wrong among issued", "oracle", "behind Monte Carlo"):
+        assert words in page
+    few = dataclasses.replace(
+        tables, calibration=calibrate(tables.scores["calibration"], Guarantee.of(error="0.5"))
+    )
+    assert numbers["wrong_among_issued"]["bound"] == pytest.approx(
+        0.1 * len(tables.scores["test"]) / (tables.radius("test") > 0).sum()
+    )
+    assert "WARNING" in dict(summary_rows(summarise(few)))["wrong among issued, at most"]

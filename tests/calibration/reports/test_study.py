@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from rrise.calibration import CalibrationError, Guarantee
 from rrise.calibration.promise.crossfit import cross_fitted_radii
 from rrise.calibration.reports.guard_study import study_guard
 from rrise.calibration.reports.study import make_study
 from rrise.calibration.reports.study_page import write_study
-from tests.calibration.helpers import draw_scores
+from tests.calibration.helpers import SIGMA, draw_scores
 
 TUNING = draw_scores(1, 300, 2000, noise=0.3, split="tuning")
 ERRORS = (Fraction("0.001"), Fraction("0.05"), Fraction("0.2"))
@@ -37,6 +38,32 @@ def test_map_rows_are_the_cross_fitted_shares_and_gains_over_the_plain_offset() 
     assert rows["identity"].gain == (0.0,) * 4
     for row in STUDY.maps:
         assert row.gain == pytest.approx(np.array(row.issued) - np.array(rows["identity"].issued))
+
+
+def test_net_leaves_out_what_the_frames_own_draws_call_too_large() -> None:
+    """By scipy, on the cross-fitted radii themselves."""
+    found = cross_fitted_radii(TUNING, Guarantee.of(), "identity", num_calibration=400)
+    hits = TUNING.counts[np.arange(300), TUNING.label] / TUNING.num_samples
+    holds = found <= SIGMA * norm.ppf(hits)[None]
+    row = next(row for row in STUDY.maps if row.name == "identity" and not row.difficulty)
+    for place, r in enumerate(STUDY.radii):
+        issued = (found > 0) & (found >= r)
+        assert row.net[place] == pytest.approx(np.mean(issued & holds & (TUNING.label == TUNING.target)))
+        assert row.wrong[place] == pytest.approx((issued & ~holds).sum() / max(issued.sum(), 1))
+    assert 0 < row.wrong[0] < 1
+
+
+def test_levels_stand_side_by_side_gross_and_net(tmp_path: Path) -> None:
+    made = make_study(TUNING, Guarantee.of(), errors=(Fraction("0.1"), Fraction("0.05"), Fraction("0.2")))
+    page = write_study(made, tmp_path)[0].read_text()
+    for words in ("gross, error 0.05", "net, error 0.1", "wrong/issued, error 0.05", "oracle"):
+        assert words in page
+    assert "gross, error 0.2" not in page
+    strict, loose = made.levels[0], made.levels[-1]
+    assert loose.accuracy[1] - loose.net[1] > strict.accuracy[1] - strict.net[1] >= 0, (
+        "a loose level flatters more"
+    )
+    assert loose.among_issued > strict.among_issued and "more than a fifth" in page.replace("\n", " ")
 
 
 def test_classes_add_up_to_the_whole() -> None:
@@ -62,8 +89,9 @@ def test_page_and_json_are_complete_and_self_contained(tmp_path: Path) -> None:
 def test_without_true_labels_no_accuracy_is_shown(tmp_path: Path) -> None:
     blind = make_study(replace(TUNING, target=np.full(300, -1)), Guarantee.of(), errors=ERRORS[1:2])
     html, data = write_study(blind, tmp_path)
-    assert "accuracy at" not in html.read_text()
-    assert json.loads(data.read_text())["levels"][0]["accuracy"] is None
+    assert "gross" not in html.read_text().replace("Gross", "") and "net at" not in html.read_text()
+    value = json.loads(data.read_text())
+    assert value["levels"][0]["accuracy"] is None and value["levels"][0]["net"] is None
 
 
 @pytest.mark.parametrize("split", ["calibration", "verification", "test"])
