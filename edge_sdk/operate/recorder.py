@@ -6,13 +6,17 @@ whole message.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import queue
 import struct
 import threading
 import time
+import warnings
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Set
 
 from rrise.calibration.storage.digests import PathLike
 from rrise.edge_sdk.certificate import FIELDS, Certificate
@@ -22,6 +26,10 @@ TOPIC = "/rrise/certificate"
 _PREFIX = "flight-"
 _QUEUE = 1024
 _FLUSH_SECONDS = 1.0
+_LONGEST_END = 10.0
+"""Seconds that `close` waits for a disk that does not answer."""
+_LOCK = "recorder.lock"
+_in_use: Set[Path] = set()
 _SCHEMA = {"title": "rrise.Certificate", "type": "object", "properties": {name: {} for name in FIELDS}}
 
 
@@ -29,12 +37,16 @@ class FlightRecorder:
     """Keeps the last certificates on disk.
 
     Args:
-        folder: for the files flight-00000001.mcap, ...; a new start goes on with the next number.
+        folder: for the files flight-00000001.mcap, ...; a new start goes on with the next number. One recorder at a
+            time writes to it.
         file_bytes: a file is closed at this size; `files` of them are kept, the oldest is removed.
 
     Attributes:
         dropped: certificates that were not recorded because the disk was too slow; the camera loop never waits.
-        problem: why recording stopped, as when the disk is full; empty while it goes on.
+        problem: why recording stopped, as when the disk is full; empty while it goes on. It is also a RuntimeWarning.
+
+    Raises:
+        EdgeError: the folder cannot be used, another recorder uses it, or mcap is not installed.
     """
 
     def __init__(self, folder: PathLike, *, file_bytes: int = 16 << 20, files: int = 8) -> None:
@@ -42,7 +54,7 @@ class FlightRecorder:
             raise EdgeError(
                 f"flight recorder: got {files} files of {file_bytes} bytes, expected at least 1 of 4096"
             )
-        self._folder, self._file_bytes, self._files = Path(folder), file_bytes, files
+        self._folder, self._file_bytes, self._files = Path(os.path.abspath(folder)), file_bytes, files
         self._writer_module = _mcap_writer()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +62,12 @@ class FlightRecorder:
             raise EdgeError(
                 f"flight recorder: cannot make {folder} ({error}); choose another folder"
             ) from error
-        self._number = max((_number(file) for file in flights(folder)), default=0)
+        self._lock = _lock(self._folder)
+        self._number = max((_number(file) for file in flights(self._folder)), default=0)
         self._queue: "queue.Queue[Optional[Certificate]]" = queue.Queue(_QUEUE)
         self.dropped = 0
         self.problem = ""
+        self._ended = False
         self._thread = threading.Thread(target=self._write, name="rrise-recorder", daemon=True)
         self._thread.start()
 
@@ -65,9 +79,15 @@ class FlightRecorder:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what is waiting and finish the file."""
-        self._queue.put(None)
-        self._thread.join()
+        """Write what is waiting and finish the file; a disk that does not answer is not waited for longer than 10 s."""
+        end = time.monotonic() + _LONGEST_END
+        self._ended = True
+        while self._thread.is_alive() and time.monotonic() < end:
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=0.1)
+                self._thread.join(max(end - time.monotonic(), 0.0))
+        if self._thread.is_alive():
+            self._stopped(f"the disk did not answer for {_LONGEST_END:g} s")
 
     def __enter__(self) -> "FlightRecorder":
         return self
@@ -78,7 +98,13 @@ class FlightRecorder:
     def _write(self) -> None:
         current: Optional[_File] = None
         while True:
-            certificate = self._take(current)
+            try:
+                certificate = self._queue.get(timeout=_FLUSH_SECONDS)
+            except queue.Empty:
+                if self._ended:
+                    break
+                self._try(current.flush if current is not None else None)
+                continue
             if certificate is None:
                 break
             if self.problem:
@@ -89,39 +115,75 @@ class FlightRecorder:
                     current = self._next_file(current)
                 current.add(certificate)
             except Exception as error:  # a thread that ends unheard would leave `close` waiting for it
-                self.problem = f"flight recorder: stopped writing ({error})"
+                self._stopped(error)
                 self.dropped += 1
-        if current is not None:
-            self._finish(current)
+        self._try(current.finish if current is not None else None)
+        self._lock.release()  # not before the last byte is written
 
-    def _take(self, current: "Optional[_File]") -> Optional[Certificate]:
-        while True:
-            try:
-                return self._queue.get(timeout=_FLUSH_SECONDS)
-            except queue.Empty:
-                if current is not None and not self.problem:
-                    current.flush()
+    def _try(self, act: Optional[Callable[[], None]]) -> None:
+        if act is None or (self.problem and act.__name__ == "flush"):
+            return
+        try:
+            act()
+        except Exception as error:
+            self._stopped(error)
+
+    def _stopped(self, why: object) -> None:
+        if not self.problem:
+            self.problem = f"flight recorder: stopped writing ({why})"
+            with suppress(Exception):  # a filter may turn the warning into an exception
+                warnings.warn(f"{self.problem}; certificates go on unrecorded", RuntimeWarning, stacklevel=2)
 
     def _next_file(self, current: "Optional[_File]") -> "_File":
         if current is not None:
-            self._finish(current)
+            current.finish()
         for old in flights(self._folder)[: -(self._files - 1) or None]:
             old.unlink(missing_ok=True)
         self._number += 1
         return _File(self._folder / f"{_PREFIX}{self._number:08d}.mcap", self._writer_module)
 
-    def _finish(self, current: "_File") -> None:
-        try:
-            current.finish()
-        except OSError as error:
-            self.problem = f"flight recorder: stopped writing ({error})"
+
+class _Lock:
+    """A folder that one recorder has to itself, in this process and, where the system can say so, among all."""
+
+    def __init__(self, folder: Path, file: Optional[IO[bytes]]) -> None:
+        self._folder, self._file = folder, file
+
+    def release(self) -> None:
+        _in_use.discard(self._folder)
+        if self._file is not None:
+            self._file.close()
+
+
+def _lock(folder: Path) -> _Lock:
+    """Raises: EdgeError: another recorder has it."""
+    taken = f"flight recorder: another recorder writes to {folder}; choose another folder, or close that one"
+    real = Path(os.path.realpath(folder))
+    if real in _in_use:
+        raise EdgeError(taken)
+    file: Optional[IO[bytes]] = None
+    try:
+        import fcntl
+
+        file = open(real / _LOCK, "ab")  # noqa: SIM115 - held until `release`
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # where files cannot be locked, two processes are told apart by nothing
+    except OSError as error:
+        if file is not None:
+            file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN) and file is not None:
+            raise EdgeError(taken) from error
+        raise EdgeError(f"flight recorder: cannot write to {folder} ({error}); choose another") from error
+    _in_use.add(real)
+    return _Lock(real, file)
 
 
 class _File:
     """One MCAP file that is being written."""
 
     def __init__(self, path: Path, writer_module: Any) -> None:
-        self._stream: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by finish, in another call
+        self._stream: IO[bytes] = open(path, "xb")  # noqa: SIM115 - closed by finish, in another call
         self._writer = writer_module.Writer(self._stream, use_chunking=False)
         self._writer.start(profile="", library="rrise")
         schema = self._writer.register_schema("rrise.Certificate", "jsonschema", json.dumps(_SCHEMA).encode())

@@ -106,6 +106,7 @@ def test_a_slow_disk_drops_and_never_waits(tmp_path, monkeypatch):
     assert len(list(read_flight(flights(tmp_path)[0]))) == 1 + module._QUEUE
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_full_disk_stops_the_recorder_and_not_the_robot(tmp_path, monkeypatch):
     def full(self, certificate):
         raise OSError("No space left on device")
@@ -115,6 +116,73 @@ def test_a_full_disk_stops_the_recorder_and_not_the_robot(tmp_path, monkeypatch)
         for number in range(10):
             recorder.add(_certificate(number))
     assert "No space left" in recorder.problem and recorder.dropped == 10
+
+
+@pytest.mark.parametrize("place", ["flush", "finish"])
+def test_a_disk_that_fills_up_while_nothing_is_added_is_told_and_ends(tmp_path, monkeypatch, place):
+    """The writing thread died of it without a word, and `close` waited for ever at its full queue."""
+
+    def full(self):
+        failed.set()
+        raise OSError("No space left on device")
+
+    failed = threading.Event()
+    monkeypatch.setattr(module, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(module._File, place, full)
+    with pytest.warns(RuntimeWarning, match="No space left.*go on unrecorded"):
+        recorder = FlightRecorder(tmp_path)
+        recorder.add(_certificate(0))
+        if place == "flush":
+            assert failed.wait(20)
+            for number in range(3 * module._QUEUE):
+                recorder.add(_certificate(number))
+        recorder.close()
+    assert "No space left" in recorder.problem and not recorder._thread.is_alive()
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    going, entered = threading.Event(), threading.Event()
+
+    def hangs(self, certificate):
+        entered.set()
+        going.wait(20)
+
+    monkeypatch.setattr(module, "_LONGEST_END", 0.3)
+    monkeypatch.setattr(module, "_FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(module._File, "add", hangs)
+    with pytest.warns(RuntimeWarning, match="did not answer"):
+        recorder = FlightRecorder(tmp_path)
+        recorder.add(_certificate(0))
+        assert entered.wait(20)
+        for number in range(2 * module._QUEUE):
+            recorder.add(_certificate(number))
+        recorder.close()
+    going.set()
+    recorder._thread.join(20)
+    assert not recorder._thread.is_alive()
+
+
+def test_two_recorders_do_not_share_a_folder(tmp_path, monkeypatch):
+    """They wrote the same numbers over each other."""
+    import subprocess
+    import sys
+
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import sys\nfrom rrise.edge_sdk.operate.recorder import FlightRecorder\nFlightRecorder(sys.argv[1])"
+    )
+    with FlightRecorder("."):
+        for other in (tmp_path, tmp_path / "link"):
+            with pytest.raises(EdgeError, match="another recorder"):
+                FlightRecorder(other)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert "another recorder" in done.stderr
+    with FlightRecorder(tmp_path) as recorder:
+        recorder.add(_certificate(0))
+    assert len(flights(tmp_path)) == 1
 
 
 def test_unusual_times_are_recorded(tmp_path):
@@ -139,6 +207,7 @@ def test_bad_requests_are_refused(tmp_path):
         list(read_flight(tmp_path / "absent.mcap"))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_certificate_that_cannot_be_written_does_not_hang_the_end(tmp_path, monkeypatch):
     with FlightRecorder(tmp_path) as recorder:
         monkeypatch.setattr(module.json, "dumps", lambda value: b"".join(value))
