@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from rrise.edge_sdk import Certifier, EdgeError, Roi, Status
 from rrise.edge_sdk.errors import FrameError
 from rrise.edge_sdk.formats.contract import GraphSignature
-from rrise.edge_sdk.frames.inputs import as_array, cut, resize
+from rrise.edge_sdk.frames.inputs import as_array, cut, resize, triangle_filter
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -201,3 +203,18 @@ def test_a_masked_array_is_refused_where_it_masks_something(certifier, frame):
 def test_a_batch_that_is_no_list_is_an_error(certifier):
     with pytest.raises(EdgeError, match="expected a list of frames"):
         certifier.certify_batch(3)
+
+
+def test_a_crop_of_4k_is_resized_in_little_memory():
+    """It took 400 MiB and 1.2 s; the same pixels from the rows and columns that have a weight."""
+    image = np.random.default_rng(0).integers(0, 256, (2160, 3840, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        resized = resize(image, (48, 64))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 << 20
+    rows, columns = triangle_filter(2160, 48), triangle_filter(3840, 64)
+    expected = (rows @ image[:, :, 0].astype(np.float64)) @ columns.T
+    assert np.abs(resized[:, :, 0] - expected).max() <= 0.5 + 1e-9
