@@ -20,7 +20,7 @@ from rrise.calibration.promise.plan import BETAS, Plan, choose_plan, default_rad
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.promise.selective import offset_grid
 from rrise.calibration.statistics.levels import level_text
-from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostLedger
 from rrise.calibration.tables.latency import Latency
@@ -96,7 +96,8 @@ def fit(
         "execution": table.execution.to_json(),
         "seed": seed,
     }
-    attempt = AttemptLog(log_path or out.parent / "attempts.jsonl").append(table.frames_digest, chosen)
+    log = AttemptLog(log_path or out.parent / "attempts.jsonl")
+    attempt = log.append(table.frames_digest, chosen, seen=largest_attempt([out]))
     record = calibrate(
         table,
         plan.guarantee,
@@ -173,8 +174,8 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
         ("wrong per hour", f"{guarantee.wrong_per_hour(30.0):,.0f} permitted at 30 frames a second"),
         ("record", str(out)),
     ]
-    if record.attempt > 1:
-        rows.insert(2, ("attempt", f"{record.attempt} on these frames: the promise is weaker than it says"))
+    if record.attempt_text():
+        rows.insert(2, ("attempt", record.attempt_text()))
     return rows
 
 

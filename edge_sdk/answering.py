@@ -66,7 +66,6 @@ class Answering:
         self._names = bundle.manifest.class_names
         self._frame_scale = _frame_scale(bundle.manifest.preprocessing.get("operator_norm"))
         self._margin = state.margin
-        self._note = ""
         self._allow_unverified = allow_unverified
         self._monitor = monitor
         self._hold = _Hold(self._reason_to_withhold())
@@ -88,8 +87,7 @@ class Answering:
             signature.frame_shape if signature.dtype == "uint8" and self._batch_size == 1 else None
         )
         self._fast_dtype = np.dtype(np.uint8)
-        if state.state is State.UNVERIFIED:
-            self._note = "unverified execution, allowed by the caller"
+        self._note = note_of(state)
         _LIVE.add(self)
 
     def certify(
@@ -318,7 +316,7 @@ class Answering:
         """Withhold every certificate from now on, on this device and across restarts, until `reset`."""
         try:
             suspend(self.bundle, reason)
-            self._hold.why = self._reason_to_withhold()
+            self._hold.why = self._reason_to_withhold() or (Status.SUSPENDED, reason)
         except OSError as error:
             self._hold.why = (Status.SUSPENDED, f"{reason} (not kept for the next start: {error})")
 
@@ -393,6 +391,11 @@ class Answering:
         self._fault = error
         self._out_of_use = True
         return self._refuse(when, start, frame_id)
+
+
+def note_of(state: ExecutionState) -> str:
+    """What every certificate of an execution in this state says."""
+    return "unverified execution, allowed by the caller" if state.state is State.UNVERIFIED else ""
 
 
 def _invalid(error: FrameError, start: float, when: float, frame_id: FrameId) -> Certificate:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
-from rrise.edge_sdk.answering import Answering
+from rrise.edge_sdk.answering import Answering, note_of
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.certificate import Status
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
-from rrise.edge_sdk.device.loading import choose, readable, warm_up
+from rrise.edge_sdk.device.loading import choose, execution_state, matches_probe, readable, warm_up
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.edge_sdk.runtime.select import candidates
@@ -112,47 +113,70 @@ class Certifier(Answering):
         """Go over to another bundle between two frames, loaded with this certifier's options; the old one is kept.
 
         Loading and every check happen before, in the calling thread, while another thread may go on certifying. Clones
-        are not swapped.
+        are not swapped. A suspension is carried over, since its cause may lie in what the camera sees: `reset` lifts it,
+        once somebody has made sure that the new bundle mends it.
 
         Raises:
             BundleError, RuntimeUnavailable: the new bundle cannot be used; the old one stays in use.
             EdgeError: it takes other frames, has other classes or is of another tier, which the camera loop is not made
                 for; or this certifier is closed.
         """
-        new = Certifier.load(path, **self._load_options)
+        trust: Optional[Trust] = self._load_options.get("trust")
+        looking = {**self._load_options, "trust": None if trust is None else trust.only_looking()}
+        new = Certifier.load(path, **looking)
+        new._load_options = self._load_options
+        superseded, noted = self._previous, False
+        try:
+            self._check_exchangeable(new)
+            # Not before: a release that was refused must not lock out the one in use at the next start.
+            if trust is not None and new.bundle.signature is not None:
+                noted = trust.remember(new.bundle.signature)
+            self._previous = self._take_over(vars(new))
+        except BaseException:
+            new.close()
+            if trust is not None and noted:
+                trust.return_to(self.bundle.signature, new.bundle.signature)
+            raise
+        if superseded is not None:
+            superseded["runtime"].close()
+
+    def _check_exchangeable(self, new: "Certifier") -> None:
+        """Raises: EdgeError: the camera loop is not made for the new bundle."""
         mine, theirs = self.bundle.manifest, new.bundle.manifest
         if mine.guard != theirs.guard:
-            new.close()
             raise EdgeError(
                 f"swap: the new bundle's guard is {theirs.guard}, this one's {mine.guard}: it promises something else; load"
                 " it with `Certifier.load`"
             )
         if (mine.input, mine.class_names) != (theirs.input, theirs.class_names):
-            new.close()
             raise EdgeError(
                 f"swap: the new bundle takes {theirs.input} with classes {theirs.class_names}, this one {mine.input} with"
                 f" {mine.class_names}; load it with `Certifier.load`"
             )
-        superseded = self._previous
-        try:
-            self._previous = self._take_over(vars(new))
-        except EdgeError:
-            new.close()
-            raise
-        if superseded is not None:
-            superseded["runtime"].close()
 
     def rollback(self) -> None:
-        """Go back to the bundle before the last `swap`.
+        """Go back to the bundle before the last `swap`, as this device knows it now: a suspension, a margin or a withdrawn
+        record that came meanwhile counts. A suspension is carried over, as by `swap`. The release log lets the earlier
+        bundle load at the next start, too.
 
         Raises:
-            EdgeError: there was no swap, or it was rolled back already.
+            EdgeError: there was no swap, or it was rolled back already; or the log cannot be written, after the rollback.
+            BundleError: what this device keeps about the earlier bundle was changed; the present one stays in use.
         """
         if self._previous is None:
             raise EdgeError("rollback: there is no earlier bundle to go back to")
-        abandoned = self._take_over(self._previous)
+        earlier = self._previous
+        if not earlier["_out_of_use"]:
+            bundle, name, runtime = earlier["bundle"], earlier["artefact"], earlier["runtime"]
+            with readable(bundle.path):
+                state = execution_state(bundle, name, runtime, matches_probe(bundle, name, runtime))
+            earlier.update(state=state, _margin=state.margin, _note=note_of(state))
+        abandoned = self._take_over(earlier)
         self._previous = None
         abandoned["runtime"].close()
+        trust: Optional[Trust] = self._load_options.get("trust")
+        if trust is not None:
+            trust.return_to(self.bundle.signature, abandoned["bundle"].signature)
 
     def _take_over(self, state: Dict[str, Any]) -> Dict[str, Any]:
         """Replace everything but the lock, between two frames; what was there is returned. Raises: EdgeError: closed."""
@@ -163,11 +187,13 @@ class Certifier(Answering):
             with self._audit_entry, self._entry:
                 if self._closed:
                     raise EdgeError("swap: this certifier is closed; load a new one with `Certifier.load`")
+                held = self._hold.why
                 own = ("_entry", "_audit_entry", "_swapping", "_previous", "_closed", "_freed", "_foreign")
                 kept = {name: value for name, value in vars(self).items() if name not in own}
                 vars(self).update({name: state[name] for name in kept})
                 # A `close` that came meanwhile found the lock taken, and must not be undone.
                 self._out_of_use = self._out_of_use or self._closed
+                self._hold_on(held)
         finally:
             self._swapping = False
             if self._closed:
@@ -175,6 +201,18 @@ class Certifier(Answering):
         if kept["_monitor"] is not None:
             kept["_monitor"].save()
         return kept
+
+    def _hold_on(self, held: Optional[Tuple[Status, str]]) -> None:
+        """What withholds certificates after bundles were exchanged: whatever did before, and what this device knows now."""
+        mine = self._hold.why
+        if mine is None or mine[0] is not Status.SUSPENDED:
+            self._hold.why = mine = self._reason_to_withhold()
+        if (
+            held is not None
+            and held[0] is Status.SUSPENDED
+            and (mine is None or mine[0] is not Status.SUSPENDED)
+        ):
+            self.suspend(f"carried over from the bundle before: {held[1]}")
 
     def record_audit(self, wrong: bool, *, slip: float = 0.0, bundle: Optional[Bundle] = None) -> None:
         """Take note of an audit of one frame; certificates are suspended once they are wrong too often.

@@ -32,7 +32,6 @@ from rrise.trainer.calibrate import score_all, seen_digests
 from rrise.trainer.choice import guarantee_for
 from rrise.trainer.montecarlo import CountStore
 from rrise.trainer.targets import stored_counts
-from rrise.trainer.workspace import load_digest
 
 QUERY_SAMPLES = 10_000
 
@@ -149,7 +148,7 @@ def scratch(source: Path, target: Path, way: Way, seed: int) -> Workspace:
 
 def thin_training(original: Workspace, target: Path, count: int, seed: int) -> None:
     """Leave the copy at `target` with `count` of each training frame's stored draws."""
-    digest = load_digest(original.base_path)
+    digest = original.base_digest
     counts = stored_counts(original, "train", digest)
     shutil.rmtree(target / original.targets_path.name / "train")
     store = CountStore.open(

@@ -13,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
+from rrise.trainer import base_file
 from rrise.trainer.base_checks import Judgement, judge
 from rrise.trainer.base_training import Choice, train_under_noise
-from rrise.trainer.blackbox import labels_of, onnx_spec, open_black_box
+from rrise.trainer.blackbox import BlackBoxModule, labels_of, onnx_spec, open_black_box
 from rrise.trainer.config import BaseConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
+from rrise.trainer.learning.feed import seeded
 from rrise.trainer.network_checks import check_answers, check_trainable
 from rrise.trainer.networks import (
     build_network,
     differences,
+    load_network,
     load_weights,
     read_header,
     read_safetensors,
@@ -32,10 +35,15 @@ from rrise.trainer.onnx_files import embedded
 from rrise.trainer.specs import base_spec, session_for
 from rrise.trainer.workspace import Workspace
 
+FILE_FRAMES = 64
+"""Noisy frames on which base.onnx is compared with the network."""
+
 
 @dataclass(frozen=True)
 class BaseResult:
-    """digest: of base.safetensors. noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
+    """digest: of the base classifier (base.onnx; base.safetensors where it is no such file).
+
+    noisy_accuracy: of single noisy evaluations on the tuning split, at sigma.
 
     kept: whether a finished base classifier with the same settings was found and left as it is. attention: what looks
     like a mistake (near chance, one class, permuted classes, random answers). recipe: by which it was trained, empty for
@@ -88,6 +96,8 @@ def train_base(
         _take_own(workspace, settings, allow_code)
     else:
         train_under_noise(workspace, session, settings, _weights(workspace), allow_code=allow_code)
+    attention = _as_file(workspace, kept, allow_code) if session.first else ()
+    session.crew.wait()
     network = workspace.base(allow_code=allow_code)
     found = _judgement(workspace, network.module, session)
     return BaseResult(
@@ -95,7 +105,7 @@ def train_base(
         found.accuracy,
         time.monotonic() - start,
         kept,
-        found.attention,
+        attention + found.attention,
         str(network.metadata.get("recipe", "")),
         tuple(Choice(**item) for item in network.metadata.get("candidates", ())),
     )
@@ -150,14 +160,43 @@ def _check_own(workspace: Workspace, network: nn.Module, origin: str) -> None:
 
 def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
     asked = workspace.config.base
+
+    def check(network: BlackBoxModule) -> None:
+        labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+
     if asked.onnx:
-        spec = onnx_spec(workspace.path / asked.onnx, workspace.path)
+        spec = onnx_spec(workspace.path / asked.onnx, workspace.path, check)
+        network = open_black_box(spec, workspace.path, allow_code=allow_code)
     else:
         spec = {"kind": "black-box", "function": asked.black_box, "version": asked.version}
-    network = open_black_box(spec, workspace.path, allow_code=allow_code)
-    labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+        network = open_black_box(spec, workspace.path, allow_code=allow_code)
+        check(network)
     save_network(workspace.base_path, network, spec, settings)
     workspace.record_cost("base")
+
+
+def _as_file(workspace: Workspace, kept: bool, allow_code: bool) -> tuple[str, ...]:
+    """See to base.onnx; returns what needs attention where the base classifier cannot be one.
+
+    In a workspace from before, whose targets were counted by the module, the module remains the classifier.
+    """
+    folder, network = workspace.path, load_network(workspace.base_path, allow_code=allow_code)
+    record = base_file.read_record(folder)
+    current = record is not None and record.weights == network.digest
+    if kept and (current or (record is None and workspace.targets_path.exists())):
+        return ()
+    if network.spec["kind"] == "black-box":
+        base_file.forget(folder)
+        return ()
+    if network.spec["kind"] == "onnx":
+        base_file.record_own(folder)
+        return ()
+    frames = workspace.inputs("tuning")[:FILE_FRAMES]
+    noise = torch.randn(frames.shape, generator=seeded(0))
+    written = base_file.write(folder, network.module, frames + workspace.config.smoothing.sigma * noise)
+    if isinstance(written, base_file.BaseFile):
+        return ()
+    return (f"cannot be written as base.onnx ({written.reason}); it is counted as a PyTorch module",)
 
 
 def _judgement(workspace: Workspace, network: nn.Module, session: Session) -> Judgement:

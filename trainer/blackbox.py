@@ -34,15 +34,18 @@ class BlackBoxModule(nn.Module):
         return torch.from_numpy(np.asarray(self.function(np.ascontiguousarray(x.numpy()))))
 
 
-def onnx_spec(source: Path, folder: Path) -> dict[str, Any]:
+def onnx_spec(
+    source: Path, folder: Path, check: Callable[[BlackBoxModule], object] = lambda module: None
+) -> dict[str, Any]:
     """Copy an ONNX file into a workspace, weights of other files put inside, and describe it.
 
-    Raises TrainerError where ONNX Runtime cannot load it or weights are missing.
+    check: is called with it before anything is written. Raises TrainerError where ONNX Runtime cannot load it, weights are
+    missing, or `check` does.
     """
     if not source.is_file():
         raise TrainerError(f"[base] onnx: {source}: no such file")
     data = embedded(source)
-    OnnxClassifier(data, origin=str(source))
+    check(BlackBoxModule(OnnxClassifier(data, origin=str(source))))
     with atomic_file(folder / ONNX_NAME) as file:
         file.write(data)
     return {"kind": "onnx", "file": ONNX_NAME, "sha256": hashlib.sha256(data).hexdigest()}

@@ -13,7 +13,7 @@ from rrise.calibration.promise.fit import calibrate as fit_offset
 from rrise.calibration.promise.fit import check_rank
 from rrise.calibration.promise.plan import Plan
 from rrise.calibration.promise.record import Calibration
-from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.storage.digests import combined_digest, frame_digest
 from rrise.calibration.tables.evaluation import (
     AuditVerdict,
@@ -77,9 +77,9 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
     Writes scores/<execution>/{tuning,calibration,verification,test}.npz and calibration.json beside them. The test
     table holds the audit counts.
 
-    **Guarantee**: the record's (`record.guarantee.sentence()`). Every other surrogate, guarantee, map or draw of Monte
-    Carlo noise tried on the same calibration split raises `record.attempt`, since choosing the best of several weakens
-    the promise.
+    **Guarantee**: the record's (`record.guarantee.sentence()`), whichever attempt is kept: every other surrogate,
+    guarantee, map, split or draw of Monte Carlo noise tried in this workspace raises `record.attempt`, and is calibrated
+    more strictly for it.
 
     Raises CheckFailed where the replay of the calibration split contradicts the record.
     """
@@ -155,9 +155,10 @@ def record_path(workspace: Workspace, network: Network) -> Path:
 
 
 def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
-    """Number of this use of the calibration split; the very same computation again is not another attempt.
+    """Number of this attempt of the workspace; the very same computation again is not another attempt.
 
-    Other counts are one: whoever draws the noise again, or raises N, chooses among offsets.
+    Other counts are one: whoever draws the noise again, or raises N, chooses among offsets. So are other splits.
+    Raises CalibrationError where the log is gone, or shows fewer attempts than the records of this workspace.
     """
     frames = combined_digest(sorted(workspace.splits.digests[workspace.splits.calibration].tolist()))
     attempt = {
@@ -168,4 +169,9 @@ def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
         "threshold": plan.threshold,
         "counts": frame_digest(workspace.references("calibration").counts),
     }
-    return AttemptLog(workspace.path / "attempts.jsonl").append(frames, attempt)
+    records = [
+        *workspace.path.glob("scores/*/calibration.json"),
+        *workspace.path.glob("bundle/calibration/*.json"),
+    ]
+    log = AttemptLog(workspace.path / "attempts.jsonl")
+    return log.append(frames, attempt, seen=largest_attempt(records))

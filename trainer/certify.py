@@ -11,7 +11,7 @@ from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts, check_budget, predict
 from rrise.calibration.tables.evaluation import certified_accuracy
 from rrise.trainer.targets import TargetsResult, build_targets, certify_streams, stored_counts
-from rrise.trainer.workspace import Workspace, load_digest
+from rrise.trainer.workspace import Workspace
 
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 
@@ -80,7 +80,7 @@ def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> Cer
 
 def certify_counts(workspace: Workspace) -> CertifyCounts:
     """The stored counts of all CERTIFY streams."""
-    digest, index = load_digest(workspace.base_path), workspace.splits.indices("test")
+    digest, index = workspace.base_digest, workspace.splits.indices("test")
     budgets = tuple(sorted(workspace.config.targets.certify))
     return CertifyCounts(
         digest=workspace.splits.digests[index],

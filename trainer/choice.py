@@ -56,7 +56,7 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
     0 where the calibration split is too small for the level, which a guard with too little noise tightens beyond reach.
     """
     guarantee, units = guarantee_for(workspace, noise), calibration_units(workspace)
-    if guarantee.rank(units) is None:
+    if guarantee.spent(1).rank(units) is None:
         return 0.0
     radius = workspace.config.guarantee.radius or None
     plan = choose_plan(tuning, guarantee, radius=radius, num_calibration=units)
@@ -66,7 +66,9 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
 def too_few_frames(workspace: Workspace) -> str:
     """Why no certificate can come of this workspace, said before anything is spent on it; empty where one can."""
     units = calibration_units(workspace)
-    guarantees = [guarantee_for(workspace, noise) for noise in workspace.config.guard.noise or (0.0,)]
+    guarantees = [
+        guarantee_for(workspace, noise).spent(1) for noise in workspace.config.guard.noise or (0.0,)
+    ]
     if any(guarantee.rank(units) is not None for guarantee in guarantees):
         return ""
     chosen = min(guarantees, key=lambda guarantee: guarantee.frames_needed())

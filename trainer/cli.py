@@ -290,10 +290,8 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
         ("label agreement", f"{result.agreement:.3f}"),
         ("probit RMSE", f"{result.probit_rmse:.3f}"),
     ]
-    if record.attempt > 1:
-        rows.append(
-            ("attempt", f"{record.attempt}: the calibration split was used before, the promise is weaker")
-        )
+    if record.attempt_text():
+        rows.append(("attempt", record.attempt_text()))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rrise.calibration.storage.digests import combined_digest, frame_digests, js
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
+from rrise.trainer.base_file import base_digest
 from rrise.trainer.config import Config, load_config
 from rrise.trainer.data import Dataset, load_dataset
 from rrise.trainer.data.inputs import Inputs
@@ -65,6 +67,11 @@ class Workspace:
     @property
     def base_path(self) -> Path:
         return self.path / "base.safetensors"
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the base classifier: of base.onnx, or of base.safetensors where it is no ONNX file."""
+        return base_digest(self.path)
 
     @property
     def surrogate_path(self) -> Path:
@@ -148,17 +155,17 @@ class Workspace:
         """The base classifier; refused where its frames, preprocessing or sigma are not this workspace's."""
         network = load_network(self.base_path, allow_code=allow_code)
         self.check_fits(network, self.base_path, "base")
-        return network
+        return replace(network, digest=self.base_digest)
 
     def surrogate(self, *, allow_code: bool = False) -> Network:
         """The surrogate; refused where it was not made from this workspace's base classifier and frames."""
         network = load_network(self.surrogate_path, allow_code=allow_code)
         self.check_fits(network, self.surrogate_path, "surrogate")
-        base = load_network(self.base_path, allow_code=allow_code)
-        if network.metadata.get("base_digest") != base.digest:
+        expected = self.base_digest
+        if network.metadata.get("base_digest") != expected:
             raise TrainerError(
                 f"{self.surrogate_path}: trained for base classifier {network.metadata.get('base_digest')}, expected "
-                f"{base.digest} of {self.base_path}; run `rrise-train surrogate --again` or restore that base classifier"
+                f"{expected} of {self.base_path}; run `rrise-train surrogate --again` or restore that base classifier"
             )
         return network
 
@@ -171,7 +178,7 @@ class Workspace:
         expected = (
             split,
             self.config.smoothing.sigma,
-            load_digest(self.base_path),
+            self.base_digest,
             self.splits.digest(split),
         )
         got = (references.split, references.sigma, references.base_digest, combined_digest(references.digest))
@@ -237,15 +244,6 @@ def _content(dataset: Dataset) -> str:
     if not np.array_equal(dataset.clips, np.arange(len(dataset))):
         parts.append(json_digest(dataset.clips.tolist()))
     return combined_digest(parts)
-
-
-def load_digest(path: Path) -> str:
-    """Digest of a network file, or a TrainerError that says which stage makes it."""
-    from rrise.calibration.storage.digests import file_digest
-
-    if not path.exists():
-        raise TrainerError(f"{path}: no such file; run `rrise-train {path.stem}` first")
-    return file_digest(path)
 
 
 def _parts(frames: np.ndarray, size: int) -> list[np.ndarray]:

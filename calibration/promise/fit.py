@@ -24,7 +24,7 @@ def calibrate(
     map: RadiusMap = IDENTITY,
     *,
     training_digests: Iterable[Union[str, bytes]] = (),
-    attempt: int = 1,
+    attempt: int = 0,
     seed: int = 0,
     difficulty: Optional[bool] = None,
     threshold: Optional[float] = None,
@@ -38,7 +38,8 @@ def calibrate(
         guarantee: what is promised.
         map: chosen on other frames than these, like `difficulty`, `threshold` and `offsets` (see `plan`).
         training_digests: digests of every frame that the surrogate, the map or the quantiser has seen.
-        attempt: how often this calibration split has been used, this time included; it is recorded.
+        attempt: number from the log of attempts (`storage.attempts`), by which the promise is made stricter; 0 where
+            this is the only use of these frames, for which the caller vouches. It is recorded.
         difficulty: whether the surrogate's difficulty scales the offset; None: where it has one.
         threshold: selective kind: frames whose raw radius does not exceed it abstain.
         offsets: selective kind, instead of a threshold: offsets to be tested in turn from large to small.
@@ -58,7 +59,7 @@ def calibrate(
     _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets, map.step)
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
     chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
-    found = _fit(chosen, guarantee, head, offsets)
+    found = _fit(chosen, guarantee.spent(attempt), head, offsets)
     fitted = head.with_offset(found.offset)
     radius = fitted.radius(chosen.probit, chosen.label, chosen.difficulty)
     return Calibration(
@@ -293,7 +294,7 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
     chosen = np.isin(scores.digest, one_frame_per_clip(scores, calibration.seed).digest)
     groups = []
     for label, frames in enumerate(calibration.class_frames):
-        rank = calibration.guarantee.rank(frames)
+        rank = calibration.guarantee.spent(calibration.attempt).rank(frames)
         mine = above & chosen & (scores.label == label)
         groups.append((int(mine.sum()), 0 if rank is None else frames - rank))
     return RankCheck(int((above & chosen).sum()), allowed, tuple(groups))

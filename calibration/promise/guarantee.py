@@ -194,6 +194,23 @@ class Guarantee:
             return AmongIssued(issued, frames, float(self.error))
         return AmongIssued(issued, frames, min(float(self.error * frames / issued), 1.0))
 
+    def spent(self, attempt: int) -> "Guarantee":
+        """The stricter promise that attempt number `attempt` is calibrated for, so that the best of all keeps this one.
+
+        Attempt j spends delta / (j (j + 1)), the marginal kind eps / (j (j + 1)); all shares together are at most delta.
+        0 stands for an attempt that no log counts: the caller vouches that it is the only one, and it spends all.
+
+        **Guarantee**: whichever attempt is kept, and however that is chosen, it keeps this promise (union bound).
+        """
+        if attempt < 0:
+            raise CalibrationError(f"attempt: got {attempt}, expected a number from a log, or 0 without one")
+        if attempt == 0:
+            return self
+        share = Fraction(1, attempt * (attempt + 1))
+        if self.confidence is None:
+            return replace(self, error=self.error * share)
+        return replace(self, confidence=1 - self.delta * share)
+
     def ten_times_smaller(self) -> "Guarantee":
         """The same promise at a tenth of the error level."""
         return replace(self, error=self.error / 10)
@@ -236,7 +253,7 @@ class Guarantee:
             "The Monte Carlo noise of different frames is independent.",
             "The number of draws of each frame was fixed before its counts were seen.",
             "No calibration frame was dropped because of its counts.",
-            "The calibration split was used once; every further attempt is logged and weakens the promise.",
+            "Every further attempt at this product, whatever its frames and settings, is logged and spends its share of delta.",
         )
         own = {
             "selective": ("The threshold, or the grid of offsets, was chosen on other frames.",),

@@ -40,7 +40,7 @@ class Calibration:
         calibration_digest: of all frames of the calibration split.
         base_digest: of the base classifier that was sampled.
         num_samples: smallest and largest N of the references.
-        attempt: which use of this calibration split this is; above 1 the promise no longer holds as stated.
+        attempt: number in the log of attempts; the rank is that of `guarantee.spent(attempt)`. 0: counted by no log.
         seed: by which one frame of each clip was drawn.
         class_frames: per-class only: calibration frames of each predicted class.
         withheld: why nothing, or for which classes nothing, is issued; empty where everything is.
@@ -56,7 +56,7 @@ class Calibration:
     calibration_digest: str
     base_digest: str
     num_samples: Tuple[int, int]
-    attempt: int = 1
+    attempt: int = 0
     seed: int = 0
     class_frames: Tuple[int, ...] = ()
     withheld: str = ""
@@ -104,6 +104,12 @@ class Calibration:
         if self.head.map.step is not None:
             text += f"; every certificate has radius {self.head.map.step:g}"
         return f"{text}; {self.withheld}" if self.withheld else text
+
+    def attempt_text(self) -> str:
+        """What a later attempt costs, for a person; empty for the first, and where no log counts."""
+        if self.attempt < 2:
+            return ""
+        return f"{self.attempt} of this product: calibrated more strictly, so that the promise holds whichever attempt is kept"
 
     @property
     def _format(self) -> str:
@@ -167,5 +173,6 @@ class Calibration:
         write_json(path, self.to_json())
 
     @classmethod
-    def load(cls, path: PathLike) -> "Calibration":
-        return cls.from_json(read_json(path, "calibration record"))
+    def load(cls, path: PathLike, *, data: Optional[bytes] = None) -> "Calibration":
+        """Read a record; data: the file's bytes where they were read and checked before. Raises: CalibrationError."""
+        return cls.from_json(read_json(path, "calibration record", data=data))

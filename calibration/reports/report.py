@@ -79,12 +79,8 @@ def _net_rows(line: Sequence[Mapping[str, Any]]) -> List[Tuple[str, str]]:
 
 
 def attempt_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
-    """Says so where the calibration split had been used before; nothing after the first use."""
-    if numbers["attempt"] == 1:
-        return []
-    return [
-        ("attempt", f"{numbers['attempt']} on these calibration frames: the promise is weaker than it says")
-    ]
+    """Says so where the product was calibrated before; nothing after the first use."""
+    return [("attempt", numbers["attempt_text"])] if numbers["attempt_text"] else []
 
 
 def cost_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:

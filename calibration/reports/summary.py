@@ -107,6 +107,7 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "conditions": list(tables.calibration.guarantee.conditions()),
         "message": tables.calibration.message(),
         "attempt": tables.calibration.attempt,
+        "attempt_text": tables.calibration.attempt_text(),
         "sigma": test.sigma,
         "base_digest": test.base_digest,
         "execution": tables.calibration.execution.to_json(),

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import math
 import os
-import tempfile
+import secrets
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterable, Iterator, Optional, Tuple
+from typing import IO, Any, Dict, Iterable, Iterator, Optional, Tuple, Union
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike
+
+JSON_LIMIT = 64 << 20
+"""Bytes of the largest JSON file that is read."""
+_LARGEST_INT = 20
+"""Digits of the largest whole number that any of our records holds; a longer one is a float's overflow in waiting."""
+UNPACKED_LEAST, UNPACKED_FACTOR = 256 << 20, 200
+"""A table may unpack to 256 MiB, or to 200 times its size: camera frames shrink to a half, a trap to a thousandth."""
 
 
 @contextmanager
@@ -21,23 +31,88 @@ def atomic_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary sibling of `path` that replaces it on success and vanishes on any error."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = _new_sibling(target)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _new_sibling(target: Path) -> Tuple[int, Path]:
+    """A new file beside `target`, with the rights that the process gives to new files.
+
+    The system applies the umask itself: to ask for it, `os.umask` would have to change it for every thread.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        # Of a name near the system's limit only the beginning, so that the longest name can be written, too.
+        path = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
+        try:
+            return os.open(path, flags, 0o666), path
+        except FileExistsError:
+            continue
+
+
+def present(path: PathLike) -> bool:
+    """Whether there is anything of this name, be it a link to nothing.
+
+    Raises:
+        OSError: that cannot be seen. `Path.exists` says "no" to that since Python 3.14, and a record that cannot be
+            seen, such as a margin or a suspension, must not look like one that was never made.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def read_limited(path: PathLike, limit: int) -> bytes:
+    """All bytes of a plain file. Raises: OSError: it is larger than `limit` bytes, no file, or cannot be read."""
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes, expected a smaller file", str(path))
+    return data
+
+
+def parse_json(text: Union[str, bytes]) -> Any:
+    """A JSON value of which every number is finite.
+
+    Raises:
+        ValueError: anything else, however deeply it is nested and however large its numbers are.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            parse_constant=_not_a_number,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _not_a_number(text: str) -> float:
+    raise ValueError(f"got the number {text}, expected finite ones")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"got the number {text[:40]}, expected finite ones")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _LARGEST_INT:
+        raise ValueError(f"got a whole number of {len(text)} digits, expected at most {_LARGEST_INT}")
+    return int(text)
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -47,14 +122,18 @@ def write_json(path: PathLike, value: Any) -> None:
         file.write(text + "\n")
 
 
-def read_json(path: PathLike, what: str) -> Any:
+def read_json(path: PathLike, what: str, *, data: Optional[bytes] = None, limit: int = JSON_LIMIT) -> Any:
     """Read a JSON file; `what` names it in the error.
 
+    Args:
+        data: the file's bytes, where they were read and checked before; `path` then only names it.
+        limit: bytes of the largest file that is read.
+
     Raises:
-        CalibrationError: the file is missing, unreadable or not JSON.
+        CalibrationError: the file is missing, unreadable, too large or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(read_limited(path, limit) if data is None else data)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CalibrationError(
             f"cannot read the {what} {path}: {error}; restore the file or make it again"
@@ -104,32 +183,30 @@ def write_arrays(path: PathLike, arrays: Dict[str, np.ndarray], meta: Dict[str, 
 
 
 def read_arrays(
-    path: PathLike, what: str, required: Iterable[str], table: Optional[str] = None
+    path: PathLike,
+    what: str,
+    required: Iterable[str],
+    table: Optional[str] = None,
+    *,
+    data: Optional[bytes] = None,
 ) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
     """Read what `write_arrays` wrote; `what` names it in the error, `table` is what its record must call itself.
 
+    data: the file's bytes, where they were read and checked before; `path` then only names it.
+
     Raises:
-        CalibrationError: the file is missing, damaged, another table, or lacks one of the `required` arrays.
+        CalibrationError: the file is missing, damaged, another table, unpacks to far more than such a table, or lacks one
+            of the `required` arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = dict(json.loads(str(arrays.pop("meta"))))
+        with open(path, "rb") if data is None else io.BytesIO(data) as file:
+            arrays = _unpacked(file)
+        meta = dict(parse_json(str(arrays.pop("meta"))))
     except (
-        OSError,
-        KeyError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-    ) as error:
+        Exception
+    ) as error:  # of the system, zipfile, zlib and numpy's tokenizer, which have no common base
         raise CalibrationError(
-            f"cannot read the {what} {path}: {error}; restore the file or make it again"
-        ) from error
-    except Exception as error:  # zlib.error and the tokenizer's own errors on damaged headers
-        raise CalibrationError(
-            f"the {what} {path} is damaged: {error}; restore the file or make it again"
+            f"cannot read the {what} {path}: {str(error) or type(error).__name__}; restore the file or make it again"
         ) from error
     if table is not None and meta.get("table") != table:
         raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected {table}")
@@ -139,3 +216,20 @@ def read_arrays(
             f"the {what} {path} has no {', '.join(missing)}: expected {', '.join(sorted(required))}"
         )
     return arrays, meta
+
+
+def _unpacked(file: IO[bytes]) -> Dict[str, np.ndarray]:
+    """Every array of an `.npz`, none of them pickled. Raises: ValueError: it would unpack to far more than a table."""
+    limit = max(UNPACKED_LEAST, UNPACKED_FACTOR * file.seek(0, os.SEEK_END))
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if size > limit:
+            raise ValueError(f"it would unpack to {size:,} bytes, expected at most {limit:,}")
+        for member in members:
+            with archive.open(member) as stream:
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(
+                    stream, allow_pickle=False
+                )
+    return arrays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Tuple
 
@@ -105,6 +106,16 @@ class References:
     def frames_digest(self) -> str:
         """One digest of all frames, independent of their order; equals `Scores.frames_digest` of the same frames."""
         return combined_digest(sorted(self.digest.tolist()))
+
+    @property
+    def content_digest(self) -> str:
+        """One digest of everything that a calibration on this pack depends on, independent of the order of the frames."""
+        order = np.argsort(self.digest, kind="stable")
+        total = hashlib.sha256(f"{self.sigma!r} {self.beta!r} {self.base_digest}".encode())
+        for name in ("digest", "clip", "counts", "num_samples", "radius"):
+            rows = np.ascontiguousarray(getattr(self, name)[order])
+            total.update(f"{name} {rows.dtype.str} {rows.shape}".encode() + rows.tobytes())
+        return total.hexdigest()
 
     def save(self, path: PathLike) -> None:
         """Write as `.npz` without pickle, atomically."""

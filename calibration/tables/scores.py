@@ -157,9 +157,13 @@ class Scores:
         write_arrays(path, arrays, meta)
 
     @classmethod
-    def load(cls, path: PathLike) -> "Scores":
-        """Read a table; raises CalibrationError when it is missing, damaged or not a scores table."""
-        arrays, meta = read_arrays(path, "scores", _REQUIRED, table="scores")
+    def load(cls, path: PathLike, *, data: Optional[bytes] = None) -> "Scores":
+        """Read a table; data: the file's bytes where they were read and checked before.
+
+        Raises:
+            CalibrationError: it is missing, damaged or not a scores table.
+        """
+        arrays, meta = read_arrays(path, "scores", _REQUIRED, table="scores", data=data)
         with reading(path, "scores"):
             return cls(
                 **{name: arrays[name] for name in _REQUIRED},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Iterable, Mapping, Optional
 
 import numpy as np
 
@@ -14,15 +16,22 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
 from rrise.calibration.storage.execution import Execution
+from rrise.calibration.storage.files import present, read_limited
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.probe import Probe
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.contract import GraphMetadata, guard_of, preprocessing_digest, same_float32
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Manifest
 from rrise.edge_sdk.formats.noise import ReplayNoise
+from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, Signature, Trust
 from rrise.edge_sdk.runtime.base import Graph
+from rrise.edge_sdk.runtime.onnx_file import refuse_external
 
+RECORD_LIMIT = 16 << 20
+"""Bytes of the largest record that a device adds."""
+_UNFINISHED = re.compile(re.escape(f".{SIGNATURE_FILE}.") + r"[0-9a-z_]+")
+"""What a signing that was killed leaves in the bundle's folder; nothing ever reads it."""
 _RESTORE = "copy the bundle again from its release, or export it again with `rrise-export onnx`"
 
 
@@ -31,7 +40,8 @@ class Bundle:
     """A checked bundle. Build one with `Bundle.open`.
 
     Attributes:
-        path: its folder.
+        path: its folder, absolute and without links: whatever becomes of the working directory or of a link such as
+            `current`, what is kept on this device is kept with this release.
         manifest: what it says about itself.
         probe: frames with their expected answers.
         calibrations: artefact name -> record; an artefact without one never issues a certificate.
@@ -51,11 +61,9 @@ class Bundle:
         """Open the folder `path`; with `trust`, only if that key signed it and it is no older release.
 
         Raises:
-            BundleError: a file is missing, changed, not listed or a link; the manifest points outside the bundle;
+            BundleError: a file is missing, changed, not listed or a link; manifest or a graph points outside the bundle;
                 or manifest, calibration records and probe contradict each other.
         """
-        # Once and for all: suspensions, audits and drift memory belong to this release, wherever a link or the working
-        # directory points later.
         folder = Path(os.path.realpath(path))
         if not (folder / MANIFEST_FILE).is_file():
             raise BundleError(
@@ -67,8 +75,8 @@ class Bundle:
         calibrations: Dict[str, Calibration] = {}
         for name, artefact in manifest.artefacts.items():
             if artefact.calibration is not None:
-                calibrations[name] = _load_calibration(folder / artefact.calibration, name, manifest)
-        probe = Probe.load(folder / manifest.probe)
+                calibrations[name] = _load_calibration(folder, artefact.calibration, name, manifest)
+        probe = Probe.load(folder / manifest.probe, data=_content(folder, manifest, manifest.probe))
         _check_guard(manifest, probe, calibrations)
         return cls(folder, manifest, probe, calibrations, trust, signature)
 
@@ -87,18 +95,17 @@ class Bundle:
 
     def model(self, name: str) -> bytes:
         """The bytes of an artefact's graph; what is returned is what was checked, whatever happens to the file."""
-        artefact = self.manifest.artefacts[name]
-        data = (self.path / artefact.file).read_bytes()
-        if hashlib.sha256(data).hexdigest() != artefact.sha256:
-            raise BundleError(f"{artefact.file}: changed after the bundle was opened; {_RESTORE}")
+        data = _content(self.path, self.manifest, self.manifest.artefacts[name].file)
+        refuse_external(data, f"artefact {name}")
         return data
 
     def recorded(self, name: str) -> Optional[Scores]:
         """What artefact `name` answered on the verification frames at export, or None. Raises: BundleError."""
         if name not in self.manifest.recorded:
             return None
+        file = self.manifest.recorded[name]
         try:
-            scores = Scores.load(self.path / self.manifest.recorded[name])
+            scores = Scores.load(self.path / file, data=_content(self.path, self.manifest, file))
         except CalibrationError as error:
             raise BundleError(f"recorded scores: {error}; {_RESTORE}") from error
         if scores.execution.artefact != self.manifest.artefacts[name].sha256:
@@ -111,10 +118,46 @@ class Bundle:
         """Where this device keeps what it adds for one execution, all its options counted; not part of the release."""
         return self.path / DEVICE_FOLDER / f"{execution.name}-{json_digest(execution.to_json())[:8]}"
 
-    def check_device_record(self, path: Path) -> None:
-        """Check who made a device record, before it is read. Raises: BundleError."""
+    def device_record(self, path: Path, what: str) -> Optional[Dict[str, Any]]:
+        """A record that this device made, or None where there is none; who made it is checked on the bytes that are read.
+
+        Raises:
+            BundleError: it cannot be read, was changed, or is not by whom `trust` names.
+        """
+        try:
+            if not present(path):
+                return None
+            data = read_limited(path, RECORD_LIMIT)
+        except OSError as error:
+            raise BundleError(
+                f"{path}: cannot be looked at ({error}); make it readable, or remove it"
+            ) from error
         if self.trust is not None:
-            self.trust.check_device_record(path)
+            self.trust.check_device_record(path, data)
+        return read_sealed(path, what, data=data)
+
+    def keep(self, path: Path, value: Dict[str, Any]) -> None:
+        """Write a record that this device makes, atomically and sealed, into the folder of this very release.
+
+        Raises:
+            OSError: it cannot be written, or the bundle was moved or another put in its place, so that the next start would
+                not find it.
+        """
+        self.check_in_place()
+        write_sealed(path, value)
+
+    def check_in_place(self) -> None:
+        """Raises: OSError: the folder does not hold this release any more, or its device folder is a link."""
+        if (self.path / DEVICE_FOLDER).is_symlink():
+            raise OSError(errno.ELOOP, "the device folder is a link now", str(self.path / DEVICE_FOLDER))
+        try:
+            found = Manifest.load(self.path / MANIFEST_FILE).digest
+        except BundleError:
+            found = ""
+        if found != self.manifest.digest:
+            raise OSError(
+                errno.ESTALE, "the bundle was moved or replaced since it was loaded", str(self.path)
+            )
 
     def replay_noise(self) -> Optional[ReplayNoise]:
         """The noise that recorded frames were scored with, checked against the probe's; None for a plain pass.
@@ -215,11 +258,14 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         raise BundleError(
             f"{folder}: {unlisted[0]} is not in the manifest ({len(unlisted)} such files); remove it, or {_RESTORE}"
         )
+    graphs = {artefact.file for artefact in manifest.artefacts.values()}
     for listed, expected in manifest.files.items():
         if listed not in found:
             raise BundleError(f"{folder}: {listed} is missing; {_RESTORE}")
-        if file_digest(folder / listed) != expected:
-            raise BundleError(f"{folder}: {listed} was changed, its digest is not the manifest's; {_RESTORE}")
+        if listed in graphs or listed.lower().endswith(".onnx"):
+            refuse_external(_content(folder, manifest, listed), listed)
+        elif file_digest(folder / listed) != expected:
+            raise _changed(folder, listed)
     named = [manifest.probe, *manifest.recorded.values()]
     for name, artefact in manifest.artefacts.items():
         named += [artefact.file] + ([artefact.calibration] if artefact.calibration is not None else [])
@@ -230,6 +276,18 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     absent = sorted(set(named) - set(manifest.files))
     if absent:
         raise BundleError(f"manifest: {absent[0]} is named but not in the list of files; {_RESTORE}")
+
+
+def _content(folder: Path, manifest: Manifest, listed: str) -> bytes:
+    """The bytes of a listed file. What is returned is what was checked, whatever happens to the file meanwhile."""
+    data = (folder / listed).read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest.files[listed]:
+        raise _changed(folder, listed)
+    return data
+
+
+def _changed(folder: Path, listed: str) -> BundleError:
+    return BundleError(f"{folder}: {listed} was changed, its digest is not the manifest's; {_RESTORE}")
 
 
 def _check_path(listed: str) -> None:
@@ -246,20 +304,21 @@ def _check_path(listed: str) -> None:
 def _files_of(folder: Path) -> Iterable[str]:
     for current, folders, files in os.walk(folder):
         here = Path(current)
-        if here == folder and DEVICE_FOLDER in folders:
-            folders.remove(DEVICE_FOLDER)
         for name in folders + files:
             if (here / name).is_symlink():
                 raise BundleError(f"{here / name}: got a symbolic link, expected a plain file; {_RESTORE}")
+        if here == folder and DEVICE_FOLDER in folders:
+            folders.remove(DEVICE_FOLDER)
         for name in files:
             relative = (here / name).relative_to(folder).as_posix()
-            if relative not in (MANIFEST_FILE, SIGNATURE_FILE):
+            if relative not in (MANIFEST_FILE, SIGNATURE_FILE) and not _UNFINISHED.fullmatch(relative):
                 yield relative
 
 
-def _load_calibration(path: Path, name: str, manifest: Manifest) -> Calibration:
+def _load_calibration(folder: Path, listed: str, name: str, manifest: Manifest) -> Calibration:
+    data = _content(folder, manifest, listed)
     try:
-        record = Calibration.load(path)
+        record = Calibration.load(folder / listed, data=data)
     except CalibrationError as error:
         raise BundleError(f"calibration of {name}: {error}; {_RESTORE}") from error
     if record.execution.artefact != manifest.artefacts[name].sha256:

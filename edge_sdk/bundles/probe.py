@@ -59,10 +59,14 @@ class Probe:
         )
 
     @classmethod
-    def load(cls, path: PathLike) -> "Probe":
-        """Raises: BundleError: unreadable, empty, or incomplete."""
+    def load(cls, path: PathLike, *, data: Optional[bytes] = None) -> "Probe":
+        """Read a probe; data: the file's bytes where they were read and checked before.
+
+        Raises:
+            BundleError: unreadable, empty, or incomplete.
+        """
         try:
-            arrays, meta = read_arrays(path, "probe", ["frame"])
+            arrays, meta = read_arrays(path, "probe", ["frame"], data=data)
             expected = {
                 str(name): Expected(
                     arrays[f"{name}.label"], arrays[f"{name}.radius"], arrays[f"{name}.probit"]

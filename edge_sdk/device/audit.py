@@ -9,9 +9,10 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.statistics.drift import SleepingMartingale, WrongRateTest
 from rrise.calibration.storage.execution import Execution
+from rrise.calibration.storage.files import present
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError, EdgeError
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.formats.sealed import read_sealed
 
 STATE_FILE = "audit-state.json"
 ALPHA = 0.005
@@ -30,9 +31,10 @@ class AuditLog:
         self._path = bundle.device_folder(execution) / STATE_FILE
         self._error = float(guarantee.error)
         self._test = WrongRateTest(self._error)
-        if self._path.exists():
+        self._bundle = bundle
+        if present(self._path):
             self._test.martingale = _restore(self._path, self._test)
-        write_sealed(self._path, self._test.martingale.to_json())
+        bundle.keep(self._path, self._test.martingale.to_json())
 
     def add(self, wrong: bool, slip: float = 0.0) -> str:
         """Count one audit and keep it; the reason for an alarm, or an empty text.
@@ -52,7 +54,7 @@ class AuditLog:
         bet = WrongRateTest(self._error + slip)
         bet.martingale = self._test.martingale
         bet.update(wrong)
-        write_sealed(self._path, self._test.martingale.to_json())
+        self._bundle.keep(self._path, self._test.martingale.to_json())
         if self._test.log_wealth < -math.log(ALPHA):
             return ""
         return (

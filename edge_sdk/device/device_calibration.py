@@ -20,7 +20,7 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import unproved
-from rrise.calibration.storage.attempts import AttemptLog
+from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
@@ -31,7 +31,6 @@ from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.device.verification_record import remove_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.runtime.base import Outputs, Runtime
 
 CALIBRATION_FILE = "calibration.json"
@@ -51,7 +50,7 @@ class DeviceCalibration:
         references: digest of the frames.
         frames: n, independent frames; rank: k, counted from 1.
         margin: radius units, >= 0; subtracted from every radius of this execution.
-        attempt: which look at these frames this is; above 1 the promise no longer holds as stated.
+        attempt: number in this device's log of the bundle; the rank is that of `guarantee.spent(attempt)`.
     """
 
     release: str
@@ -116,8 +115,9 @@ def recalibrate(
         EdgeError: the references do not fit, or are too few (says how many are needed).
         BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
 
-    **Guarantee**: that of the bundle, for this execution, over frames like these. Each frame is used once; in the
-    guarded tier with one fresh draw of noise.
+    **Guarantee**: that of the bundle, for this execution, over frames like these, whichever attempt is kept: attempt j at
+    calibrating this bundle on this device, on whatever frames, spends delta / (j (j + 1)). Each frame is used once; in the
+    guarded tier with one fresh draw of noise, so that there the same frames again are another attempt.
     """
     bundle.check_graph(artefact, runtime.graph)
     record = bundle.calibrations.get(artefact)
@@ -134,8 +134,8 @@ def recalibrate(
             "recalibrate: this execution gives radii that are negative or not finite; use another runtime"
         )
     # Logged before the margin is known, and for a dry run too: who looks twice and keeps the better has two tries.
-    attempt = _log(bundle, runtime.execution, references)
-    found = _fit(record, references, outputs)
+    attempt = _log(bundle, runtime, references)
+    found = _fit(record, record.guarantee.spent(attempt), references, outputs)
     result = DeviceCalibration(
         release=bundle.manifest.digest,
         execution=runtime.execution,
@@ -147,7 +147,7 @@ def recalibrate(
         attempt=attempt,
     )
     if write:
-        write_sealed(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
+        bundle.keep(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
         remove_record(bundle, runtime.execution)
         lift(bundle)
         forget(bundle.device_folder(runtime.execution))
@@ -158,24 +158,24 @@ def _attempts(bundle: Bundle) -> AttemptLog:
     return AttemptLog(bundle.path / DEVICE_FOLDER / ATTEMPTS_FILE)
 
 
-def _look(release: str, execution: Execution, number: int) -> Dict[str, Any]:
-    """How the log names a look at calibration frames."""
-    return {"release": release, "execution": execution.to_json(), "look": number}
-
-
-def _log(bundle: Bundle, execution: Execution, references: References) -> int:
-    """Number of this look at these frames, over all executions of this bundle on this device."""
+def _log(bundle: Bundle, runtime: Runtime, references: References) -> int:
+    """Number of this attempt, over all frames and executions of this bundle on this device."""
     log = _attempts(bundle)
-    looks = sum(line["frames"] == references.frames_digest for line in log.lines())
+    attempt = {
+        "release": bundle.manifest.digest,
+        "execution": runtime.execution.to_json(),
+        "references": references.content_digest,
+    }
+    if runtime.graph.signature.noise_shape is not None:
+        attempt["draw"] = str(len(log.lines()) + 1)  # fresh noise: never the same computation
+    records = (bundle.path / DEVICE_FOLDER).glob(f"*/{CALIBRATION_FILE}")
     try:
-        return log.append(
-            references.frames_digest,
-            _look(bundle.manifest.digest, execution, looks + 1),
-        )
+        bundle.check_in_place()
+        return log.append(references.frames_digest, attempt, seen=largest_attempt(records))
     except OSError as error:
         raise EdgeError(
-            f"recalibrate: cannot log this attempt in {log.path} ({error.strerror or error}); every look at calibration "
-            "frames is counted, so make the folder writable or work on a copy of the bundle"
+            f"recalibrate: cannot log this attempt in {log.path} ({error.strerror or error}); every attempt is counted, so make"
+            " the folder writable or work on a copy of the bundle"
         ) from error
 
 
@@ -188,9 +188,13 @@ class _Found:
     rank: int
 
 
-def _fit(record: Calibration, references: References, outputs: Outputs) -> _Found:
-    """The margin that keeps the record's kind of guarantee. Raises: EdgeError: too few units, or none keeps it."""
-    guarantee, kind = record.guarantee, record.guarantee.kind
+def _fit(record: Calibration, guarantee: Guarantee, references: References, outputs: Outputs) -> _Found:
+    """The margin that keeps `guarantee`, which is no weaker than the record's.
+
+    Raises:
+        EdgeError: too few units, or none keeps it.
+    """
+    kind = guarantee.kind
     rows = np.arange(len(references)) if kind == "whole-clip" else independent_rows(references)
     label, radius = outputs.label[rows], outputs.radius[rows].astype(np.float64)
     stored = references.radius[rows, label]
@@ -208,7 +212,7 @@ def _fit(record: Calibration, references: References, outputs: Outputs) -> _Foun
         rank = _rank(guarantee, len(np.unique(clips)), "clips")
         return _Found(smallest_margin(radius, reference, rank, clips), len(np.unique(clips)), rank)
     if kind == "per-class":
-        return _per_class(record, references, label, radius, reference)
+        return _per_class(record, guarantee, references, label, radius, reference)
     if kind == "selective":
         return _unchanged(guarantee, radius, reference)
     rank = _rank(guarantee, len(rows), "frames")
@@ -217,6 +221,7 @@ def _fit(record: Calibration, references: References, outputs: Outputs) -> _Foun
 
 def _per_class(
     record: Calibration,
+    guarantee: Guarantee,
     references: References,
     label: np.ndarray,
     radius: np.ndarray,
@@ -230,7 +235,7 @@ def _per_class(
         if not math.isfinite(offsets[number]) or offsets[number] >= WITHHELD:
             continue  # no certificate is ever issued for it
         mine = label == number
-        rank = _rank(record.guarantee, int(mine.sum()), f"frames that are given class {name}")
+        rank = _rank(guarantee, int(mine.sum()), f"frames that are given class {name}")
         margins.append(smallest_margin(radius[mine], reference[mine], rank))
         ranks, frames = ranks + rank, frames + int(mine.sum())
     return _Found(max(margins), frames, ranks)
@@ -299,11 +304,10 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
     Raises:
         BundleError: there is one, but it was changed, or the log of attempts does not show it.
     """
-    path = bundle.device_folder(execution) / CALIBRATION_FILE
-    if not path.exists():
+    value = bundle.device_record(bundle.device_folder(execution) / CALIBRATION_FILE, "device calibration")
+    if value is None:
         return None
-    bundle.check_device_record(path)
-    record = DeviceCalibration.from_json(read_sealed(path, "device calibration"))
+    record = DeviceCalibration.from_json(value)
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None
     _check_logged(bundle, record)
@@ -311,15 +315,17 @@ def load_device_calibration(bundle: Bundle, execution: Execution) -> Optional[De
 
 
 def _check_logged(bundle: Bundle, record: DeviceCalibration) -> None:
-    """A record whose look is not in the log could be one of many. Raises: BundleError."""
+    """A record whose attempt is not in the log could be one of many. Raises: BundleError."""
     log = _attempts(bundle)
     try:
-        looks = [line["attempt"] for line in log.lines() if line["frames"] == record.references]
+        known = log.different()
     except CalibrationError as error:
         raise BundleError(f"device calibration: {error}") from error
-    if _look(record.release, record.execution, record.attempt) not in looks:
+    frames, attempt = known[record.attempt - 1] if 0 < record.attempt <= len(known) else ("", {})
+    got = (frames, attempt.get("release"), attempt.get("execution"))
+    if got != (record.references, record.release, record.execution.to_json()):
         raise BundleError(
-            f"device calibration: {log.path} does not show look {record.attempt} at these frames by this execution;"
+            f"device calibration: {log.path} does not show attempt {record.attempt}, on these frames by this execution;"
             " restore the log, or run `rrise-edge recalibrate` again"
         )
 

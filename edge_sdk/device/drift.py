@@ -13,13 +13,14 @@ import numpy as np
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.drift import POWERS, DriftReference, DriftTest, SleepingMartingale
 from rrise.calibration.storage.execution import Execution
+from rrise.calibration.storage.files import present
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import run_all
 from rrise.edge_sdk.device.audit import STATE_FILE as AUDIT_STATE_FILE
 from rrise.edge_sdk.device.belonging import independent_rows
 from rrise.edge_sdk.errors import BundleError, EdgeError
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.formats.sealed import read_sealed
 from rrise.edge_sdk.runtime.base import Runtime
 
 REFERENCE_FILE = "drift-reference.json"
@@ -79,6 +80,7 @@ class DriftMonitor:
         self, bundle: Bundle, execution: Execution, reference: DriftReference, settings: DriftSettings
     ) -> None:
         self.settings = settings
+        self._bundle = bundle
         self._folder = bundle.device_folder(execution)
         self._p_value = reference.p_values()
         self._kept: Optional[int] = None
@@ -93,10 +95,9 @@ class DriftMonitor:
         Raises:
             BundleError: reference or memory were changed.
         """
-        path = bundle.device_folder(execution) / REFERENCE_FILE
-        if not path.exists():
+        value = bundle.device_record(bundle.device_folder(execution) / REFERENCE_FILE, "drift reference")
+        if value is None:
             return None
-        value = read_sealed(path, "drift reference")
         try:
             if (
                 value["release"] != bundle.manifest.digest
@@ -141,7 +142,7 @@ class DriftMonitor:
         seen = self.test.martingale.seen
         try:
             if seen != self._kept:
-                write_sealed(self._folder / STATE_FILE, self.test.martingale.to_json())
+                self._bundle.keep(self._folder / STATE_FILE, self.test.martingale.to_json())
                 self._kept = seen
             elif not os.access(self._folder, os.W_OK):
                 raise PermissionError(f"{self._folder} is read-only")
@@ -155,7 +156,7 @@ class DriftMonitor:
         self.test, self._kept = DriftTest(), None
 
     def _restore(self) -> DriftTest:
-        if not (self._folder / STATE_FILE).exists():
+        if not present(self._folder / STATE_FILE):
             return DriftTest()
         value = read_sealed(self._folder / STATE_FILE, "drift monitor's memory")
         try:
@@ -193,7 +194,7 @@ def fit_reference(
         "reference": reference.to_json(),
     }
     folder = bundle.device_folder(runtime.execution)
-    write_sealed(folder / REFERENCE_FILE, value)
+    bundle.keep(folder / REFERENCE_FILE, value)
     forget(folder)
     return value
 

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Optional
 
+from rrise.calibration.storage.files import present
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
-from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Manifest
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
+from rrise.edge_sdk.formats.sealed import read_sealed
 
 FILE = "suspension.json"
 
@@ -19,14 +20,12 @@ def suspend(bundle: Bundle, reason: str) -> None:
     """Withhold the bundle's certificates on this device from now on; the first reason stays.
 
     Raises:
-        OSError: the device folder cannot be written, or another release lies at its place by now. The caller must then
-            withhold them itself.
+        OSError: the device folder cannot be written, or is not this release's any more. The caller must then withhold
+            them itself.
     """
-    _check_place(bundle)
-    if not _path(bundle).exists():
-        write_sealed(
-            _path(bundle), {"release": bundle.manifest.digest, "reason": reason, "time": time.time()}
-        )
+    bundle.check_in_place()
+    if not present(_path(bundle)):
+        bundle.keep(_path(bundle), {"release": bundle.manifest.digest, "reason": reason, "time": time.time()})
 
 
 def suspended_because(bundle: Bundle) -> Optional[str]:
@@ -47,18 +46,6 @@ def suspended_because(bundle: Bundle) -> Optional[str]:
 def lift(bundle: Bundle) -> None:
     """End the suspension."""
     _path(bundle).unlink(missing_ok=True)
-
-
-def _check_place(bundle: Bundle) -> None:
-    """A folder may be exchanged while it is in use: the new release is not to blame for the old one."""
-    try:
-        found = Manifest.load(bundle.path / MANIFEST_FILE).digest
-    except BundleError:
-        return  # whatever it is, it cannot be loaded; a suspension does no harm
-    if found != bundle.manifest.digest:
-        raise OSError(
-            f"{bundle.path} holds another release now; suspend {bundle.manifest.digest[:12]} where it is"
-        )
 
 
 def _path(bundle: Bundle) -> Path:

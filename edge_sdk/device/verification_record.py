@@ -9,7 +9,6 @@ from typing import Any, Dict, Optional
 from rrise.calibration.storage.execution import Execution
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 
 RECORD_FILE = "verification.json"
 FORMAT = "rrise-verification"
@@ -73,7 +72,7 @@ class VerificationRecord:
 
 def save_record(bundle: Bundle, record: VerificationRecord) -> None:
     """Write the record into the bundle's device folder, atomically."""
-    write_sealed(bundle.device_folder(record.execution) / RECORD_FILE, record.to_json())
+    bundle.keep(bundle.device_folder(record.execution) / RECORD_FILE, record.to_json())
 
 
 def load_record(bundle: Bundle, execution: Execution) -> Optional[VerificationRecord]:
@@ -82,11 +81,10 @@ def load_record(bundle: Bundle, execution: Execution) -> Optional[VerificationRe
     Raises:
         BundleError: there is a record, but it was changed.
     """
-    path = bundle.device_folder(execution) / RECORD_FILE
-    if not path.exists():
+    value = bundle.device_record(bundle.device_folder(execution) / RECORD_FILE, "verification record")
+    if value is None:
         return None
-    bundle.check_device_record(path)
-    record = VerificationRecord.from_json(read_sealed(path, "verification record"))
+    record = VerificationRecord.from_json(value)
     if record.release != bundle.manifest.digest or not execution.same_as(record.execution):
         return None
     return record

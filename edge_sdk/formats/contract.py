@@ -17,6 +17,7 @@ import numpy as np
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.storage.digests import json_digest
+from rrise.calibration.storage.files import parse_json
 from rrise.edge_sdk.errors import BundleError
 
 CONTRACT_VERSION = 1
@@ -190,13 +191,13 @@ class GraphMetadata:
                 )
             return cls(
                 sigma=float(text["rrise.sigma"]),
-                offset=tuple(float(value) for value in json.loads(text["rrise.offset"])),
+                offset=tuple(float(value) for value in parse_json(text["rrise.offset"])),
                 calibration=text["rrise.calibration"],
                 base_digest=text["rrise.base"],
-                class_names=tuple(str(name) for name in json.loads(text["rrise.classes"])),
+                class_names=tuple(str(name) for name in parse_json(text["rrise.classes"])),
                 encoding=text["rrise.encoding"],
                 preprocessing=text["rrise.preprocessing"],
-                guard=Guard.from_json(json.loads(text["rrise.guard"])) if "rrise.guard" in text else None,
+                guard=Guard.from_json(parse_json(text["rrise.guard"])) if "rrise.guard" in text else None,
             )
         except KeyError as error:
             raise BundleError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
@@ -103,6 +104,11 @@ class Manifest:
     replay: str = ""
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma > 0 and math.isfinite(self.frame_rate)):
+            raise BundleError(
+                f"manifest: got sigma {self.sigma} and frame rate {self.frame_rate}, expected a positive and a finite number;"
+                " export the bundle again"
+            )
         odd = [name for name in self.artefacts if not _NAME.fullmatch(name)]
         if odd:
             raise BundleError(
@@ -188,6 +194,10 @@ class Manifest:
         write_sealed(path, self.to_json())
 
     @classmethod
-    def load(cls, path: PathLike) -> "Manifest":
-        """Raises: BundleError: missing, changed by as little as a byte, or malformed."""
-        return cls.from_json(read_sealed(path, "manifest"))
+    def load(cls, path: PathLike, *, data: Optional[bytes] = None) -> "Manifest":
+        """Read a manifest; data: its bytes where they were read before.
+
+        Raises:
+            BundleError: missing, changed by as little as a byte, or malformed.
+        """
+        return cls.from_json(read_sealed(path, "manifest", data=data))

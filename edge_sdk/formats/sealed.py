@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from rrise.calibration.storage.digests import PathLike, json_digest
-from rrise.calibration.storage.files import atomic_file
+from rrise.calibration.storage.files import atomic_file, parse_json, read_limited
 from rrise.edge_sdk.errors import BundleError
 
 _LIMIT = 16 << 20
@@ -25,19 +25,20 @@ def write_sealed(path: PathLike, value: Dict[str, Any]) -> None:
         file.write(sealed_text(value))
 
 
-def read_sealed(path: PathLike, what: str) -> Dict[str, Any]:
+def read_sealed(path: PathLike, what: str, *, data: Optional[bytes] = None) -> Dict[str, Any]:
     """Read a sealed record; `what` names it in errors. The digest is checked and removed.
+
+    data: the file's bytes, where they were read and checked before; `path` then only names it.
 
     Raises:
         BundleError: missing, unreadable, or changed since it was written, be it by a single byte.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(_LIMIT + 1)
-        value = json.loads(data.decode("utf-8"))
+        content = read_limited(path, _LIMIT) if data is None else data
+        value = parse_json(content)
         digest = value.pop("digest")
-        intact = len(data) <= _LIMIT and json_digest(value) == digest and sealed_text(value).encode() == data
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        intact = json_digest(value) == digest and sealed_text(value).encode() == content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BundleError(
             f"cannot read the {what} {Path(path)} ({reason}); restore it from the original"

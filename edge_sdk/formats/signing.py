@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Callable, Dict, Iterator, Optional, Union
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
-from rrise.calibration.storage.files import read_json, write_json
+from rrise.calibration.storage.files import present, read_json, write_json
 from rrise.edge_sdk.errors import BundleError, EdgeError
 
 SIGNATURE_FILE = "signature.json"
@@ -23,6 +24,8 @@ RELEASE_DOMAIN = "rrise-release/1"
 DEVICE_DOMAIN = "rrise-device-record/1"
 KEY_VARIABLE = "RRISE_SIGNING_KEY"
 KEY_BYTES = 32
+_LIMIT = 64 << 10
+"""Bytes of the largest signature or release log, which are read before anything is known to be genuine."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ class PublicKey:
                 raise EdgeError(f"public key: got {len(source)} bytes, expected {KEY_BYTES}")
             return cls(source)
         return cls(_key_bytes(_read_text(Path(source), "public key"), private=False))
+
+    def pem(self) -> str:
+        """The key as PEM, which says itself that it is a public one."""
+        ed25519, serialization = _ed25519(), _serialization()
+        key = ed25519.Ed25519PublicKey.from_public_bytes(self.raw)
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return str(key.public_bytes(serialization.Encoding.PEM, form).decode("ascii"))
 
     @property
     def key_id(self) -> str:
@@ -77,7 +87,9 @@ class PrivateKey:
             EdgeError: there is none, or it is no Ed25519 private key.
         """
         if path is not None:
-            return cls(_key_bytes(_read_text(Path(path), "private key"), private=True))
+            text = _read_text(Path(path), "private key")
+            _refuse_public(Path(path), text)
+            return cls(_key_bytes(text, private=True))
         text = os.environ.get(KEY_VARIABLE, "")
         if not text:
             raise EdgeError(
@@ -95,6 +107,13 @@ class PrivateKey:
         return PublicKey(
             _ed25519().Ed25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw()
         )
+
+    def pem(self) -> str:
+        """The key as PEM, unencrypted: for a file that nobody else can read."""
+        serialization = _serialization()
+        key = _ed25519().Ed25519PrivateKey.from_private_bytes(self.raw)
+        form, open_text = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        return str(key.private_bytes(serialization.Encoding.PEM, form, open_text).decode("ascii"))
 
     def sign(self, message: bytes) -> bytes:
         return bytes(_ed25519().Ed25519PrivateKey.from_private_bytes(self.raw).sign(message))
@@ -116,7 +135,7 @@ class Signature:
     def load(cls, path: Path) -> "Signature":
         """Raises: BundleError: missing or malformed."""
         try:
-            content = read_json(path, "signature")
+            content = read_json(path, "signature", limit=_LIMIT)
             return cls(
                 str(content["key_id"]),
                 int(content["release"]),
@@ -153,6 +172,7 @@ class Trust:
         log: a file that remembers the highest release that was loaded, so that an older one is refused from then on.
         device_key: only device records that this key signed; without it none is accepted,
         accept_local_records: unless the caller accepts what lies in the device folder as it is.
+        noting: whether `remember` writes to the log; see `only_looking`.
     """
 
     release_key: PublicKey
@@ -160,6 +180,7 @@ class Trust:
     log: Optional[Path] = None
     device_key: Optional[PublicKey] = None
     accept_local_records: bool = False
+    noting: bool = True
 
     @classmethod
     def of(
@@ -176,6 +197,10 @@ class Trust:
         path = None if log is None else Path(os.path.abspath(log))  # it may be needed after a chdir
         return cls(PublicKey.load(release_key), minimum_release, path, device, accept_local_records)
 
+    def only_looking(self) -> "Trust":
+        """The same without a memory: a bundle that is looked at, and perhaps refused, is not the one in use."""
+        return replace(self, noting=False)
+
     def check_release(self, bundle: Path, digest: str) -> Signature:
         """Check the signature over a manifest with this digest.
 
@@ -183,7 +208,7 @@ class Trust:
             BundleError: no signature, another key's, a wrong one, or an older release than allowed.
         """
         path = bundle / SIGNATURE_FILE
-        if not path.is_file():
+        if not present(path):
             raise BundleError(
                 f"{bundle}: is not signed, expected a signature by key {self.release_key.key_id}"
             )
@@ -203,37 +228,71 @@ class Trust:
             )
         return signature
 
-    def check_device_record(self, record: Path) -> None:
-        """Check who made a device record, before it is read.
+    def check_device_record(self, record: Path, data: bytes) -> None:
+        """Check who made a device record, before what it says is believed.
+
+        data: its bytes, as they will be used.
 
         Raises:
             BundleError: it is neither signed by the device key nor accepted explicitly.
         """
         if self.accept_local_records:
             return
-        mend = "sign it with the device's key, pass accept_local_records=True, or remove it"
+        mend = (
+            "sign it with the device's key (`rrise-export sign BUNDLE --device-records`) and name that with --device-key,"
+            " accept what this device made with --accept-local-records (in Python: accept_local_records=True), or remove it"
+        )
         if self.device_key is None:
             raise BundleError(f"{record}: a device record without a device key to check it; {mend}")
         path = _beside(record)
-        if not path.is_file():
+        if not present(path):
             raise BundleError(
                 f"{record}: is not signed, expected a signature by device key {self.device_key.key_id}; {mend}"
             )
         signature = Signature.load(path)
-        if signature.digest != file_digest(record) or not _valid(DEVICE_DOMAIN, signature, self.device_key):
+        if signature.digest != hashlib.sha256(data).hexdigest() or not _valid(
+            DEVICE_DOMAIN, signature, self.device_key
+        ):
             raise BundleError(
                 f"{record}: its signature is not by device key {self.device_key.key_id}; {mend}"
             )
 
-    def remember(self, signature: Signature) -> None:
-        """Note a release that was loaded, so that no older one is loaded after it. Raises: EdgeError: it cannot be noted."""
-        if self.log is None or signature.release <= self._seen():
+    def remember(self, signature: Signature) -> bool:
+        """Note a release that was loaded, so that no older one is loaded after it; whether that was new to the log.
+
+        Raises:
+            EdgeError: it cannot be noted.
+        """
+        return self._note(lambda noted: max(noted, signature.release))
+
+    def return_to(self, earlier: Optional[Signature], abandoned: Optional[Signature]) -> None:
+        """After a rollback: let the release that is in use again load at the next start, too.
+
+        Nothing changes where another process has noted a newer release than the abandoned one.
+
+        Raises:
+            EdgeError: it cannot be noted.
+        """
+        if earlier is None or abandoned is None:
             return
+        self._note(
+            lambda noted: min(noted, earlier.release) if noted == abandoned.release else noted,
+        )
+
+    def _note(self, change: Callable[[int], int]) -> bool:
+        """Change this key's entry, while no other process changes the log; whether it did. Raises: EdgeError, BundleError."""
+        if self.log is None or not self.noting:
+            return False
         try:
-            write_json(self.log, {**self._log(), self.release_key.key_id: signature.release})
+            with _locked(self.log):
+                noted = self._seen()
+                wanted = change(noted)
+                if wanted != noted:
+                    write_json(self.log, {**self._log(), self.release_key.key_id: wanted})
+                return wanted != noted
         except OSError as error:
             raise EdgeError(
-                f"{self.log}: cannot remember release {signature.release} there ({error.strerror or error}), so an older one"
+                f"{self.log}: cannot remember there which release is in use ({error.strerror or error}), so that an older one"
                 " could not be refused; name a file in a folder that can be written"
             ) from error
 
@@ -242,12 +301,28 @@ class Trust:
 
     def _log(self) -> Dict[str, int]:
         """Raises: BundleError: the log is unreadable; a lost memory must not open the door to old releases."""
-        if self.log is None or not self.log.exists():
-            return {}
         try:
-            return {str(key): int(value) for key, value in read_json(self.log, "release log").items()}
-        except (CalibrationError, AttributeError, TypeError, ValueError) as error:
+            if self.log is None or not present(self.log):
+                return {}
+            noted = read_json(self.log, "release log", limit=_LIMIT)
+            return {str(key): int(value) for key, value in noted.items()}
+        except (OSError, CalibrationError, AttributeError, TypeError, ValueError) as error:
             raise BundleError(f"{self.log}: not a release log ({error}); restore it from a backup") from error
+
+
+@contextmanager
+def _locked(log: Path) -> Iterator[None]:
+    """Wait until no other process changes the log; nothing where the system has no such locks."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # A file of its own, since the log is another file after every change.
+    with open(log.with_name(f".{log.name}.lock"), "ab") as file:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _sign(domain: str, digest: str, release: int, key: PrivateKey) -> Signature:
@@ -281,11 +356,31 @@ def _read_text(path: Path, what: str) -> str:
         ) from error
 
 
+def _refuse_public(path: Path, text: str) -> None:
+    """64 hexadecimal characters may be either key: what `keygen` wrote as KEY.pub would sign, and anyone could."""
+    if "-----BEGIN" in text:
+        return
+    twins = [other for other in path.parent.glob("*.pub") if other != path and other.is_file()]
+    if path.suffix == ".pub" or any(_same_text(other, text) for other in twins):
+        raise EdgeError(
+            f"private key {path}: got a public key, with which anyone could sign, expected the private one, as in"
+            f" {path.name.removesuffix('.pub')}"
+        )
+
+
+def _same_text(path: Path, text: str) -> bool:
+    try:
+        return path.read_text(encoding="ascii").strip().lower() == text.strip().lower()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _key_bytes(text: str, *, private: bool) -> bytes:
     what = "private key" if private else "public key"
-    ed25519 = _ed25519()
-    from cryptography.hazmat.primitives import serialization
-
+    ed25519, serialization = _ed25519(), _serialization()
+    wrong = "PUBLIC KEY-----" if private else "PRIVATE KEY-----"
+    if wrong in text:
+        raise EdgeError(f"{what}: got the other half of a key pair ({wrong.strip('-')}), expected the {what}")
     try:
         if "-----BEGIN" not in text:
             raw = bytes.fromhex(text.strip())
@@ -304,6 +399,13 @@ def _key_bytes(text: str, *, private: bool) -> bytes:
             f"{what}: got another kind of key, expected Ed25519; make one with `rrise-export keygen`"
         )
     return raw
+
+
+def _serialization() -> Any:
+    _ed25519()  # for its message where the package is missing
+    from cryptography.hazmat.primitives import serialization
+
+    return serialization
 
 
 def _ed25519() -> Any:

@@ -90,7 +90,21 @@ def _onnxruntime(root: Path) -> List[Finding]:
         ]
     names = [name.replace("ExecutionProvider", "") for name in module.get_available_providers()]
     # A list of what was compiled in, which proves nothing: the certifier checks after loading.
-    return [Finding("onnxruntime", f"{module.__version__}, built with {', '.join(names)}")]
+    return [Finding("onnxruntime", f"{module.__version__}, built with {', '.join(names)}"), _telemetry()]
+
+
+def _telemetry() -> Finding:
+    told = os.environ.get("ORT_DISABLE_TELEMETRY", "")
+    if told == "1":
+        return Finding(
+            "ONNX Runtime telemetry", "off; to keep it off in your programs import rrise before onnxruntime"
+        )
+    return Finding(
+        "ONNX Runtime telemetry",
+        f"not switched off (ORT_DISABLE_TELEMETRY={told!r}): it may write to the home folder and call its vendor",
+        Level.WARNING,
+        "set ORT_DISABLE_TELEMETRY=1 before the program starts",
+    )
 
 
 def _tensorrt(root: Path) -> List[Finding]:

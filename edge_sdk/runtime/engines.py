@@ -15,7 +15,7 @@ from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.edge_sdk.errors import BundleError, RuntimeUnavailable
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
-from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
+from rrise.edge_sdk.formats.sealed import write_sealed
 from rrise.edge_sdk.runtime.cuda import Device
 
 if TYPE_CHECKING:
@@ -125,10 +125,11 @@ def load_engine(bundle: Bundle, key: EngineKey) -> Optional[bytes]:
     """
     folder = engine_folder(bundle)
     record_file, plan_file = folder / f"{key.name}.json", folder / f"{key.name}.plan"
-    if not (record_file.is_file() and plan_file.is_file()):
+    if not plan_file.is_file():
         return None
-    bundle.check_device_record(record_file)
-    record = read_sealed(record_file, "engine record")
+    record = bundle.device_record(record_file, "engine record")
+    if record is None:
+        return None
     plan = plan_file.read_bytes()
     if record.get("key") != key.to_json() or record.get("plan") != hashlib.sha256(plan).hexdigest():
         raise BundleError(

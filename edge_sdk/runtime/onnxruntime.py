@@ -30,6 +30,7 @@ from rrise.edge_sdk.runtime.base import Graph, Outputs, architecture
 from rrise.edge_sdk.runtime.binding import Binding
 from rrise.edge_sdk.runtime.cuda import Driver
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame
+from rrise.edge_sdk.runtime.onnx_file import refuse_external
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -202,9 +203,11 @@ def open_session(
 
     Raises:
         RuntimeUnavailable: the provider is unknown, not installed, or was not taken.
-        BundleError: onnxruntime cannot load the graph.
+        BundleError: onnxruntime cannot load the graph, or the bytes of a graph refer to another file.
     """
     onnxruntime = _import()
+    if isinstance(data, bytes):
+        refuse_external(data, "graph")
     if provider not in PROVIDERS:
         raise RuntimeUnavailable(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import List
 
 from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.device.device_calibration import CALIBRATION_FILE
+from rrise.edge_sdk.device.drift import REFERENCE_FILE
+from rrise.edge_sdk.device.verification_record import RECORD_FILE
 from rrise.edge_sdk.formats.signing import (
     DEVICE_SIGNATURE,
     PrivateKey,
@@ -15,11 +18,12 @@ from rrise.edge_sdk.formats.signing import (
     sign_device_record,
     sign_release,
 )
+from rrise.edge_sdk.runtime.engines import FOLDER as ENGINES_FOLDER
 from rrise.export.errors import ExportError
 
 
 def write_key_pair(file: Path) -> PublicKey:
-    """Write a new private key to `file` (mode 600) and its public key to `file`.pub; neither may exist.
+    """Write a new private key to `file` (mode 600) and its public key to `file`.pub, as PEM; neither may exist.
 
     Raises:
         ExportError: a file exists or cannot be written.
@@ -27,10 +31,10 @@ def write_key_pair(file: Path) -> PublicKey:
     public_file = file.with_name(file.name + ".pub")
     key = PrivateKey.generate()
     try:
-        for path, raw, mode in ((file, key.raw, 0o600), (public_file, key.public.raw, 0o644)):
+        for path, text, mode in ((file, key.pem(), 0o600), (public_file, key.public.pem(), 0o644)):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(handle, "w", encoding="ascii") as target:
-                target.write(raw.hex() + "\n")
+                target.write(text)
     except OSError as error:
         raise ExportError(
             f"{path}: cannot write the key ({error.strerror}); an existing key is never replaced"
@@ -48,10 +52,14 @@ def sign_bundle(bundle: Path, key: PrivateKey, release: int) -> Signature:
 
 
 def sign_device_records(bundle: Path, key: PrivateKey) -> List[Path]:
-    """Sign every record in the bundle's device folder with the device's key; returns what was signed."""
-    found = [
-        path for path in (bundle / DEVICE_FOLDER).rglob("*.json") if not path.name.endswith(DEVICE_SIGNATURE)
-    ]
+    """Sign every record in the bundle's device folder that is asked for one, with the device's key; returns them.
+
+    What a running certifier changes itself (its monitor's memory, a suspension) is not signed: no key lies on the device.
+    """
+    names = (CALIBRATION_FILE, RECORD_FILE, REFERENCE_FILE)
+    found = [path for name in names for path in (bundle / DEVICE_FOLDER).glob(f"*/{name}")]
+    engines = (bundle / DEVICE_FOLDER / ENGINES_FOLDER).glob("*.json")
+    found += [path for path in engines if not path.name.endswith(DEVICE_SIGNATURE)]
     if not found:
         raise ExportError(
             f"{bundle / DEVICE_FOLDER}: got no device records; run `rrise-edge verify` or `recalibrate` first"

@@ -72,9 +72,9 @@ def test_selective_by_fixed_sequence_testing(folder: Path) -> None:
 
 def test_a_second_attempt_is_counted_and_said(folder: Path) -> None:
     base = ("fit", folder / "calibration.npz", "--out", folder / "r.json")
-    assert "attempt " not in _run(*base).output.replace("attempt is logged", "")
+    assert "attempt " not in _run(*base).output.replace("attempt at this product", "")
     again = _run(*base, "--map", "identity")
-    assert "2 on these frames: the promise is weaker" in again.output
+    assert "2 of this product: calibrated more strictly" in again.output
     assert Calibration.load(folder / "r.json").attempt == 2
     assert len(AttemptLog(folder / "attempts.jsonl").lines()) == 2
 

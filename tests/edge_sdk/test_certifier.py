@@ -259,7 +259,7 @@ def test_what_is_not_there_is_named(hand_bundle, options):
 
 def test_a_file_that_is_no_graph_is_refused(copied):
     helpers.replace_graph(copied, b"not a graph")
-    with pytest.raises(BundleError, match="cannot load the graph"):
+    with pytest.raises(BundleError, match="not an ONNX file"):
         Certifier.load(copied)
 
 

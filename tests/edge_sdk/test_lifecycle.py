@@ -9,7 +9,9 @@ import pytest
 
 from rrise.edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.loading import choose
+from rrise.edge_sdk.device.suspension import suspend
 from rrise.edge_sdk.formats.manifest import Manifest
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.edge_sdk.runtime.select import Candidate, candidates
@@ -304,3 +306,83 @@ def test_a_swap_keeps_what_the_monitor_saw(copied, second_bundle):
         certifier.swap(second_bundle)
         monitor = DriftMonitor.load(bundle, runtime.execution)
     assert monitor is not None and monitor.test.martingale.seen == 7
+
+
+@pytest.fixture
+def other(second_bundle, tmp_path):
+    """A private copy of `second_bundle`, to suspend."""
+    return helpers.copy(second_bundle, tmp_path / "other")
+
+
+def test_a_rollback_to_a_suspended_bundle_certifies_nothing(copied, second_bundle):
+    """Suspended meanwhile by another process, as a failed verification does."""
+    with Certifier.load(copied) as certifier:
+        certifier.swap(second_bundle)
+        suspend(Bundle.open(copied), "found meanwhile")
+        certifier.rollback()
+        certificates = [certifier.certify(frame) for frame in FRAMES]
+    assert {certificate.status for certificate in certificates} == {Status.SUSPENDED}
+    assert "found meanwhile" in certificates[0].reason
+
+
+def test_a_rollback_takes_the_margin_that_was_found_meanwhile(copied, second_bundle):
+    with Certifier.load(copied) as certifier:
+        before = _radii(certifier)
+        certifier.swap(second_bundle)
+        bundle = Bundle.open(copied)
+        harder = helpers.make_references(Spec(), "calibration", 300, seed=41, optimism=0.4)
+        margin = recalibrate(bundle, "fp32", OnnxRuntime.load(bundle.model("fp32")), harder).margin
+        certifier.rollback()
+        assert margin > 0.01 and certifier.state.margin == margin
+        assert _radii(certifier) == pytest.approx([max(radius - margin, 0) for radius in before], abs=1e-6)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_exchange_of_bundles_does_not_lift_a_suspension(copied, other, back):
+    """What no longer looks like the reference frames does not because another bundle looks at it."""
+    with Certifier.load(copied) as certifier:
+        if back:
+            certifier.swap(other)
+        certifier.suspend("drift: frames no longer look like the reference frames")
+        certifier.rollback() if back else certifier.swap(other)
+        assert certifier.bundle.path == (copied if back else other)
+        reasons = {certifier.certify(frame).reason for frame in FRAMES}
+        assert len(reasons) == 1 and "carried over" in reasons.pop()
+    with Certifier.load(copied if back else other) as again:
+        assert again.certify(FRAMES[0]).status is Status.SUSPENDED, "also at the next start"
+        again.reset()
+        assert again.certify(FRAMES[0]).status is not Status.SUSPENDED
+
+
+def test_what_is_kept_is_kept_with_the_release_that_was_loaded(copied, other, tmp_path, monkeypatch):
+    """A working directory that changes, or a link to the current release that is switched, leads nowhere else."""
+    (tmp_path / "current").symlink_to(copied.name)
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in ("current", copied.name):
+        with Certifier.load(path) as certifier:
+            (tmp_path / "current").unlink()
+            (tmp_path / "current").symlink_to(other.name)
+            monkeypatch.chdir(elsewhere)
+            certifier.suspend("drift")
+            assert certifier.certify(FRAMES[0]).status is Status.SUSPENDED
+        with Certifier.load(copied) as faulty, Certifier.load(other) as innocent:
+            assert faulty.certify(FRAMES[0]).status is Status.SUSPENDED
+            assert innocent.certify(FRAMES[0]).status is not Status.SUSPENDED
+            faulty.reset()
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "current").unlink()
+        (tmp_path / "current").symlink_to(copied.name)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_bundle_that_was_moved_away_is_not_suspended_in_its_place(copied, other, tmp_path, replaced):
+    with Certifier.load(copied) as certifier:
+        copied.rename(tmp_path / "moved")
+        if replaced:
+            other.rename(copied)
+        certifier.suspend("drift")
+        certificate = certifier.certify(FRAMES[0])
+        assert certificate.status is Status.SUSPENDED and "not kept for the next start" in certificate.reason
+    assert not (copied / "device").exists()

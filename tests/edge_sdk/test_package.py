@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -28,3 +29,16 @@ def test_every_public_name_resolves():
     assert set(edge_sdk.__all__) == set(dir(edge_sdk))
     with pytest.raises(AttributeError, match="Certifer"):
         edge_sdk.Certifer  # noqa: B018
+
+
+def test_loading_a_bundle_writes_nothing_into_the_home_folder(hand_bundle, tmp_path):
+    """ONNX Runtime 1.31 makes a data base there for its vendor, unless a variable was set before it is imported."""
+    pytest.importorskip("onnxruntime")
+    script = f"from edge_sdk import Certifier\nCertifier.load({str(hand_bundle)!r}).close()"
+    clean = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**clean, **home}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())

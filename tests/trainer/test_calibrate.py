@@ -9,10 +9,11 @@ import pytest
 from scipy.stats import beta as beta_law
 from scipy.stats import binom, norm
 
-from rrise.calibration.errors import RriseError
+from rrise.calibration.errors import CalibrationError, RriseError
 from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.attempts import AttemptLog
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.calibrate import calibrate, record_path
+from rrise.trainer.calibrate import calibrate, configured_plan, log_attempt, record_path
 from rrise.trainer.targets import AUDIT, all_streams, build_targets
 from rrise.trainer.workspace import REFERENCE_SPLITS, SCORED_SPLITS, Workspace
 from tests.trainer.helpers import copied, edit
@@ -28,7 +29,7 @@ def test_offset_against_a_computation_of_its_own(workspace: Path) -> None:
     curve = record.head.map
     raw = 0.25 * table.probit if curve.is_identity else np.interp(0.25 * table.probit, curve.x, curve.y)
     excess = raw - reference
-    rank = next(k for k in range(1, 101) if binom.cdf(k - 1, 100, 1 - 0.045) >= 0.95)
+    rank = next(k for k in range(1, 101) if binom.cdf(k - 1, 100, 1 - 0.045) >= 1 - 0.05 / 2)
     assert record.rank == rank
     assert record.head.offset[0] == pytest.approx(np.sort(excess)[rank - 1], abs=1e-5)
 
@@ -69,8 +70,8 @@ def test_too_few_frames_issue_nothing_and_say_how_many(workspace: Path, tmp_path
     copy = edit(copied(workspace, tmp_path), 'error = "0.05"', 'error = "0.01"')
     result = calibrate(copy)
     assert result.record.rank is None and result.verdict.issued == 0
-    # (1 - 0.009)^n <= 0.05
-    assert "at least 332" in result.record.message()
+    # (1 - 0.009)^n <= 0.05 / 6, since it is the second attempt in this workspace
+    assert "at least 530" in result.record.message()
 
 
 def test_training_frames_are_refused(
@@ -88,3 +89,23 @@ def test_training_frames_are_refused(
 def test_fixed_map(workspace: Path, tmp_path: Path, name: str) -> None:
     copy = edit(copied(workspace, tmp_path), 'map = "auto"', f'map = "{name}"')
     assert calibrate(copy).record.head.map.name == name
+
+
+def test_other_splits_are_another_attempt_and_cost_confidence(workspace: Path, tmp_path: Path) -> None:
+    """Ten draws of the splits, each attempt 1, were ten tries at a small offset."""
+    copy = copied(workspace, tmp_path)
+    log = AttemptLog(copy.path / "attempts.jsonl")
+    known = len(log.different())
+    assert log_attempt(copy, copy.surrogate(), configured_plan(copy)) == 1
+    network, plan, pack = copy.surrogate(), configured_plan(copy), copy.references("calibration")
+    copy.__dict__["splits"] = replace(copy.splits, calibration=copy.splits.calibration[5:])
+    copy.references = lambda split: pack  # type: ignore[method-assign]
+    assert log_attempt(copy, network, plan) == known + 1
+
+
+def test_a_deleted_log_is_noticed(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    assert calibrate(copy).record.attempt == 1
+    (copy.path / "attempts.jsonl").unlink()
+    with pytest.raises(CalibrationError, match="shows 0 attempts, but there is a record of attempt 1"):
+        calibrate(copy)

@@ -113,8 +113,8 @@ def test_a_second_use_of_the_calibration_split_is_shown(tables: ReportTables, tm
     assert "attempt" not in dict(summary_rows(summarise(tables)))
     again = dataclasses.replace(tables, calibration=dataclasses.replace(tables.calibration, attempt=3))
     numbers = write_report(again, tmp_path)
-    assert dict(summary_rows(numbers))["attempt"].startswith("3 on these calibration frames")
-    assert "the promise is weaker than it says" in (tmp_path / "report.html").read_text()
+    assert dict(summary_rows(numbers))["attempt"].startswith("3 of this product: calibrated more strictly")
+    assert "the promise holds whichever attempt is kept" in (tmp_path / "report.html").read_text()
 
 
 def test_the_offline_cost_leaves_out_base_training_and_evaluation(tables: ReportTables) -> None:

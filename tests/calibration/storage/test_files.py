@@ -1,13 +1,21 @@
 """Atomic files: whole or absent, reproducible bytes, and a clear error for everything that was damaged."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rrise.calibration import CalibrationError
-from rrise.calibration.storage.files import atomic_file, read_arrays, read_json, write_arrays, write_json
+from rrise.calibration.storage.files import (
+    atomic_file,
+    present,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -80,3 +88,62 @@ def test_another_table_and_a_missing_array_are_named(tmp_path: Path) -> None:
         read_arrays(tmp_path / "t.npz", "scores", ["a"], table="scores")
     with pytest.raises(CalibrationError, match="has no b, c"):
         read_arrays(tmp_path / "t.npz", "scores", ["a", "c", "b"])
+
+
+def test_writing_never_touches_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It belongs to the whole process: what another thread makes meanwhile would be writable for everyone."""
+
+    def touched(mask: int) -> int:
+        raise AssertionError(f"umask({mask})")
+
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", touched)
+        write_json(tmp_path / "new.json", {})
+        (tmp_path / "open.json").write_text("{}")
+        (tmp_path / "open.json").chmod(0o666)
+        write_json(tmp_path / "open.json", {})
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "open.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": Infinity}', "[NaN]", "[1e999]", f"[{'9' * 400}]", f"[{'9' * 9_000}]", "\ufeff{}"],
+)
+def test_no_json_raises_anything_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CalibrationError, match="cannot read the record"):
+        read_json(tmp_path / "a.json", "record")
+
+
+def test_large_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" + " " * 1000 + "]")
+    with pytest.raises(CalibrationError, match="larger than 1,000 bytes"):
+        read_json(tmp_path / "a.json", "record", limit=1000)
+
+
+def test_a_table_that_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_arrays(tmp_path / "a.npz", {"a": np.zeros(2_000_000, np.uint8)}, {})
+    monkeypatch.setattr("rrise.calibration.storage.files.UNPACKED_LEAST", 1_000_000)
+    with pytest.raises(
+        CalibrationError, match=r"would unpack to 2,\d\d\d,\d\d\d bytes, expected at most 1,9?\d+"
+    ):
+        read_arrays(tmp_path / "a.npz", "table", ["a"])
+
+
+def test_what_cannot_be_seen_is_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Path.exists` says no to that since Python 3.14."""
+    assert not present(tmp_path / "no") and not present(tmp_path / "no" / "such")
+    (tmp_path / "link").symlink_to(tmp_path / "no")
+    assert present(tmp_path / "link")
+
+    def denied(path: object, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "lstat", denied)
+    with pytest.raises(PermissionError):
+        present(tmp_path / "link")

@@ -57,12 +57,12 @@ def test_a_changed_log_is_refused(copied):
 
 
 def test_a_log_that_cannot_be_kept_suspends(copied, monkeypatch):
-    from rrise.edge_sdk.device import audit
+    from rrise.edge_sdk.bundles import bundle as bundle_module
 
     def refuse(path, value):
         raise OSError("read-only")
 
-    monkeypatch.setattr(audit, "write_sealed", refuse)
+    monkeypatch.setattr(bundle_module, "write_sealed", refuse)
     with Certifier.load(copied) as certifier:
         certifier.record_audit(False)
         assert "cannot be kept" in certifier.certify(FRAME).reason

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rrise.calibration.errors import CalibrationError
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Status
 from rrise.edge_sdk.device.device_calibration import (
@@ -25,6 +26,7 @@ from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
+COLUMNS = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
 RADII = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3)), min_size=1, max_size=30)
 
 
@@ -60,7 +62,7 @@ def test_recalibration_makes_the_execution_calibrated_with_its_margin(opened, co
     bundle, runtime = opened
     result = recalibrate(bundle, "fp32", runtime, harder)
     assert result.margin > 0.01 and (result.frames, result.attempt) == (300, 1)
-    assert result.rank == bundle.calibrations["fp32"].guarantee.rank(300)
+    assert result.rank == bundle.calibrations["fp32"].guarantee.spent(1).rank(300)
     with Certifier.load(copied, threads=2) as here, Certifier.load(copied) as plain:
         assert here.state.state is State.CALIBRATED and here.state.margin == result.margin
         certificates = here.certify_batch(harder.frames)
@@ -84,9 +86,39 @@ def test_a_dry_run_keeps_nothing_but_is_counted(opened, harder):
     bundle, runtime = opened
     assert recalibrate(bundle, "fp32", runtime, harder, write=False).attempt == 1
     assert load_device_calibration(bundle, runtime.execution) is None
-    assert [recalibrate(bundle, "fp32", runtime, harder).attempt for _ in range(3)] == [2, 3, 4]
     other = helpers.make_references(Spec(), "calibration", 300, seed=77)
-    assert recalibrate(bundle, "fp32", runtime, other, write=False).attempt == 1
+    assert recalibrate(bundle, "fp32", runtime, other, write=False).attempt == 2
+    again = [recalibrate(bundle, "fp32", runtime, pack) for pack in (harder, other, harder)]
+    assert [result.attempt for result in again] == [1, 2, 1], "the same computation again is no other attempt"
+    assert again[0].margin == again[2].margin
+
+
+def test_subsets_of_one_pack_are_attempts_and_each_is_stricter(opened, harder):
+    """Whoever tries subsets until one gives a small margin has tried as often: the best of them keeps the promise."""
+    bundle, runtime = opened
+    guarantee = bundle.calibrations["fp32"].guarantee
+    for attempt in range(1, 5):
+        rows = np.arange(attempt, 300)
+        part = replace(harder, **{name: getattr(harder, name)[rows] for name in COLUMNS})
+        result = recalibrate(bundle, "fp32", runtime, part)
+        assert result.attempt == attempt
+        assert result.rank == guarantee.spent(attempt).rank(len(rows)) >= guarantee.rank(len(rows))
+    assert guarantee.spent(4).rank(296) > guarantee.rank(296)
+    counts = harder.counts.copy()
+    counts[0] = counts[0][::-1]
+    drawn = References.from_counts(
+        harder.frames, harder.clip, harder.target, counts, harder.num_samples, split="calibration",
+        sigma=harder.sigma, class_names=harder.class_names, base_digest=harder.base_digest, beta=harder.beta,
+    )  # fmt: skip
+    assert recalibrate(bundle, "fp32", runtime, drawn, write=False).attempt == 5, "other counts, same frames"
+
+
+def test_a_deleted_log_does_not_begin_anew(opened, harder):
+    bundle, runtime = opened
+    recalibrate(bundle, "fp32", runtime, harder)
+    (bundle.path / "device" / ATTEMPTS_FILE).unlink()
+    with pytest.raises(CalibrationError, match="shows 0 attempts, but there is a record of attempt 1"):
+        recalibrate(bundle, "fp32", runtime, harder)
 
 
 def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
@@ -104,7 +136,8 @@ def test_a_log_that_cannot_be_written_stops_it(opened, harder, monkeypatch):
 @pytest.mark.parametrize("damage", ["removed", "emptied", "changed", "exchanged"])
 def test_a_record_holds_only_with_its_line_in_the_log(opened, harder, damage):
     bundle, runtime = opened
-    recalibrate(bundle, "fp32", runtime, harder, write=False)
+    other = helpers.make_references(Spec(), "calibration", 300, seed=77)
+    recalibrate(bundle, "fp32", runtime, other, write=False)
     recalibrate(bundle, "fp32", runtime, harder)
     log = bundle.path / "device" / ATTEMPTS_FILE
     if damage == "removed":
@@ -112,7 +145,7 @@ def test_a_record_holds_only_with_its_line_in_the_log(opened, harder, damage):
     elif damage == "emptied":
         log.write_bytes(b"")
     elif damage == "changed":
-        log.write_bytes(log.read_bytes().replace(b'"look": 2', b'"look": 1'))
+        log.write_bytes(log.read_bytes().replace(b'"previous": ""', b'"previous": "0"'))
     else:
         log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(BundleError, match=ATTEMPTS_FILE):

@@ -271,7 +271,7 @@ def test_features_are_finite_for_any_frame():
 
 def test_a_monitor_that_cannot_remember_withholds_everything(monitored, digits, monkeypatch):
     """A read-only folder would forget every alarm at the next start."""
-    from rrise.edge_sdk.device import drift as module
+    from rrise.edge_sdk.bundles import bundle as module
 
     def refuse(path, value):
         raise OSError("read-only file system")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,10 @@ pytest.importorskip("cryptography", reason="cryptography is not installed")
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from rrise.calibration.storage.files import read_json
 from rrise.edge_sdk import Certifier, Trust
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.device.drift import DriftMonitor, DriftSettings, fit_reference
 from rrise.edge_sdk.device.verification_record import VerificationRecord, load_record, save_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.sealed import write_sealed
@@ -23,6 +28,8 @@ from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, PrivateKey, PublicKey
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.cli import main
 from rrise.export.releasing.keys import sign_bundle, sign_device_records, write_key_pair
+from tests.edge_sdk import helpers
+from tests.edge_sdk.helpers import Spec
 
 
 @pytest.fixture
@@ -107,7 +114,17 @@ def test_a_changed_bundle_that_was_sealed_again_is_refused(copy: Path, key: Priv
 
 def test_a_damaged_signature_file_is_refused(copy: Path, key: PrivateKey) -> None:
     sign_bundle(copy, key, 1)
-    for text in ("", "{}", "[]", '{"key_id": 1}', (copy / SIGNATURE_FILE).read_text()[:-20]):
+    deep, endless = "[" * 100_000, '{"key_id": "a", "release": Infinity, "digest": "b", "signature": ""}'
+    for text in (
+        "",
+        "{}",
+        "[]",
+        '{"key_id": 1}',
+        deep,
+        endless,
+        "[" + " " * 100_000 + "]",
+        (copy / SIGNATURE_FILE).read_text()[:-20],
+    ):
         (copy / SIGNATURE_FILE).write_text(text)
         with pytest.raises(BundleError):
             Certifier.load(copy, trust=Trust.of(key.public))
@@ -129,6 +146,55 @@ def test_an_older_release_is_refused(copy: Path, key: PrivateKey, tmp_path: Path
         Certifier.load(copy, trust=trust)
 
 
+def test_only_what_is_in_use_is_remembered(
+    copy: Path, key: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused swap, or a release that was rolled back, must not lock out the running one at the next start."""
+    newer, log = Path(shutil.copytree(copy, tmp_path / "newer")), tmp_path / "releases.json"
+    trust = Trust.of(key.public, log=log)
+    sign_bundle(copy, key, 4)
+    sign_bundle(newer, key, 5)
+
+    def noted() -> object:
+        return read_json(log, "log")[key.public.key_id]
+
+    with Certifier.load(copy, trust=trust) as certifier:
+        monkeypatch.setattr(Certifier, "_check_exchangeable", _refuse)
+        with pytest.raises(EdgeError, match="does not fit"):
+            certifier.swap(newer)
+        assert noted() == 4
+        monkeypatch.undo()
+        certifier.swap(newer)
+        assert noted() == 5
+        certifier.rollback()
+        assert noted() == 4
+        certifier.swap(newer)
+        Trust.of(key.public, log=log).remember(Signature(key.public.key_id, 6, "", b""))
+        certifier.rollback()
+        assert noted() == 6, "another process is further: nothing is given back"
+    with pytest.raises(BundleError, match="is release 4, expected at least 6"):
+        Certifier.load(copy, trust=trust)
+
+
+def _refuse(certifier: Certifier, new: Certifier) -> None:
+    raise EdgeError("it does not fit")
+
+
+def test_two_products_that_start_at_once_are_both_remembered(tmp_path: Path) -> None:
+    """One log for two keys: each process reads, changes and writes it while the other waits."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rrise.edge_sdk.formats.signing import PublicKey, Signature, Trust\n"
+        "trust = Trust(PublicKey(bytes([int(sys.argv[1])] * 32)), log=Path(sys.argv[2]))\n"
+        "for release in range(1, 41): trust.remember(Signature(trust.release_key.key_id, release, '', b''))\n"
+    )
+    log = tmp_path / "releases.json"
+    started = [subprocess.Popen([sys.executable, "-c", script, str(number), str(log)]) for number in range(2)]
+    assert [process.wait(timeout=60) for process in started] == [0, 0]
+    assert sorted(read_json(log, "log").values()) == [40, 40]
+
+
 def test_a_release_that_cannot_be_remembered_is_not_loaded(
     copy: Path, key: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +203,7 @@ def test_a_release_that_cannot_be_remembered_is_not_loaded(
     monkeypatch.setattr(OnnxRuntime, "close", lambda runtime: closed.append(runtime))
     (tmp_path / "file").write_text("")
     sign_bundle(copy, key, 5)
-    with pytest.raises(EdgeError, match="cannot remember release 5"):
+    with pytest.raises(EdgeError, match="cannot remember there which release is in use"):
         Certifier.load(copy, trust=Trust.of(key.public, log=tmp_path / "file" / "releases.json"))
     assert len(closed) == 1
 
@@ -219,6 +285,39 @@ def test_pem_keys_work_and_other_kinds_are_refused(tmp_path: Path) -> None:
             PublicKey.load(path)
     with pytest.raises(EdgeError, match="got 3 bytes"):
         PublicKey.load(b"abc")
+
+
+def test_a_public_key_does_not_sign(copy: Path, tmp_path: Path) -> None:
+    """64 hexadecimal characters may be either half: what everybody knows would be the secret."""
+    run = CliRunner().invoke
+    assert run(main, ["keygen", str(tmp_path / "k")]).exit_code == 0
+    private, public = PrivateKey.load(tmp_path / "k"), PublicKey.load(tmp_path / "k.pub")
+    (tmp_path / "old").write_text(private.raw.hex() + "\n")  # as rrise wrote them until 0.1
+    (tmp_path / "old.pub").write_text(public.raw.hex() + "\n")
+    shutil.copy(tmp_path / "old.pub", tmp_path / "renamed")
+    for name in ("k.pub", "old.pub", "renamed"):
+        refused = run(main, ["sign", str(copy), "--key", str(tmp_path / name), "--release", "1"])
+        assert refused.exit_code == 2 and "private key" in refused.stderr, name
+        assert not (copy / SIGNATURE_FILE).exists()
+    assert PrivateKey.load(tmp_path / "old") == private
+    with pytest.raises(EdgeError, match="other half"):
+        PublicKey.load(tmp_path / "k")
+
+
+def test_a_drift_reference_needs_the_device_key(copied: Path, key: PrivateKey, other: PrivateKey) -> None:
+    """Whoever may write the device folder could let a monitor that never alarms take the place of one that does."""
+    bundle = Bundle.open(copied)
+    runtime = OnnxRuntime.load(bundle.model("fp32"))
+    references = helpers.make_references(Spec(), "calibration", 220, seed=4)
+    fit_reference(bundle, runtime, references, DriftSettings())
+    trusted = replace(bundle, trust=Trust.of(key.public, device_key=other.public))
+    with pytest.raises(BundleError, match="is not signed"):
+        DriftMonitor.load(trusted, runtime.execution)
+    write_sealed(bundle.device_folder(runtime.execution) / "drift-state.json", {"changes": "while it runs"})
+    (signed,) = sign_device_records(copied, other)
+    assert signed.name == "drift-reference.json"
+    (signed.with_name("drift-state.json")).unlink()
+    assert DriftMonitor.load(trusted, runtime.execution) is not None
 
 
 def test_the_commands_sign_pack_and_unpack(copy: Path, tmp_path: Path) -> None:

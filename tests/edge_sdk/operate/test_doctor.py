@@ -92,3 +92,11 @@ def test_exit_status(monkeypatch, without):
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = CliRunner().invoke(main, ["doctor", "--json"])
     assert result.exit_code == int(without) and '"findings"' in result.output
+
+
+@pytest.mark.parametrize(("value", "level"), [("1", Level.OK), ("0", Level.WARNING), (None, Level.WARNING)])
+def test_telemetry_that_is_on_is_named(tmp_path, monkeypatch, value, level):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    assert _found(tmp_path)["ONNX Runtime telemetry"].level is level
