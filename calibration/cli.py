@@ -9,13 +9,20 @@ from typing import Any, List, Optional, Tuple
 import click
 import numpy as np
 
-from rrise.calibration.commands.options import guarantee_from, guarantee_options
+from rrise.calibration.commands.options import (
+    guarantee_from,
+    guarantee_options,
+    objective_from,
+    radius_options,
+)
 from rrise.calibration.commands.study import guard, study
 from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CalibrationError, CheckFailed
+from rrise.calibration.promise.crossfit import STAIRS
 from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
+from rrise.calibration.promise.objective import Objective
 from rrise.calibration.promise.plan import BETAS, Plan, choose_plan, default_radii
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.promise.selective import offset_grid
@@ -41,16 +48,12 @@ def main() -> None:
 @click.option("--out", type=_NEW, required=True, help="Calibration record to write (JSON).")
 @guarantee_options
 @click.option("--tuning", type=_FILE, help="Scores of the tuning split: choose map and difficulty on them.")
-@click.option(
-    "--radius",
-    type=float,
-    help="With --tuning: as many certificates as possible at this radius; mostly it then is the only one issued.",
-)
+@radius_options("with --tuning the mean radius")
 @click.option("--choose-beta", is_flag=True, help="With --tuning: choose beta as well.")
 @click.option(
     "--map",
     "map_name",
-    type=click.Choice(["chosen", "identity", "clopper-pearson"]),
+    type=click.Choice(["chosen", "identity", "clopper-pearson", "staircase"]),
     help="[default: chosen with --tuning, else clopper-pearson]",
 )
 @click.option(
@@ -69,7 +72,8 @@ def fit(
     scores: Path,
     out: Path,
     tuning: Optional[Path],
-    radius: Optional[float],
+    radius: Optional[str],
+    weights: Optional[str],
     choose_beta: bool,
     map_name: Optional[str],
     threshold: Optional[float],
@@ -82,8 +86,8 @@ def fit(
     """Calibrate the execution of SCORES (split "calibration") and write its record."""
     table, guarantee = Scores.load(scores), guarantee_from(**levels)
     seen = None if tuning is None else Scores.load(tuning)
-    plan = _plan(table, guarantee, seen, radius, choose_beta, map_name, threshold)
-    offsets: Tuple[float, ...] = ()
+    plan = _plan(table, guarantee, seen, objective_from(radius, weights), choose_beta, map_name, threshold)
+    offsets = plan.offsets
     if sequence:
         if seen is None or guarantee.kind != "selective":
             raise CalibrationError("--sequence: expected it with --kind selective and --tuning")
@@ -119,7 +123,7 @@ def _plan(
     table: Scores,
     guarantee: Guarantee,
     tuning: Optional[Scores],
-    radius: Optional[float],
+    objective: Objective,
     choose_beta: bool,
     map_name: Optional[str],
     threshold: Optional[float],
@@ -127,20 +131,28 @@ def _plan(
     """What is chosen before the calibration counts are looked at: on tuning scores, or without any."""
     if tuning is not None:
         _refuse_strangers(table, tuning)
-    if tuning is not None and map_name in (None, "chosen") and threshold is None:
+    if tuning is not None and map_name in (None, "chosen", "staircase") and threshold is None:
         units = len(np.unique(table.clip))
         betas = BETAS if choose_beta else ()
-        return choose_plan(tuning, guarantee, radius=radius, num_calibration=units, betas=betas)
-    if radius is not None or choose_beta or map_name == "chosen":
+        return choose_plan(
+            tuning,
+            guarantee,
+            radius=objective.radii or None,
+            weights=objective.weights,
+            num_calibration=units,
+            betas=betas,
+            names=() if map_name in (None, "chosen") else STAIRS,
+        )
+    if objective.radii or choose_beta or map_name in ("chosen", "staircase"):
         raise CalibrationError(
-            "--radius, --choose-beta and --map chosen choose on other frames: give --tuning with the scores of the tuning "
-            "split, and neither --threshold nor another --map"
+            "--radius, --choose-beta, --map chosen and --map staircase choose on other frames: give --tuning with the scores of "
+            "the tuning split, and neither --threshold nor another --map"
         )
     curve = IDENTITY
     if map_name != "identity":
         curve = clopper_pearson_map(table.sigma, int(table.num_samples.min()), float(guarantee.beta))
     difficulty = table.difficulty is not None and threshold is None
-    return Plan(guarantee, curve, difficulty, threshold, None, default_radii(table.sigma), ())
+    return Plan(guarantee, curve, difficulty, threshold, objective, default_radii(table.sigma), ())
 
 
 def _refuse_strangers(table: Scores, tuning: Scores) -> None:

@@ -41,7 +41,7 @@ class Source:
     Attributes:
         module: preprocessing and surrogate in one: uint8 [B, H, W, C] -> logits float32 [B, K], or logits and difficulty.
         outputs: names of what it returns.
-        map, guarantee, difficulty, threshold: what `calibrate` is called with, chosen without the calibration counts.
+        map, guarantee, difficulty, threshold, offsets: what `calibrate` is called with, chosen without the calibration counts.
         tuning, calibration, verification: reference packs.
         training_digests: of every frame that the surrogate, the map or a quantiser may have seen.
         attempt: which use of the calibration split this is.
@@ -69,6 +69,7 @@ class Source:
     outputs: Tuple[str, ...] = ("logits",)
     difficulty: bool = False
     threshold: Optional[float] = None
+    offsets: Tuple[float, ...] = ()
     attempt: int = 1
     policy: Policy = NO_POLICY
     foreign_code: bool = False
@@ -83,6 +84,7 @@ class Source:
             attempt=self.attempt,
             difficulty=self.difficulty,
             threshold=self.threshold,
+            offsets=self.offsets,
         )
 
     @property
@@ -128,6 +130,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
         guarantee=plan.guarantee,
         difficulty=plan.difficulty,
         threshold=plan.threshold,
+        offsets=plan.offsets,
         training_digests=frozenset(seen_digests(workspace)),
         split_digests={name: workspace.splits.digest(name) for name in SPLITS},
         base_digest=base.digest,

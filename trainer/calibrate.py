@@ -95,6 +95,7 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
         attempt=log_attempt(workspace, network, plan),
         difficulty=plan.difficulty,
         threshold=plan.threshold,
+        offsets=plan.offsets,
     )
     radius = record.head.radius(table.probit, table.label, table.difficulty)
     check = check_rank(table, radius, record)
@@ -168,6 +169,8 @@ def log_attempt(workspace: Workspace, network: Network, plan: Plan) -> int:
         "difficulty": plan.difficulty,
         "threshold": plan.threshold,
         "counts": frame_digest(workspace.references("calibration").counts),
+        # Only where there are any: an attempt that was logged before keeps its name.
+        **({"offsets": list(plan.offsets)} if plan.offsets else {}),
     }
     records = [
         *workspace.path.glob("scores/*/calibration.json"),

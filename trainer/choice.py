@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from rrise.calibration.promise.crossfit import STAIRS
 from rrise.calibration.promise.fit import too_few
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
+from rrise.calibration.promise.objective import Objective
 from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
+from rrise.trainer.config import GuaranteeConfig
 from rrise.trainer.networks import Network
 from rrise.trainer.scoring import score
 from rrise.trainer.workspace import Workspace
@@ -21,6 +24,11 @@ def guarantee_for(workspace: Workspace, noise: float) -> Guarantee:
     asked = workspace.config.guarantee
     guard = Guard(workspace.config.guard.rho, noise) if noise else None
     return Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, guard)
+
+
+def objective_for(asked: GuaranteeConfig) -> Objective:
+    """What [guarantee] radius and weights ask for; no radius is the mean radius."""
+    return Objective.of(asked.radius or None, asked.weights)
 
 
 def tuning_scores(workspace: Workspace, surrogate: Network) -> Scores:
@@ -35,9 +43,16 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
     No calibration count is looked at.
     """
     asked, guarantee = workspace.config.guarantee, guarantee_for(workspace, noise)
-    radius, size = asked.radius or None, calibration_units(workspace)
-    if asked.map == "auto":
-        return choose_plan(tuning, guarantee, radius=radius, num_calibration=size)
+    objective, size = objective_for(workspace.config.guarantee), calibration_units(workspace)
+    if asked.map in ("auto", "staircase"):
+        return choose_plan(
+            tuning,
+            guarantee,
+            radius=objective.radii or None,
+            weights=objective.weights,
+            num_calibration=size,
+            names=STAIRS if asked.map == "staircase" else (),
+        )
     if asked.map == "identity":
         curve = IDENTITY
     else:
@@ -45,9 +60,9 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
         curve = clopper_pearson_map(tuning.sigma, samples, float(guarantee.beta))
     threshold = None
     if guarantee.kind == "selective":
-        threshold = choose_threshold(tuning, guarantee, curve, radius=radius, num_calibration=size)
+        threshold = choose_threshold(tuning, guarantee, curve, radius=objective.radius, num_calibration=size)
     scaled = tuning.difficulty is not None and guarantee.kind != "selective"
-    return Plan(guarantee, curve, scaled, threshold, radius, default_radii(tuning.sigma), ())
+    return Plan(guarantee, curve, scaled, threshold, objective, default_radii(tuning.sigma), ())
 
 
 def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
@@ -58,8 +73,10 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
     guarantee, units = guarantee_for(workspace, noise), calibration_units(workspace)
     if guarantee.spent(1).rank(units) is None:
         return 0.0
-    radius = workspace.config.guarantee.radius or None
-    plan = choose_plan(tuning, guarantee, radius=radius, num_calibration=units)
+    objective = objective_for(workspace.config.guarantee)
+    plan = choose_plan(
+        tuning, guarantee, radius=objective.radii or None, weights=objective.weights, num_calibration=units
+    )
     return max(candidate.objective for candidate in plan.candidates)
 
 

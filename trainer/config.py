@@ -203,7 +203,9 @@ class GuaranteeConfig:
     """kind, error, confidence, beta: see `calibration.Guarantee`. Levels are text, so that they are read exactly.
 
     map: of radii; "auto" tries several on the tuning split. radius: at which most certificates are wanted; 0 = largest
-    mean radius. With a radius the best map is nearly always the step, which issues that radius and no other.
+    mean radius. With a radius the best map is nearly always the step, which issues that radius and no other. Several radii,
+    [0.25, 0.5, 0.75], which must increase: the best map is mostly the staircase, which issues these and no others.
+    weights: what a certificate of each radius is worth; empty = 1.
     frame_rate: frames per second, for wrong certificates per hour.
     """
 
@@ -212,7 +214,8 @@ class GuaranteeConfig:
     confidence: str = "0.95"
     beta: str = "0.1"
     map: str = "auto"
-    radius: float = 0.0
+    radius: float | tuple[float, ...] = 0.0
+    weights: tuple[float, ...] = ()
     frame_rate: float = 30.0
 
 
@@ -345,6 +348,10 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
             raise TrainerError(f"{name}: got {value!r}, expected a list")
         return tuple(_convert(item, get_args(kind)[0], name) for item in value)
     allowed = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    lists = [item for item in allowed if get_origin(item) is tuple]
+    if lists and isinstance(value, (list, tuple)):
+        return _convert(value, lists[0], name)
+    allowed = tuple(item for item in allowed if item not in lists)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return value if int in allowed else float(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -353,7 +360,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
             if allowed == (str,) and isinstance(value, float)
             else ""
         )
-        expected = " or ".join(item.__name__ for item in allowed)
+        expected = " or ".join([*(item.__name__ for item in allowed), *("a list" for _ in lists)])
         raise TrainerError(f"{name}: got {value!r}, expected {expected}{text}")
     if isinstance(value, float) and not math.isfinite(value):
         # A limit that is NaN would be met by everything.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from rrise.calibration.statistics.levels import parse_level
 from rrise.trainer.errors import TrainerError
 
 if TYPE_CHECKING:
-    from rrise.trainer.config import BaseConfig, Config, SurrogateConfig
+    from rrise.trainer.config import BaseConfig, Config, GuaranteeConfig, SurrogateConfig
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 METHODS = ("auto", "stored", "fresh")
@@ -22,7 +23,7 @@ OPTIMISERS, SCHEDULES = ("auto", "sgd", "adamw"), ("auto", "one-cycle", "cosine"
 LOSSES = ("ce", "js", "probit", "both")
 PRECISIONS, VIEWERS = ("auto", "float32", "bfloat16", "float16"), ("", "tensorboard", "wandb")
 LIBRARIES = ("timm/", "torchvision/", "transformers/")
-MAPS = ("auto", "clopper-pearson", "identity")
+MAPS = ("auto", "clopper-pearson", "identity", "staircase")
 
 
 def check(config: Config) -> None:
@@ -40,11 +41,32 @@ def _check_guarantee(config: Config) -> None:
         raise TrainerError(
             f"[guard] rho = {guard.rho}: got no noise, expected standard deviations such as [0.12]"
         )
-    if not asked.radius >= 0:
-        raise TrainerError(f"[guarantee] radius: got {asked.radius}, expected 0 or a positive radius")
+    _check_radius(asked)
     for noise in guard.noise or (None,):
         chosen = None if noise is None else Guard(guard.rho, noise)
         Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, chosen).frames_needed()
+
+
+def _check_radius(asked: GuaranteeConfig) -> None:
+    got = asked.radius
+    if isinstance(got, tuple):
+        sound = bool(got) and got[0] > 0 and all(before < after for before, after in itertools.pairwise(got))
+    else:
+        sound = got >= 0
+    if not sound:
+        shown = list(got) if isinstance(got, tuple) else got
+        raise TrainerError(
+            f"[guarantee] radius: got {shown}, expected 0, a positive radius, or a list of positive radii that increase"
+        )
+    count = len(got) if isinstance(got, tuple) else int(got > 0)
+    if asked.weights and (len(asked.weights) != count or not all(weight > 0 for weight in asked.weights)):
+        raise TrainerError(
+            f"[guarantee] weights: got {list(asked.weights)}, expected a positive number for each of the {count} radii"
+        )
+    if asked.map == "staircase" and not count:
+        raise TrainerError(
+            "[guarantee] map: got 'staircase' without a radius, expected radius = [0.25, 0.5, 0.75] or the like"
+        )
 
 
 def _check_choices(config: Config) -> None:

@@ -9,6 +9,7 @@ import click
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import KINDS, Guarantee
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.objective import Objective
 
 
 def guarantee_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,6 +50,30 @@ def guarantee_from(
         )
     guard = None if rho is None or noise is None else Guard(rho, noise)
     return Guarantee.of(kind, error, confidence or "0.95", beta, guard)
+
+
+def radius_options(without: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--radius` and `--weights`; `without` says what decides where no radius is given."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = click.option(
+            "--weights", help="What a certificate of each radius is worth, as in 1,1,1.6.  [default: 1]"
+        )(function)
+        return click.option(
+            "--radius",
+            help="As many certificates as possible of this radius, mostly the only one issued then; or of these, as in "
+            f"0.25,0.5,0.75 (a staircase).  [default: {without}]",
+        )(function)
+
+    return decorate
+
+
+def objective_from(radius: Optional[str], weights: Optional[str]) -> Objective:
+    """What `radius_options` describe; raises CalibrationError where they make no sense."""
+    return Objective.of(
+        None if radius is None else numbers(radius, "--radius"),
+        () if weights is None else numbers(weights, "--weights"),
+    )
 
 
 def numbers(text: str, name: str) -> List[float]:

@@ -7,7 +7,13 @@ from typing import Any, Optional, Tuple
 
 import click
 
-from rrise.calibration.commands.options import guarantee_from, guarantee_options, numbers
+from rrise.calibration.commands.options import (
+    guarantee_from,
+    guarantee_options,
+    numbers,
+    objective_from,
+    radius_options,
+)
 from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.promise.guarantee import WARN_ABOVE, Guarantee
 from rrise.calibration.reports.guard_study import study_guard
@@ -26,7 +32,7 @@ _NEW = click.Path(path_type=Path)
 @guarantee_options
 @click.option("--errors", help="Error levels to compare, as in 0.01,0.05.  [default: 0.001 to 0.2]")
 @click.option("--radii", help="Radii to report at, as in 0,0.25,0.5.  [default: 0 and 1, 2, 3 sigma]")
-@click.option("--radius", type=float, help="Choose the maps for this radius.  [default: the mean radius]")
+@radius_options("the mean radius")
 @click.option(
     "--frames", type=int, default=0, help="Units of the calibration split to come.  [default: as many]"
 )
@@ -38,7 +44,8 @@ def study(
     out: Path,
     errors: Optional[str],
     radii: Optional[str],
-    radius: Optional[float],
+    radius: Optional[str],
+    weights: Optional[str],
     frames: int,
     frame_rate: float,
     json_flag: bool,
@@ -47,12 +54,14 @@ def study(
     """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
     from rrise.calibration.reports.study_page import columns, level_cells, worth_cells, write_study
 
+    objective = objective_from(radius, weights)
     made = make_study(
         Scores.load(scores),
         guarantee_from(**levels),
         errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
         radii=() if radii is None else numbers(radii, "--radii"),
-        radius=radius,
+        radius=objective.radii or None,
+        weights=objective.weights,
         num_calibration=frames,
         frame_rate=frame_rate,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Iterator, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Iterator, List, Tuple
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap, clopper_pearson_map, step_map
-from rrise.calibration.promise.offsets import clip_maxima, excesses
+from rrise.calibration.promise.objective import MEAN_RADIUS, Objective
+from rrise.calibration.promise.offsets import clip_maxima, excesses, reference_for
 from rrise.calibration.promise.quantile import quantile_map
-from rrise.calibration.promise.selective import choose_threshold
+from rrise.calibration.promise.selective import choose_threshold, offset_grid
+from rrise.calibration.promise.staircase import allowed_share, fit_staircase
 from rrise.calibration.statistics.bounds import lower_radius
 from rrise.calibration.tables.scores import Scores
 
@@ -27,16 +30,26 @@ STEPS = (-1, 0, 1)
 """Deviations of the offset to come that each trial goes through: a calibration may find any of them."""
 
 
-def map_names(tuning: Scores, guarantee: Guarantee, radius: Optional[float]) -> Iterator[Tuple[str, bool]]:
-    """Names of the maps worth trying, each with and without the surrogate's difficulty where it has one."""
+STAIRS = ("step", "staircase")
+"""Names of the maps that issue given radii only."""
+
+
+def map_names(tuning: Scores, guarantee: Guarantee, objective: Objective) -> Iterator[Tuple[str, bool]]:
+    """Names of the maps worth trying, each with and without the surrogate's difficulty where it has one.
+
+    A selective threshold on the raw radius does not say who is issued where a difficulty scales the offset; the stairs, which
+    it does not suit either, have a sequence of offsets instead.
+    """
     maps: List[str] = ["clopper-pearson", "identity"]  # the first wins a tie
     if len(tuning) >= MIN_FRAMES:
         maps += [f"quantile {factor:g}" for factor in (0.5, 1.0, 2.0)]
-    if radius is not None and guarantee.kind != "selective":
+    if len(objective.radii) == 1:
         maps.append("step")
+    elif objective.radii and len(tuning) >= MIN_FRAMES:
+        maps.append("staircase")
     for name in maps:
         yield name, False
-        if tuning.difficulty is not None and guarantee.kind != "selective":
+        if tuning.difficulty is not None and (guarantee.kind != "selective" or name in STAIRS):
             yield name, True
 
 
@@ -46,19 +59,33 @@ def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
     return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
 
 
-def fit_map(name: str, fit: Scores, guarantee: Guarantee, *, radius: Optional[float] = None) -> RadiusMap:
+def fit_map(
+    name: str,
+    fit: Scores,
+    guarantee: Guarantee,
+    *,
+    objective: Objective = MEAN_RADIUS,
+    difficulty: bool = False,
+    units: int = 0,
+) -> RadiusMap:
     """The map of that name, fitted on the frames of `fit`.
 
     Args:
-        name: "identity", "clopper-pearson", "step" at `radius`, or "quantile F" at level F alpha.
+        name: "identity", "clopper-pearson", "step" at the one radius of the objective, "staircase" at its radii, or
+            "quantile F" at level F alpha.
+        difficulty, units: see `fit_staircase`; the others do not look at them.
     """
     kind, *numbers = name.split(" ")
     if kind == "identity":
         return IDENTITY
     if kind == "step":
-        if radius is None:
-            raise CalibrationError("plan: a step map needs the radius that it issues")
-        return step_map(radius)
+        if len(objective.radii) != 1:
+            raise CalibrationError(
+                f"plan: a step map needs the radius that it issues, got {objective.describe()}"
+            )
+        return step_map(objective.radii[0])
+    if kind == "staircase":
+        return fit_staircase(fit, guarantee, objective, difficulty=difficulty, units=units)
     if kind == "clopper-pearson":
         return clopper_pearson_map(fit.sigma, int(np.median(fit.num_samples)), float(guarantee.beta))
     plugin, reference = np.float32(fit.sigma) * fit.probit, signed_reference(fit, guarantee)
@@ -67,8 +94,7 @@ def fit_map(name: str, fit: Scores, guarantee: Guarantee, *, radius: Optional[fl
 
 def rank_share(guarantee: Guarantee, units: int) -> float:
     """Which share of that many units will lie at or below the offset; 1 - alpha where they are too few for a rank."""
-    rank = guarantee.rank(units)
-    return float(1 - guarantee.alpha) if rank is None else rank / units
+    return 1.0 - allowed_share(guarantee, units)
 
 
 def cross_fitted_radii(
@@ -77,7 +103,7 @@ def cross_fitted_radii(
     name: str,
     *,
     difficulty: bool = False,
-    radius: Optional[float] = None,
+    objective: Objective = MEAN_RADIUS,
     num_calibration: int = 0,
     seed: int = 0,
 ) -> np.ndarray:
@@ -91,9 +117,13 @@ def cross_fitted_radii(
     for halves in _divisions(tuning, seed):
         found = np.zeros((len(STEPS), len(tuning)), np.float32)
         for fit, trial in halves:
-            curve = _fitted_head(name, tuning.take(fit), guarantee, difficulty, radius, units)
-            if curve is not None:
-                found[:, trial] = _trial_radii(curve, tuning.take(trial), guarantee, units)
+            half = tuning.take(fit)
+            curve = fit_map(name, half, guarantee, objective=objective, difficulty=difficulty, units=units)
+            try:
+                rule = rule_for(curve, half, guarantee, objective, difficulty=difficulty, units=units)
+            except CalibrationError:
+                continue  # no threshold or offset works on this half: nothing is issued on the other
+            found[:, trial] = _trial_radii(rule, tuning.take(trial), guarantee, units)
         runs.append(found)
     return np.concatenate(runs)
 
@@ -111,23 +141,40 @@ def _divisions(tuning: Scores, seed: int) -> Iterator[List[Tuple[np.ndarray, np.
         yield [(first, ~first), (~first, first)]
 
 
-def _fitted_head(
-    name: str, fit: Scores, guarantee: Guarantee, difficulty: bool, radius: Optional[float], units: int
-) -> Optional[CertificateHead]:
-    """Map and, for the selective kind, threshold from the fitting half; None where no threshold works."""
-    curve = fit_map(name, fit, guarantee, radius=radius)
+@dataclass(frozen=True)
+class Rule:
+    """What a calibration is called with: a head without offset, and for selective stairs the offsets to be tested in turn."""
+
+    head: CertificateHead
+    offsets: Tuple[float, ...] = ()
+
+
+def rule_for(
+    curve: RadiusMap, fit: Scores, guarantee: Guarantee, objective: Objective, *, difficulty: bool, units: int
+) -> Rule:
+    """A map with what the selective kind needs beside it: a threshold, or offsets, from the frames of `fit`.
+
+    Raises:
+        CalibrationError: no threshold or offset works.
+    """
+    head = CertificateHead(fit.sigma, curve, difficulty=difficulty)
     if guarantee.kind != "selective":
-        return CertificateHead(fit.sigma, curve, difficulty=difficulty)
-    try:
-        threshold = choose_threshold(fit, guarantee, curve, radius=radius, num_calibration=units)
-    except CalibrationError:
-        return None
-    return CertificateHead(fit.sigma, curve, threshold=threshold)
+        return Rule(head)
+    if curve.radii:
+        return Rule(head, offset_grid(fit, guarantee, curve, difficulty=difficulty))
+    threshold = choose_threshold(fit, guarantee, curve, radius=objective.radius, num_calibration=units)
+    return Rule(CertificateHead(fit.sigma, curve, threshold=threshold))
 
 
-def _trial_radii(head: CertificateHead, trial: Scores, guarantee: Guarantee, units: int) -> np.ndarray:
+def _trial_radii(rule: Rule, trial: Scores, guarantee: Guarantee, units: int) -> np.ndarray:
     """Radii of the trial half for each of `STEPS`, float32 [3, m]."""
-    excess, radii = excesses(trial, head, guarantee), []
+    head, radii = rule.head, []
+    if rule.offsets:
+        for step in STEPS:
+            done = head.with_offset((_sequence_offset(rule, trial, guarantee, units, step),))
+            radii.append(done.radius(trial.probit, trial.label, trial.difficulty))
+        return np.stack(radii)
+    excess = excesses(trial, head, guarantee)
     groups = [np.ones(len(trial), bool)]
     if guarantee.kind == "per-class":
         groups = [trial.label == label for label in range(len(trial.class_names))]
@@ -162,3 +209,20 @@ def _offset(
     place = min(max(math.ceil(len(among) * (share + step * deviation)), 1), len(among))
     offset = float(np.sort(among)[place - 1])
     return WITHHELD if head.threshold is not None and offset > head.threshold else offset
+
+
+def _sequence_offset(rule: Rule, trial: Scores, guarantee: Guarantee, units: int, step: int) -> float:
+    """The offset at which a fixed sequence of tests will stop, where shares of errors lie `step` deviations off."""
+    reference, found = reference_for(trial, guarantee), WITHHELD
+    for offset in rule.offsets:
+        radius = rule.head.with_offset((offset,)).radius(trial.probit, trial.label, trial.difficulty)
+        issued = int((radius > 0).sum())
+        expected = round(issued * units / len(trial))
+        if not issued or guarantee.rank(expected) is None:
+            break
+        allowed = allowed_share(guarantee, expected)
+        deviation = math.sqrt(max(allowed * (1 - allowed), 1e-12) * (1 / issued + 1 / expected))
+        if float((radius > reference).sum()) / issued + step * deviation > allowed:
+            break
+        found = offset
+    return found

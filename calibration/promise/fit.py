@@ -56,7 +56,7 @@ def calibrate(
     _refuse_seen(scores, training_digests)
     _refuse_unproved(scores)
     use_difficulty = scores.difficulty is not None if difficulty is None else difficulty
-    _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets, map.step)
+    _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets, map)
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
     chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
     found = _fit(chosen, guarantee.spent(attempt), head, offsets)
@@ -119,7 +119,7 @@ def _refuse_contradictions(
     difficulty: bool,
     threshold: Optional[float],
     offsets: Sequence[float],
-    step: Optional[float],
+    map: RadiusMap,
 ) -> None:
     if difficulty and scores.difficulty is None:
         raise CalibrationError("calibrate: got difficulty=True, but this surrogate has no difficulty head")
@@ -134,10 +134,10 @@ def _refuse_contradictions(
             "calibrate: the selective kind needs a threshold or a list of offsets, not both; choose one on the tuning "
             "split (rrise.calibration.promise.plan.choose_plan)"
         )
-    if step is not None and threshold is not None:
+    if map.radii and threshold is not None:
         raise CalibrationError(
-            f"calibrate: a threshold on the raw radius does not say who is issued when only radius {step:g} is; give offsets "
-            "instead, or a map without a step"
+            "calibrate: a threshold on the raw radius does not say who is issued when only radius "
+            f"{' or '.join(f'{radius:g}' for radius in map.radii)} is; give offsets instead, or a map that issues every radius"
         )
     if difficulty and threshold is not None:
         raise CalibrationError(

@@ -20,7 +20,7 @@ may stand in an exported graph."""
 class CertificateHead:
     """R = max(m(sigma probit) - q u, 0), in float32, with m the map, q the offset and u the difficulty.
 
-    A map with a step r issues r where m(sigma probit) - q u >= r, and 0 elsewhere.
+    A staircase issues the largest of its radii whose threshold m(sigma probit) - q u reaches, and 0 below all of them.
 
     Attributes:
         sigma: noise standard deviation, in [0, 1] pixel units.
@@ -78,27 +78,27 @@ class CertificateHead:
             )
         return taken * np.asarray(difficulty, np.float32)
 
+    def reach(
+        self, probit: np.ndarray, label: np.ndarray, difficulty: Optional[np.ndarray] = None
+    ) -> np.ndarray:
+        """m(sigma probit) - q u, float32 [n]: what the map makes a certificate of; NaN where the probit is."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(self.raw_radius(probit) - self.margin(label, difficulty), np.float32)
+
     def radius(
         self, probit: np.ndarray, label: np.ndarray, difficulty: Optional[np.ndarray] = None
     ) -> np.ndarray:
         """Certified radius float32 [n], in [0, 1] pixel units; 0 means abstain, also for NaN input."""
-        raw = self.raw_radius(probit)
-        with np.errstate(invalid="ignore", over="ignore"):
-            radius = raw - self.margin(label, difficulty)
-        step = None if self.map.step is None else np.float32(self.map.step)
-        issued = radius > 0 if step is None else radius >= step
+        radius = self.map.issue(self.reach(probit, label, difficulty))
+        issued = radius > 0
         if self.threshold is not None:
-            issued &= raw > np.float32(self.threshold)
+            issued &= self.raw_radius(probit) > np.float32(self.threshold)
         if self.difficulty:
             # A difficulty of zero or less would switch the offset off or turn it into a bonus, an infinite one would turn
             # a negative offset into an infinite radius.
             size = np.asarray(difficulty, np.float32)
             issued &= (size > 0) & (size < np.inf)
-        return np.where(issued, radius if step is None else step, np.float32(0))
-
-    def without_step(self) -> "CertificateHead":
-        """The same head as if it issued every radius: by how much a frame reaches, or misses, the step."""
-        return replace(self, map=replace(self.map, step=None))
+        return np.where(issued, radius, np.float32(0))
 
     def with_offset(self, offset: Sequence[float]) -> "CertificateHead":
         return replace(self, offset=tuple(offset))

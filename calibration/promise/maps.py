@@ -8,7 +8,7 @@ the reference leaves the offset only the surrogate's own error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -23,18 +23,21 @@ class RadiusMap:
         name: "identity", "clopper-pearson", "quantile", ...
         x: knots, plug-in radius in [0, 1] pixel units, strictly increasing as float32; empty is the identity.
         y: values at the knots, raw radius in the same units, non-decreasing and finite.
-        step: the only radius that is issued, same units, > 0, rounded up to float32: where the raw radius less its margin
-            reaches it. None: every radius is issued as it comes.
+        radii: of a staircase: the only radii that are issued, same units, > 0, increasing, rounded up to float32. Empty:
+            every radius is issued as it comes.
+        thresholds: of a staircase: what the raw radius less its margin must reach for each of `radii`, float32, finite,
+            non-decreasing. A *step* is a staircase of one whose threshold is its radius.
     """
 
     name: str
     x: Tuple[float, ...]
     y: Tuple[float, ...]
-    step: Optional[float] = None
+    radii: Tuple[float, ...] = ()
+    thresholds: Tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.step is not None:
-            object.__setattr__(self, "step", _least_float32(self.step))
+        if self.radii or self.thresholds:
+            self._check_stairs()
         with np.errstate(over="ignore"):
             knots, values = np.array(self.x, np.float32), np.array(self.y, np.float32)
         if len(knots) == len(values) == 0:
@@ -50,9 +53,43 @@ class RadiusMap:
         object.__setattr__(self, "x", tuple(float(knot) for knot in knots))
         object.__setattr__(self, "y", tuple(float(value) for value in values))
 
+    def _check_stairs(self) -> None:
+        radii = tuple(least_float32(radius) for radius in self.radii)
+        with np.errstate(over="ignore"):
+            thresholds = np.array(self.thresholds, np.float32)
+        if len(radii) != len(thresholds) or not np.isfinite(thresholds).all():
+            raise CalibrationError(
+                f"map {self.name}: got {len(radii)} radii and thresholds {self.thresholds}, expected one finite threshold for "
+                "each radius"
+            )
+        if (np.diff(radii) <= 0).any() or (np.diff(thresholds) < 0).any():
+            raise CalibrationError(
+                f"map {self.name}: got radii {self.radii} with thresholds {self.thresholds}; radii must increase (as float32) "
+                "and thresholds must not decrease"
+            )
+        object.__setattr__(self, "radii", radii)
+        object.__setattr__(self, "thresholds", tuple(float(threshold) for threshold in thresholds))
+
     @property
     def is_identity(self) -> bool:
         return not self.x
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a staircase of one whose threshold is its radius, which needs no tuning frame."""
+        return len(self.radii) == 1 and self.radii == self.thresholds
+
+    def issue(self, reach: np.ndarray) -> np.ndarray:
+        """What is issued where the raw radius less its margin is `reach`, float32 [n]: the largest radius whose threshold
+        it reaches, or 0; without a staircase what is above 0. NaN gives 0.
+
+        The result never falls with `reach`. The exported graph takes the same comparisons.
+        """
+        reach = np.asarray(reach, np.float32)
+        if not self.radii:
+            return np.where(reach > 0, reach, np.float32(0))
+        passed = reach[:, None] >= np.array(self.thresholds, np.float32)
+        return np.asarray(np.where(passed, np.array(self.radii, np.float32), np.float32(0)).max(axis=1))
 
     @property
     def slope(self) -> np.ndarray:
@@ -75,23 +112,45 @@ class RadiusMap:
             return np.asarray(y[segment] + self.slope[segment] * (inside - x[segment]), np.float32)
 
     def describe(self) -> str:
-        """Its name, and the radius that alone is issued where it has a step."""
-        return self.name if self.step is None else f"{self.name} (issues {self.step:g} only)"
+        """Its name, and the radii that alone are issued where it is a staircase."""
+        if not self.radii:
+            return self.name
+        if self.is_step:
+            return f"{self.name} (issues {self.radii[0]:g} only)"
+        stairs = ", ".join(
+            f"{radius:g} from {threshold:.4g}" for radius, threshold in zip(self.radii, self.thresholds)
+        )
+        return f"{self.name} (issues {stairs})"
 
     def to_json(self) -> Dict[str, Any]:
-        stepped = {} if self.step is None else {"step": self.step}
-        return {"name": self.name, "x": list(self.x), "y": list(self.y), **stepped}
+        """A step is stored as it was before there were staircases, so that older records keep their digests."""
+        stairs: Dict[str, Any] = {}
+        if self.is_step:
+            stairs = {"step": self.radii[0]}
+        elif self.radii:
+            stairs = {"radii": list(self.radii), "thresholds": list(self.thresholds)}
+        return {"name": self.name, "x": list(self.x), "y": list(self.y), **stairs}
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> "RadiusMap":
-        step = value.get("step")
+        radii, thresholds = value.get("radii", ()), value.get("thresholds", ())
+        if value.get("step") is not None:
+            radii = thresholds = (float(value["step"]),)
         return cls(
-            str(value["name"]), tuple(value["x"]), tuple(value["y"]), None if step is None else float(step)
+            str(value["name"]),
+            tuple(value["x"]),
+            tuple(value["y"]),
+            tuple(float(radius) for radius in radii),
+            tuple(float(threshold) for threshold in thresholds),
         )
 
 
-def _least_float32(radius: float) -> float:
-    """The least float32 that is not below `radius`, so that a certificate of it answers a request for `radius`."""
+def least_float32(radius: float) -> float:
+    """The least float32 that is not below `radius`, so that a certificate of it answers a request for `radius`.
+
+    Raises:
+        CalibrationError: a radius that is not positive and finite.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.float32(radius)
     if float(found) < radius:
@@ -115,7 +174,23 @@ def step_map(radius: float) -> RadiusMap:
     Raises:
         CalibrationError: a radius that is not positive and finite.
     """
-    return RadiusMap(f"step {radius:g}", (), (), radius)
+    radius = least_float32(radius)
+    return RadiusMap(f"step {radius:g}", (), (), (radius,), (radius,))
+
+
+def staircase_map(radii: Sequence[float], thresholds: Sequence[float]) -> RadiusMap:
+    """Issue the largest of `radii` whose threshold the plug-in radius less the margin reaches, and nothing else.
+
+    Args:
+        radii: increasing, > 0, [0, 1] pixel units.
+        thresholds: one for each, non-decreasing, in the same units; `rrise.calibration.promise.staircase` chooses them on tuning frames.
+
+    Raises:
+        CalibrationError: radii or thresholds that make no staircase.
+
+    **Guarantee**: none by itself; the offset makes it (calibration/README.md, "Maps").
+    """
+    return RadiusMap("staircase", (), (), tuple(radii), tuple(thresholds))
 
 
 def clopper_pearson_map(sigma: float, num_samples: int, beta: float, num_knots: int = 64) -> RadiusMap:

@@ -49,7 +49,7 @@ def smallest_offsets(
 
     Args:
         raw: float32 [n], raw radius; finite.
-        reference: float32 [n], >= 0.
+        reference: float32 [n].
         difficulty: float32 [n] > 0, or None for u = 1.
 
     Returns:
@@ -89,17 +89,19 @@ def reference_for(scores: Scores, guarantee: Guarantee) -> np.ndarray:
 def excesses(scores: Scores, head: CertificateHead, guarantee: Guarantee) -> np.ndarray:
     """Score of every frame of a table for the map and difficulty of `head`, float32 [n]: see `smallest_offsets`.
 
-    Where the map has a step, the smallest q for which no step above the reference is issued: `LEAST` where the reference
-    reaches the step, which then may be issued in any case.
+    For a staircase, the smallest q for which no radius above the reference is issued, that is, for which the first such
+    step is no longer reached; `LEAST` where the reference reaches the last step, which then may be issued in any case.
     """
     difficulty = scores.difficulty if head.difficulty else None
     raw, reference = head.raw_radius(scores.probit), reference_for(scores, guarantee)
-    if head.map.step is None:
+    if not head.map.radii:
         return smallest_offsets(raw, reference, difficulty)
-    step = np.float32(head.map.step)
-    short = np.nextafter(step, np.float32(0))  # raw - q u may come so far without a certificate
-    found = np.asarray(smallest_offsets(raw, np.full_like(raw, short), difficulty), np.float32)
-    return np.where(reference >= step, LEAST, np.maximum(found, LEAST))
+    radii, thresholds = np.array(head.map.radii, np.float32), np.array(head.map.thresholds, np.float32)
+    first = np.searchsorted(radii, reference, side="right")  # the first step above the reference
+    # Thresholds never decrease, so who does not reach that step reaches none above it.
+    short = np.nextafter(thresholds, np.float32(-np.inf))[np.minimum(first, len(radii) - 1)]
+    found = smallest_offsets(raw, short, difficulty)
+    return np.where(first == len(radii), LEAST, np.maximum(found, LEAST)).astype(np.float32)
 
 
 def one_frame_per_clip(scores: Scores, seed: int) -> Scores:

@@ -5,7 +5,6 @@ A choice made on the calibration split would void its promise; made here it cost
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Dict, Optional, Sequence, Tuple
@@ -13,10 +12,11 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.promise.crossfit import cross_fitted_radii, fit_map, map_names
+from rrise.calibration.promise.crossfit import cross_fitted_radii, fit_map, map_names, rule_for
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import RadiusMap
-from rrise.calibration.promise.selective import choose_threshold
+from rrise.calibration.promise.objective import Objective, Radius
+from rrise.calibration.promise.record import format_number
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.files import read_json, reading, write_json
 from rrise.calibration.tables.scores import Scores
@@ -24,8 +24,9 @@ from rrise.calibration.tables.scores import Scores
 BETAS = (Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 """Miss probabilities that `choose_plan` tries where it may choose beta."""
 
-FORMAT, STEP_FORMAT = "rrise-plan/1", "rrise-plan/2"
-"""The second is that of a map with a step (see `rrise.calibration.promise.record`)."""
+FORMATS = ("rrise-plan/1", "rrise-plan/2", "rrise-plan/3")
+"""The second is that of a map with a step, the third that of any other staircase (see `rrise.calibration.promise.record`), of several
+radii, and of offsets to be tested in turn."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Candidate:
         name: of the map.
         difficulty: whether the offset is scaled.
         beta: as text of a rational.
-        objective: share of frames with at least the radius to be optimised, or the mean radius without one.
+        objective: what `Plan.objective` makes of the radii: share of frames with at least the radius to be optimised, weighted
+            sum of such shares, or the mean radius.
         issued: share of frames with a radius of at least each of `Plan.radii`.
     """
 
@@ -54,31 +56,39 @@ class Plan:
     Attributes:
         guarantee: as asked, with the chosen beta.
         map, difficulty, threshold: of the head.
-        radius: that was optimised; None: the mean radius.
+        objective: radii that were optimised, with their weights; none: the mean radius.
         radii: at which `candidates` report.
         candidates: everything that was tried, in order.
+        offsets: selective kind with stairs: offsets to be tested in turn; empty elsewhere.
     """
 
     guarantee: Guarantee
     map: RadiusMap
     difficulty: bool
     threshold: Optional[float]
-    radius: Optional[float]
+    objective: Objective
     radii: Tuple[float, ...]
     candidates: Tuple[Candidate, ...]
+    offsets: Tuple[float, ...] = ()
+
+    @property
+    def _format(self) -> str:
+        new = len(self.objective.to_json()) > 1 or self.offsets
+        return FORMATS[2 if new else format_number(self.map)]
 
     def to_json(self) -> Dict[str, Any]:
         return {
-            "format": FORMAT if self.map.step is None else STEP_FORMAT,
+            "format": self._format,
             "guarantee": self.guarantee.to_json(),
             "map": self.map.to_json(),
             "difficulty": self.difficulty,
             "threshold": self.threshold,
-            "radius": self.radius,
+            **self.objective.to_json(),
             "radii": list(self.radii),
             "candidates": [
                 {**vars(candidate), "issued": list(candidate.issued)} for candidate in self.candidates
             ],
+            **({"offsets": list(self.offsets)} if self.offsets else {}),
         }
 
     def save(self, path: PathLike) -> None:
@@ -89,21 +99,25 @@ class Plan:
         """Read a plan; raises CalibrationError for anything else."""
         value = read_json(path, "plan")
         with reading(path, "plan"):
-            if value["format"] not in (FORMAT, STEP_FORMAT):
+            if value["format"] not in FORMATS:
                 raise CalibrationError(
-                    f"got format {value['format']!r}, expected {FORMAT!r} or {STEP_FORMAT!r}"
+                    f"got format {value['format']!r}, expected one of {', '.join(FORMATS)}"
                 )
-            return cls(
+            plan = cls(
                 guarantee=Guarantee.from_json(value["guarantee"]),
                 map=RadiusMap.from_json(value["map"]),
                 difficulty=bool(value["difficulty"]),
                 threshold=None if value["threshold"] is None else float(value["threshold"]),
-                radius=None if value["radius"] is None else float(value["radius"]),
+                objective=Objective.from_json(value),
                 radii=tuple(float(radius) for radius in value["radii"]),
                 candidates=tuple(
                     Candidate(**{**item, "issued": tuple(item["issued"])}) for item in value["candidates"]
                 ),
+                offsets=tuple(float(offset) for offset in value.get("offsets", ())),
             )
+            if value["format"] != plan._format:
+                raise CalibrationError(f"got format {value['format']!r}, expected {plan._format!r}")
+            return plan
 
 
 def default_radii(sigma: float) -> Tuple[float, float, float]:
@@ -115,57 +129,72 @@ def choose_plan(
     tuning: Scores,
     guarantee: Guarantee,
     *,
-    radius: Optional[float] = None,
+    radius: Radius = None,
+    weights: Sequence[float] = (),
     num_calibration: int = 0,
     betas: Sequence[Fraction] = (),
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Plan:
     """Try maps, difficulty and betas on the tuning split and keep what issues most.
 
     Args:
         tuning: scores of split "tuning".
         guarantee: what will be promised.
-        radius: the radius at which most certificates are wanted; None maximises the mean radius.
+        radius: the radius, or increasing radii, of which certificates are wanted; None maximises the mean radius.
+        weights: what a certificate of each radius is worth; 1 by default.
         num_calibration: units (frames, clips) of the calibration split to come; 0: as many as here.
         betas: to choose among; empty keeps the guarantee's.
         seed: of the halves between which fitting and trying are divided.
+        names: of the maps to be tried, as in `rrise.calibration.promise.crossfit.map_names`; empty: all.
 
     Raises:
         CalibrationError: another split, a radius that is not positive, or too few frames of either split.
 
     **Guarantee**: none; whatever comes out is calibrated on other frames.
     """
-    _check(tuning, radius)
+    objective = Objective.of(radius, weights)
+    _check(tuning)
+    units = num_calibration or len(np.unique(tuning.clip))
     radii, rows, best, left_out = default_radii(tuning.sigma), [], None, []
     for beta in betas or (guarantee.beta,):
         asked = replace(guarantee, beta=beta)
-        for name, difficulty in map_names(tuning, asked, radius):
+        for name, difficulty in map_names(tuning, asked, objective):
+            if names and name not in names:
+                continue
+            fitted: Dict[str, Any] = {"objective": objective, "difficulty": difficulty}
             try:
                 found = cross_fitted_radii(
-                    tuning,
-                    asked,
-                    name,
-                    difficulty=difficulty,
-                    radius=radius,
-                    num_calibration=num_calibration,
-                    seed=seed,
+                    tuning, asked, name, num_calibration=num_calibration, seed=seed, **fitted
                 )
-                curve = fit_map(name, tuning, asked, radius=radius)
+                curve = fit_map(name, tuning, asked, units=units, **fitted)
             except CalibrationError as error:
                 # One that cannot be fitted to these frames (all plug-in radii equal, say) is no candidate.
                 left_out.append(error)
                 continue
-            row = _candidate(found, name, difficulty, beta, radius, radii)
+            row = _candidate(found, name, difficulty, beta, objective, radii)
             rows.append(row)
             if best is None or row.objective > best[0].objective:
                 best = (row, asked, curve)
-    if best is None:
+    if best is None and left_out:
         raise left_out[0]
+    if best is None:
+        raise CalibrationError(
+            f"plan: none of the maps {', '.join(names)} suits {objective.describe()} with {len(tuning)} tuning frames; give "
+            f"more frames, a radius, or another map"
+        )
     winner, asked, curve = best
-    threshold = None
-    if guarantee.kind == "selective":
-        threshold = choose_threshold(tuning, asked, curve, radius=radius, num_calibration=num_calibration)
-    return Plan(asked, curve, winner.difficulty, threshold, radius, radii, tuple(rows))
+    rule = rule_for(curve, tuning, asked, objective, difficulty=winner.difficulty, units=units)
+    return Plan(
+        asked,
+        curve,
+        winner.difficulty,
+        rule.head.threshold,
+        objective,
+        radii,
+        tuple(rows),
+        rule.offsets,
+    )
 
 
 def _candidate(
@@ -173,20 +202,18 @@ def _candidate(
     name: str,
     difficulty: bool,
     beta: Fraction,
-    radius: Optional[float],
+    objective: Objective,
     radii: Tuple[float, ...],
 ) -> Candidate:
-    objective = float(np.mean(found >= radius) if radius is not None else np.mean(found))
     issued = tuple(float(np.mean(found >= r)) for r in radii)
-    return Candidate(name, difficulty, f"{beta.numerator}/{beta.denominator}", objective, issued)
+    text = f"{beta.numerator}/{beta.denominator}"
+    return Candidate(name, difficulty, text, objective.worth(found), issued)
 
 
-def _check(tuning: Scores, radius: Optional[float]) -> None:
+def _check(tuning: Scores) -> None:
     if tuning.split != "tuning":
         raise CalibrationError(
             f"plan: got scores of split {tuning.split!r}, expected 'tuning'; score that split"
         )
-    if radius is not None and not (math.isfinite(radius) and radius > 0):
-        raise CalibrationError(f"plan: got radius {radius}, expected a positive radius in [0, 1] pixel units")
     if not len(tuning):
         raise CalibrationError("plan: got no tuning frames")

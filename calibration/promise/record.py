@@ -8,12 +8,19 @@ from typing import Any, Dict, Optional, Tuple
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import AmongIssued, Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
+from rrise.calibration.promise.maps import RadiusMap
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import read_json, write_json
 
-FORMAT, STEP_FORMAT = "rrise-calibration/1", "rrise-calibration/2"
-"""The second is that of a map with a step, which who reads the first alone would not know to keep."""
+FORMATS = ("rrise-calibration/1", "rrise-calibration/2", "rrise-calibration/3")
+"""The second is that of a map with a step, the third that of any other staircase: who reads only the ones before would not
+know to keep it."""
+
+
+def format_number(map: RadiusMap) -> int:
+    """Which of the formats a map needs, counted from 0: any radius, a step, a staircase."""
+    return (1 if map.is_step else 2) if map.radii else 0
 
 
 def _pair(value: Any) -> Optional[Tuple[int, int]]:
@@ -101,8 +108,9 @@ class Calibration:
             text = f"offsets by class {offsets}"
         else:
             text = f"offset {self.head.offset[0]:.6g} is score {self.rank} of {self.num_frames} {unit}"
-        if self.head.map.step is not None:
-            text += f"; every certificate has radius {self.head.map.step:g}"
+        radii = ", ".join(f"{radius:g}" for radius in self.head.map.radii)
+        if radii:
+            text += f"; every certificate has {'radius' if len(self.head.map.radii) == 1 else 'one of the radii'} {radii}"
         return f"{text}; {self.withheld}" if self.withheld else text
 
     def attempt_text(self) -> str:
@@ -113,7 +121,7 @@ class Calibration:
 
     @property
     def _format(self) -> str:
-        return FORMAT if self.head.map.step is None else STEP_FORMAT
+        return FORMATS[format_number(self.head.map)]
 
     def to_json(self) -> Dict[str, Any]:
         value: Dict[str, Any] = {
@@ -139,9 +147,9 @@ class Calibration:
     def from_json(cls, value: Any) -> "Calibration":
         """Read a record; raises CalibrationError for anything else."""
         got = value.get("format") if isinstance(value, dict) else type(value).__name__
-        if got not in (FORMAT, STEP_FORMAT):
+        if got not in FORMATS:
             raise CalibrationError(
-                f"calibration record: got format {got!r}, expected {FORMAT!r} or {STEP_FORMAT!r}"
+                f"calibration record: got format {got!r}, expected one of {', '.join(FORMATS)}; a newer rrise reads newer ones"
             )
         try:
             record = cls(

@@ -11,6 +11,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.objective import Objective, Radius
 from rrise.calibration.promise.plan import default_radii
 from rrise.calibration.tables.scores import Scores
 
@@ -64,7 +65,7 @@ def study_guard(
     rhos: Sequence[float],
     *,
     radii: Sequence[float] = (),
-    radius: Optional[float] = None,
+    radius: Radius = None,
     num_calibration: int = 0,
 ) -> GuardStudy:
     """Foretell what the guarded tier would issue for every rho and noise.
@@ -74,7 +75,7 @@ def study_guard(
         guarantee: kind, error, confidence and beta; its own guard is ignored.
         rhos: attack budgets, [0, 1] pixel units.
         radii: to report at; empty: 0, sigma, 2 sigma, 3 sigma.
-        radius: the radius at which most certificates are wanted; None: the mean radius.
+        radius: the radius, or increasing radii, of which certificates are wanted; None: the mean radius.
         num_calibration: frames of the calibration split to come; 0: as many as the tuning split has.
 
     Raises:
@@ -92,7 +93,7 @@ def study_guard(
     chosen: List[Tuple[float, Optional[float]]] = []
     for rho in rhos:
         mine = [
-            _row(tables[noise], guarantee, Guard(rho, noise), wanted, radius, num_calibration)
+            _row(tables[noise], guarantee, Guard(rho, noise), wanted, Objective.of(radius), num_calibration)
             for noise in sorted(tables)
         ]
         rows += mine
@@ -106,7 +107,7 @@ def _row(
     guarantee: Guarantee,
     guard: Guard,
     radii: Tuple[float, ...],
-    radius: Optional[float],
+    objective: Objective,
     num_calibration: int,
 ) -> GuardRow:
     asked = replace(guarantee, guard=guard)
@@ -119,14 +120,14 @@ def _row(
     needed, enough = asked.frames_needed(), asked.rank(units) is not None
     if not enough:
         return GuardRow(guard.rho, guard.noise, level, needed, False, "", nothing, nothing, 0.0)
-    found, name, objective = np.zeros((1, len(tuning)), np.float32), "", 0.0
-    for candidate, difficulty in map_names(tuning, asked, radius):
+    found, name, best = np.zeros((1, len(tuning)), np.float32), "", 0.0
+    for candidate, difficulty in map_names(tuning, asked, objective):
         tried = cross_fitted_radii(
-            tuning, asked, candidate, difficulty=difficulty, radius=radius, num_calibration=units
+            tuning, asked, candidate, difficulty=difficulty, objective=objective, num_calibration=units
         )
-        worth = float(np.mean(tried >= radius) if radius is not None else np.mean(tried))
-        if worth > objective:
-            found, name, objective = tried, candidate + (" + difficulty" if difficulty else ""), worth
+        worth = objective.worth(tried)
+        if worth > best:
+            found, name, best = tried, candidate + (" + difficulty" if difficulty else ""), worth
     right = tuning.label == tuning.target
     return GuardRow(
         guard.rho,
@@ -137,5 +138,5 @@ def _row(
         name,
         tuple(float(np.mean((found > 0) & (found >= r))) for r in radii),
         tuple(float(np.mean((found > 0) & (found >= r) & right)) for r in radii),
-        objective,
+        best,
     )

@@ -64,11 +64,16 @@ def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_
 
 
 def raw_against_reference(
-    raw: np.ndarray, reference: np.ndarray, offset: Optional[float], step: Optional[float] = None
+    raw: np.ndarray,
+    reference: np.ndarray,
+    offset: Optional[float],
+    radii: Sequence[float] = (),
+    thresholds: Sequence[float] = (),
 ) -> str:
     """Calibration frames: raw against reference radius, with the line raw = reference + offset.
 
-    Where only `step` is issued, with the lines raw = step + offset and reference = step instead.
+    Where only `radii` are issued, with the stairs above which a frame is issued more than its reference instead: their
+    corners are (radius, threshold + offset).
     """
     figure, axes = _axes(
         "Calibration frames: raw against reference radius", f"reference radius {UNIT}", "raw radius"
@@ -76,13 +81,17 @@ def raw_against_reference(
     axes.scatter(reference, raw, s=9, alpha=0.5, label="calibration frame")
     ends = np.array([0.0, max(float(reference.max()), float(raw.max()), 1e-3)])
     axes.plot(ends, ends, color="0.5", linewidth=1, label="raw = reference")
-    if step is not None:
-        axes.axvline(
-            step, color="C2", linewidth=1.5, label=f"reference = {step:.4g}, the radius that is issued"
-        )
-        if offset is not None and step + offset > float(raw.min()):
-            axes.axhline(
-                step + offset, color="C3", linewidth=1.5, label=f"raw = {step:.4g} + offset {offset:.4g}"
+    if radii:
+        for radius in radii:
+            axes.axvline(radius, color="C2", linewidth=0.8)
+        if offset is not None:
+            heights = [threshold + offset for threshold in thresholds]
+            axes.plot(
+                np.repeat([0.0, *radii], 2)[1:],
+                np.append(np.repeat(heights, 2), max(float(raw.max()), heights[-1])),
+                color="C3",
+                linewidth=1.5,
+                label="issued (" + ", ".join(f"{radius:.4g}" for radius in radii) + ") = reference",
             )
     elif offset is not None:
         axes.plot(

@@ -227,10 +227,12 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     page.paragraph(numbers["message"])
     reference = reference_for(table, guarantee)
     caption = "Certificates of points above the red line exceed their reference."
-    if head.map.step is not None:
-        caption = "Points from the red line on receive a certificate; it exceeds its reference left of the green one."
+    if head.map.radii:
+        caption = "Certificates of points above the red stairs exceed their reference; green: the radii that are issued."
     page.figure(
-        plots.raw_against_reference(head.raw_radius(table.probit), reference, offset, head.map.step),
+        plots.raw_against_reference(
+            head.raw_radius(table.probit), reference, offset, head.map.radii, head.map.thresholds
+        ),
         caption if offset is not None else "The offset differs from frame to frame, or there is none.",
     )
     rows = coverage_rows(tables)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.objective import Objective, Radius
 from rrise.calibration.promise.plan import default_radii
 from rrise.calibration.statistics.levels import level_text
 from rrise.calibration.tables.evaluation import audit_reach_note, judge
@@ -51,7 +52,7 @@ class LevelRow:
 
     Attributes:
         error: as text.
-        map, difficulty: the best for the radius to be optimised.
+        map, difficulty: the best for the radii to be optimised.
         frames_needed, enough: of the calibration split to come.
         wrong_per_hour: permitted, at the study's frame rate.
         issued, accuracy, net, wrong: at each radius; what they would be with enough frames where `enough` is False.
@@ -89,7 +90,7 @@ class Study:
 
     Attributes:
         guarantee: kind, confidence and beta of all rows, and the error of `maps`, `classes` and `curve`.
-        radius: that was optimised; None: the mean radius.
+        objective: radii that were optimised; none: the mean radius.
         radii: of the rows; 0 counts every certificate.
         frames: of the tuning split; num_calibration: units of the calibration split to come.
         frame_rate: frames a second.
@@ -100,7 +101,7 @@ class Study:
     """
 
     guarantee: Guarantee
-    radius: Optional[float]
+    objective: Objective
     radii: Tuple[float, ...]
     frames: int
     num_calibration: int
@@ -116,6 +117,8 @@ class Study:
     def to_json(self) -> Dict[str, Any]:
         """The study as JSON; certified accuracy is null where no true label is known."""
         value = asdict(self)
+        del value["objective"]
+        value.update(self.objective.to_json())
         value["guarantee"] = self.guarantee.to_json()
         value["sentence"] = self.guarantee.sentence()
         value["conditions"] = list(self.guarantee.conditions())
@@ -134,7 +137,8 @@ def make_study(
     *,
     errors: Sequence[Fraction] = ERRORS,
     radii: Sequence[float] = (),
-    radius: Optional[float] = None,
+    radius: Radius = None,
+    weights: Sequence[float] = (),
     num_calibration: int = 0,
     frame_rate: float = 30.0,
     seed: int = 0,
@@ -146,7 +150,8 @@ def make_study(
         guarantee: kind, confidence, beta, guard; its error is the one that maps and classes are compared at.
         errors: levels of the trade-off.
         radii: to report at; empty: 0, sigma, 2 sigma, 3 sigma.
-        radius: the radius at which most certificates are wanted; None: the mean radius decides.
+        radius: the radius, or increasing radii, of which certificates are wanted; None: the mean radius decides.
+        weights: what a certificate of each radius is worth; 1 by default.
         num_calibration: units of the calibration split to come; 0: as many as here.
         frame_rate: frames a second, for wrong certificates per hour.
         seed: of the halves of the tuning split.
@@ -154,25 +159,26 @@ def make_study(
     Raises:
         CalibrationError: another split, no frames, or radii, rates or levels out of range.
     """
-    _check(tuning, radii, radius, frame_rate)
+    objective = Objective.of(radius, weights)
+    _check(tuning, radii, frame_rate)
     wanted = tuple(radii) or (0.0, *default_radii(tuning.sigma))
     units = num_calibration or len(np.unique(tuning.clip))
-    options: Dict[str, Any] = {"radius": radius, "num_calibration": units, "seed": seed}
+    options: Dict[str, Any] = {"objective": objective, "num_calibration": units, "seed": seed}
     levels = []
     for error in sorted(set(errors)):
         asked = replace(guarantee, error=error)
-        name, difficulty, found = _best(_all_maps(tuning, asked, options), radius)
+        name, difficulty, found = _best(_all_maps(tuning, asked, options), objective)
         worth = _worth(tuning, asked, found, wanted)
         levels.append(_level_row(asked, name, difficulty, worth, found, units, frame_rate))
     tried = _all_maps(tuning, guarantee, options)
-    name, _, found = _best(tried, radius)
+    name, _, found = _best(tried, objective)
     grid = [float(r) for r in np.linspace(0.0, max(float(found.max()), 1e-6), 101)]
     curve = _worth(tuning, guarantee, found, grid)
     judged = judge(tuning, found[0])
     extra = 0.0 if guarantee.guard is None else guarantee.guard.rho
     return Study(
         guarantee=guarantee,
-        radius=radius,
+        objective=objective,
         radii=wanted,
         frames=len(tuning),
         num_calibration=units,
@@ -190,7 +196,7 @@ def make_study(
 Tried = List[Tuple[str, bool, np.ndarray]]
 
 
-def _check(tuning: Scores, radii: Sequence[float], radius: Optional[float], frame_rate: float) -> None:
+def _check(tuning: Scores, radii: Sequence[float], frame_rate: float) -> None:
     if tuning.split != "tuning":
         raise CalibrationError(
             f"study: got scores of split {tuning.split!r}, expected 'tuning': what is chosen on it must not be "
@@ -198,11 +204,9 @@ def _check(tuning: Scores, radii: Sequence[float], radius: Optional[float], fram
         )
     if not len(tuning):
         raise CalibrationError("study: got no frames")
-    for value in (*radii, *(() if radius is None else (radius,))):
+    for value in radii:
         if not (np.isfinite(value) and value >= 0):
             raise CalibrationError(f"study: got radius {value}, expected radii >= 0 in [0, 1] pixel units")
-    if radius is not None and radius == 0:
-        raise CalibrationError("study: got radius 0 to be optimised, expected a positive radius")
     if not (np.isfinite(frame_rate) and frame_rate > 0):
         raise CalibrationError(
             f"study: got frame rate {frame_rate}, expected a positive number of frames a second"
@@ -212,14 +216,12 @@ def _check(tuning: Scores, radii: Sequence[float], radius: Optional[float], fram
 def _all_maps(tuning: Scores, guarantee: Guarantee, options: Dict[str, Any]) -> Tried:
     return [
         (name, difficulty, cross_fitted_radii(tuning, guarantee, name, difficulty=difficulty, **options))
-        for name, difficulty in map_names(tuning, guarantee, options["radius"])
+        for name, difficulty in map_names(tuning, guarantee, options["objective"])
     ]
 
 
-def _best(tried: Tried, radius: Optional[float]) -> Tuple[str, bool, np.ndarray]:
-    return max(
-        tried, key=lambda row: float(np.mean(row[2] >= radius) if radius is not None else np.mean(row[2]))
-    )
+def _best(tried: Tried, objective: Objective) -> Tuple[str, bool, np.ndarray]:
+    return max(tried, key=lambda row: objective.worth(row[2]))
 
 
 @dataclass(frozen=True)

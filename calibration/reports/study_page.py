@@ -129,7 +129,7 @@ def _maps(page: Page, study: Study) -> None:
     page.heading(f"Maps, at error {float(study.guarantee.error):g}")
     page.paragraph(
         "Gain over the plain offset on the plug-in radius (identity), in points of the share issued. A step spends all its "
-        "errors at one radius and issues no other."
+        "errors at one radius and issues no other; a staircase shares them over several."
     )
     header = (
         "map",

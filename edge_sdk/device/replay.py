@@ -25,8 +25,8 @@ class Replay:
     Attributes:
         frames: frames that were recorded and replayed; recorded: how many were recorded.
         flipped: frames with another label than recorded, of which `flipped_certified` have a radius here.
-        larger: certificates larger than recorded; largest_increase: by how much at most, radius units. Where one radius only
-            is issued, a frame counts that came nearer to it, too.
+        larger: certificates larger than recorded; largest_increase: by how much at most, radius units. Of a staircase
+            (a map that issues given radii only) a frame counts that came nearer to the next step, too.
     """
 
     frames: int
@@ -73,10 +73,20 @@ def compare_with_recorded(
 
 
 def _nearer(head: CertificateHead, then: Scores, outputs: Outputs, paired: np.ndarray) -> np.ndarray:
-    """By how much each replayed frame came nearer to the only radius that is issued, float64 [m]; 0 where any is."""
-    if head.map.step is None:
+    """By how much each replayed frame came nearer to the next step of a staircase, float64 [m]; 0 where there is none.
+
+    Whether it crossed a step does not matter: what came nearer here may cross one in a frame that was not replayed. Below
+    the first step by its own radius and more, nothing counts.
+    """
+    if not head.map.radii:
         return np.zeros(len(then))
-    reach = head.without_step()
     difficulty = None if outputs.difficulty is None else outputs.difficulty[paired]
-    now = reach.radius(outputs.probit[paired], outputs.label[paired], difficulty).astype(np.float64)
-    return now - reach.radius(then.probit, then.label, then.difficulty)
+    floor = float(head.map.thresholds[0]) - float(head.map.radii[0])
+    now, before = (
+        np.fmax(reach.astype(np.float64), floor)  # NaN issues nothing
+        for reach in (
+            head.reach(outputs.probit[paired], outputs.label[paired], difficulty),
+            head.reach(then.probit, then.label, then.difficulty),
+        )
+    )
+    return np.asarray(now - before)

@@ -117,7 +117,7 @@ def verify(
 
     Args:
         tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma, and none where
-            one radius only is issued, since no margin covers a frame that rounding carries over its threshold.
+            given radii only are issued, since no margin covers a frame that rounding carries over a threshold.
         level: of the coverage test.
         write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
             certificates on this execution; a failed one withdraws an earlier record. A violated guarantee, and any failure
@@ -155,7 +155,7 @@ def verify(
     exceeds = radius > to_keep(reference, record.guarantee)
     coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
     # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
-    usual = TOLERANCE * bundle.manifest.sigma if record.head.map.step is None else 0.0
+    usual = TOLERANCE * bundle.manifest.sigma if not record.head.map.radii else 0.0
     limit = usual if tolerance is None else tolerance
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
     broken = sum(_not_finite(part) for part in ([outputs] if live is outputs else [outputs, live]))

@@ -127,14 +127,15 @@ class Comparison:
 def graded(answers: Answers, head: CertificateHead) -> Answers:
     """Answers whose radii tell how far apart two executions are.
 
-    The radii of a head with a step are all alike, so there it is how far each frame lies beyond the step, up to sigma: a very
-    negative offset, with which everything is issued, makes the distances large and their rounding as well.
+    The radii of a staircase are few, so there it is how far each frame lies beyond the first step, up to sigma beyond the last
+    one: a very negative offset, with which everything is issued, makes the distances large and their rounding as well.
     """
-    if head.map.step is None:
+    if not head.map.radii:
         return answers
-    reach = head.without_step().radius(answers.probit, answers.label, answers.difficulty)
-    radius = reach - np.float32(head.map.step)
-    return replace(answers, radius=np.clip(radius, np.float32(0), np.float32(head.sigma)))
+    reach = head.reach(answers.probit, answers.label, answers.difficulty)
+    first, last = np.float32(head.map.thresholds[0]), np.float32(head.map.thresholds[-1])
+    top = last - first + np.float32(head.sigma)
+    return replace(answers, radius=np.clip(reach - first, np.float32(0), top))
 
 
 NEGLIGIBLE = 1e-4

@@ -200,13 +200,10 @@ def _radius(write: NodeWriter, head: CertificateHead, raw: str, label: str, usab
         margin = write.node("Gather", margin, label, name="class_offset", axis=0)
     if head.difficulty:
         margin = write.node("Mul", margin, "difficulty", name="scaled_offset")
-    radius = write.node("Sub", raw, margin, name="shrunk")
-    zero, step = write.constant("zero", 0.0), head.map.step
-    if step is None:
-        reached = write.node("Greater", radius, zero, name="positive")
-    else:
-        least = write.constant("least_issued", step)
-        reached, radius = write.node("GreaterOrEqual", radius, least, name="radius_reached"), least
+    radius, zero = write.node("Sub", raw, margin, name="shrunk"), write.constant("zero", 0.0)
+    if head.map.radii:
+        radius = _stairs(write, head.map, radius, zero)
+    reached = write.node("Greater", radius, zero, name="positive")
     issued = write.node("And", usable, reached, name="issued")
     if head.difficulty:
         # A difficulty of 0 or less would switch the offset off or turn it round, an infinite one would turn a negative
@@ -222,3 +219,15 @@ def _radius(write: NodeWriter, head: CertificateHead, raw: str, label: str, usab
         )
         issued = write.node("And", issued, above, name="selected")
     write.node("Where", issued, radius, zero, output="radius")
+
+
+def _stairs(write: NodeWriter, table: RadiusMap, reach: str, zero: str) -> str:
+    """The largest radius whose threshold is reached, or 0: comparisons that NaN fails, and a maximum of constants."""
+    axis = write.constant("stairs_axis", [1], np.int64)
+    column = write.node("Unsqueeze", reach, axis, name="reach_column")
+    thresholds = write.constant("stairs_thresholds", [table.thresholds])
+    passed = write.node("GreaterOrEqual", column, thresholds, name="stairs_passed")
+    radii = write.node(
+        "Where", passed, write.constant("stairs_radii", [table.radii]), zero, name="stairs_reached"
+    )
+    return write.node("ReduceMax", radii, axis, name="stairs_radius", keepdims=0)

@@ -9,8 +9,9 @@ from scipy.stats import betabinom, binom, chisquare, kstest, norm
 
 from rrise.calibration import Guarantee, RadiusMap, Scores, calibrate
 from rrise.calibration.promise.head import CertificateHead
-from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.maps import staircase_map, step_map
 from rrise.calibration.promise.offsets import LEAST, excesses
+from rrise.calibration.statistics.bounds import clopper_pearson_lower
 from tests.calibration.helpers import SIGMA, draw_scores
 from tests.calibration.worlds import World, at_most, ranked
 
@@ -83,6 +84,37 @@ def test_a_step_keeps_the_promise_and_attains_it() -> None:
         for offset in ranked(scores, guarantee)
     ]
     assert 0.03 < np.mean(wrong) <= at_most(0.05, 6000)
+
+
+def test_a_staircase_keeps_the_promise_and_attains_it() -> None:
+    """Bad frames have a true radius just below the first or just below the second step, and lie beyond it by a raw .05."""
+    guarantee = Guarantee.of("pac", "0.05", "0.95", "0.1")
+    world = World.make(0.0501, 400, 0.1)
+    second = float(np.nextafter(np.float32(world.true_radius), np.float32(1)))
+    low = float(clopper_pearson_lower(280, 400, 0.1)) * (1 - 1e-6)
+    first = float(np.nextafter(np.float32(SIGMA * norm.ppf(low)), np.float32(1)))
+    stairs = staircase_map((first, second), (0.2, 0.4))
+    head, law = CertificateHead(SIGMA, stairs), np.array([low, world.p])
+    counts = np.zeros((802, 3), np.uint32)
+    counts[:, 0], counts[:, 1] = np.tile(np.arange(401), 2), 400 - np.tile(np.arange(401), 2)
+    frames = replace(
+        draw_scores(0, 802, 400),
+        label=np.zeros(802, np.int64),
+        probit=(np.repeat(np.array(stairs.thresholds) + 0.05, 401) / SIGMA).astype(np.float32),
+        counts=counts,
+    )
+    table = excesses(frames, head, guarantee).reshape(2, 401)
+    rng = np.random.default_rng(8)
+    kind = rng.integers(0, 2, (6000, 1000))
+    drawn = table[kind, rng.binomial(400, law[kind])]
+    scores = np.where(rng.random((6000, 1000)) < world.share, drawn, LEAST)
+    true = SIGMA * norm.ppf(law)
+    violated = []
+    for offset in ranked(scores, guarantee):
+        radius = head.with_offset((float(offset),)).radius(frames.probit[[0, 401]], frames.label[:2])
+        # Both kinds lie .05 beyond their step up to a rounding: half of the bad frames wrong is no violation.
+        violated.append(world.share * np.mean(radius.astype(np.float64) > true) > 0.05)
+    assert 0.03 < np.mean(violated) <= at_most(0.05, 6000)
 
 
 def test_per_class_holds_in_each_class() -> None:

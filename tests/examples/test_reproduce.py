@@ -144,7 +144,7 @@ def test_the_kept_scores_can_be_calibrated_by_the_command_line(finished: Path, t
     done = CliRunner().invoke(
         calibrate_main, [*command, "--error", "0.1", "--choose-beta", "--out", str(out)]
     )
-    assert done.exit_code == 0 and Calibration.load(out).head.map.step == 0.25, done.output
+    assert done.exit_code == 0 and Calibration.load(out).head.map.radii == (0.25,), done.output
 
 
 def test_the_gap_is_a_difference_on_the_same_frames(finished: Path) -> None:

@@ -351,7 +351,7 @@ def test_a_bundle_may_issue_one_radius_and_nothing_else(colour_source: Source, t
     """From export over the gate to the loop and the device's own calibration."""
     source = replace(colour_source, map=step_map(0.1))
     out = export_source(source, tmp_path / "bundle", ("fp32", "fp16", "int8")).path
-    step = source.map.step
+    (step,) = source.map.radii
     frames = source.verification.frames
     for artefact in ARTEFACTS:
         with Certifier.load(out, artefact=artefact, threads=1) as certifier:

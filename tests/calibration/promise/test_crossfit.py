@@ -7,11 +7,13 @@ import pytest
 
 from rrise.calibration import CalibrationError, Guarantee, Scores, calibrate
 from rrise.calibration.promise.crossfit import STEPS, cross_fitted_radii, fit_map, map_names, rank_share
+from rrise.calibration.promise.objective import MEAN_RADIUS, Objective
 from rrise.calibration.promise.selective import choose_threshold
 from tests.calibration.helpers import draw_scores
 
 TUNING = draw_scores(1, 1000, 5000, noise=0.3, split="tuning", start=10**6)
 CALIBRATION = draw_scores(2, 1000, 5000, noise=0.3)
+WANTED = Objective.of(0.3)
 TEST = draw_scores(3, 5000, 5000, noise=0.3, split="test", start=10**7)
 
 
@@ -22,8 +24,8 @@ def _clips(scores: Scores, size: int) -> Scores:
 @pytest.mark.parametrize("name", ["identity", "clopper-pearson", "quantile 1", "step"])
 def test_it_foretells_what_calibration_gives(name: str) -> None:
     guarantee = Guarantee.of("pac", "0.1")
-    foretold = cross_fitted_radii(TUNING, guarantee, name, radius=0.3, num_calibration=1000)
-    curve = fit_map(name, TUNING, guarantee, radius=0.3)
+    foretold = cross_fitted_radii(TUNING, guarantee, name, objective=WANTED, num_calibration=1000)
+    curve = fit_map(name, TUNING, guarantee, objective=WANTED)
     head = calibrate(CALIBRATION, guarantee, curve).head
     given = head.radius(TEST.probit, TEST.label)
     for radius in (0.001, 0.25, 0.3, 0.4):
@@ -60,12 +62,12 @@ def test_clips_are_never_divided() -> None:
 
 def test_names_depend_on_what_there_is() -> None:
     guarantee = Guarantee.of()
-    few = [name for name, _ in map_names(TUNING.take(np.arange(30)), guarantee, 0.3)]
+    few = [name for name, _ in map_names(TUNING.take(np.arange(30)), guarantee, WANTED)]
     assert few == ["clopper-pearson", "identity", "step"]
-    assert not any(name == "step" for name, _ in map_names(TUNING, guarantee, None))
-    assert not any(name == "step" for name, _ in map_names(TUNING, Guarantee.of("selective"), 0.3))
+    assert not any(name == "step" for name, _ in map_names(TUNING, guarantee, MEAN_RADIUS))
+    assert "staircase" in dict(map_names(TUNING, guarantee, Objective.of([0.2, 0.3])))
     with_head = replace(TUNING, difficulty=np.ones(1000, np.float32))
-    assert ("identity", True) in list(map_names(with_head, guarantee, None))
+    assert ("identity", True) in list(map_names(with_head, guarantee, MEAN_RADIUS))
 
 
 def test_rank_share_and_a_step_without_radius() -> None:

@@ -272,7 +272,7 @@ def test_a_step_is_calibrated_under_every_kind_and_leaves_the_rest_above(kind: s
     radius = _radius(scores, record)
     check = check_rank(scores, radius, record)
     assert check and check.exceeding == check.allowed
-    assert set(radius.tolist()) == {0.0, record.head.map.step}
+    assert set(radius.tolist()) == {0.0, *record.head.map.radii}
     assert "every certificate has radius 0.3" in record.message()
     assert Calibration.from_json(record.to_json()) == record
 

@@ -18,7 +18,14 @@ any_float = st.floats(width=32, allow_nan=True, allow_infinity=True)
 heads = st.builds(
     CertificateHead,
     sigma=st.floats(0.01, 2),
-    map=st.sampled_from([RadiusMap("identity", (), ()), CP, step_map(0.3), replace(CP, step=0.1)]),
+    map=st.sampled_from(
+        [
+            RadiusMap("identity", (), ()),
+            CP,
+            step_map(0.3),
+            replace(CP, radii=(0.1, 0.2), thresholds=(0.1, 0.15)),
+        ]
+    ),
     offset=st.lists(st.floats(-1, 3) | st.just(math.inf), min_size=1, max_size=1).map(tuple)
     | st.lists(st.floats(-1, 3), min_size=4, max_size=4).map(tuple),
     difficulty=st.booleans(),

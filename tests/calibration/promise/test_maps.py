@@ -102,15 +102,15 @@ def test_clopper_pearson_map_refuses_impossible_arguments(
 @given(st.floats(1e-30, 1e30))
 def test_a_step_is_the_least_float32_that_answers_the_request(radius: float) -> None:
     curve = step_map(radius)
-    assert curve.is_identity and curve.step is not None
-    step = np.float32(curve.step)
-    assert float(step) == curve.step >= radius > float(np.nextafter(step, np.float32(0)))
+    assert curve.is_identity and curve.is_step
+    step = np.float32(curve.radii[0])
+    assert float(step) == curve.radii[0] >= radius > float(np.nextafter(step, np.float32(0)))
     assert RadiusMap.from_json(curve.to_json()) == curve
 
 
 def test_a_map_without_a_step_is_stored_as_before() -> None:
     assert set(IDENTITY.to_json()) == {"name", "x", "y"}
-    assert RadiusMap.from_json({"name": "identity", "x": [], "y": []}).step is None
+    assert RadiusMap.from_json({"name": "identity", "x": [], "y": []}).radii == ()
 
 
 @pytest.mark.parametrize("radius", [0.0, -0.1, float("nan"), float("inf"), 1e39])

@@ -10,6 +10,7 @@ import pytest
 
 from rrise.calibration import CalibrationError, Guarantee, Scores, calibrate
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.objective import MEAN_RADIUS
 from rrise.calibration.promise.offsets import label_reference
 from rrise.calibration.promise.plan import BETAS, Plan, choose_plan
 from tests.calibration.helpers import SIGMA, draw_scores
@@ -36,7 +37,8 @@ def test_a_plan_for_a_radius_beats_the_plain_offset_there() -> None:
     for radius in (0.15, 0.3, 0.45):
         before = float(np.mean(plain.head.radius(TEST.probit, TEST.label) >= radius))
         plan = choose_plan(TUNING, Guarantee.of(), radius=radius, num_calibration=1000)
-        assert plan.map.step == np.float32(radius) or plan.map.step == np.nextafter(np.float32(radius), 1)
+        assert plan.map.is_step
+        assert plan.map.radii[0] in (np.float32(radius), np.nextafter(np.float32(radius), 1))
         # The best that any rule on the probit could do with alpha errors, knowing the test frames.
         order = np.argsort(-TEST.probit)
         errors = np.cumsum(label_reference(TEST, 0.1)[order] < radius)
@@ -46,7 +48,7 @@ def test_a_plan_for_a_radius_beats_the_plain_offset_there() -> None:
 
 def test_a_real_difficulty_is_chosen_and_helps() -> None:
     plan = choose_plan(TUNING, Guarantee.of(), num_calibration=1000)
-    assert plan.difficulty and plan.radius is None
+    assert plan.difficulty and plan.objective == MEAN_RADIUS
     without = choose_plan(replace(TUNING, difficulty=None), Guarantee.of(), num_calibration=1000)
     assert not without.difficulty
     assert _worth(plan, 0.3) > _worth(without, 0.3)

@@ -13,7 +13,7 @@ from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
 from rrise.calibration import CalibrationError, CertifyCounts, CostEntry, CostLedger, Guarantee, calibrate
-from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.maps import staircase_map, step_map
 from rrise.calibration.promise.offsets import reference_for
 from rrise.calibration.reports.report import summary_rows, write_report
 from rrise.calibration.reports.summary import ReportTables, coverage_rows, default_radii, rivals, summarise
@@ -190,8 +190,20 @@ def test_the_figure_of_a_step_shows_which_points_exceed(tables: ReportTables, tm
     )
     write_report(stepped, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "every certificate has radius 0.2" in page and "left of the green one" in page
-    assert "reference = 0.2, the radius that is issued" in page
+    assert "every certificate has radius 0.2" in page and "above the red stairs exceed" in page
+    assert "issued (0.2) = reference" in page
+
+
+def test_the_figure_of_a_staircase_has_a_corner_for_each_radius(tables: ReportTables, tmp_path: Path) -> None:
+    stairs = staircase_map((0.1, 0.2), (0.1, 0.22))
+    stepped = dataclasses.replace(
+        tables, calibration=calibrate(tables.scores["calibration"], Guarantee.of(error="0.1"), stairs)
+    )
+    write_report(stepped, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "every certificate has one of the radii 0.1, 0.2" in page and "issued (0.1, 0.2) = reference" in page
+    )
 
 
 def test_net_and_its_gap_to_monte_carlo_are_recomputed_frame_by_frame(tables: ReportTables) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from rrise.calibration.promise.head import CertificateHead
-from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.maps import staircase_map, step_map
 from rrise.calibration.promise.offsets import LEAST
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.errors import BundleError
@@ -327,6 +327,16 @@ def test_radii_of_a_step_are_compared_by_how_far_they_lie_beyond_it() -> None:
     assert found.abstain_flips == 1 and found.radius_increase == pytest.approx(0.025, abs=1e-6)
     plain = CertificateHead(0.25, offset=(0.1,))
     assert graded(mine, plain) is mine
+
+
+def test_radii_of_a_staircase_are_compared_by_how_far_they_lie_beyond_its_first_step() -> None:
+    head = CertificateHead(0.25, staircase_map((0.1, 0.3), (0.1, 0.35)), (0.0,))
+    label = np.zeros(4, np.int64)
+    theirs = Answers.of(label, np.array([0.5, 1.39, 0.3, 9.0], np.float32), head)
+    mine = Answers.of(label, np.array([0.5, 1.41, 0.5, 9.1], np.float32), head)
+    assert (mine.radius - theirs.radius).tolist() == pytest.approx([0, 0.2, 0.1, 0])
+    found = compare(graded(mine, head), graded(theirs, head), 0.25)
+    assert found.radius_increase == pytest.approx(0.025, abs=1e-6) and found.abstain_flips == 1
 
 
 def test_where_everything_is_issued_rounding_of_far_distances_does_not_count() -> None:

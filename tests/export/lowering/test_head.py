@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from scipy.special import expit, logsumexp, ndtri, ndtri_exp
 
 from rrise.calibration.promise.head import CertificateHead
-from rrise.calibration.promise.maps import RadiusMap, clopper_pearson_map, step_map
+from rrise.calibration.promise.maps import RadiusMap, clopper_pearson_map, staircase_map, step_map
 from rrise.calibration.statistics.probit import LOGIT_LIMIT, probit_from_logits
 from rrise.export.errors import ExportError
 from rrise.export.lowering.head import attach_head
@@ -31,7 +31,13 @@ HEADS = {
     "per class": CertificateHead(1.0, STEPS, PER_CLASS),
     "threshold": CertificateHead(0.25, offset=(0.05,), threshold=0.2),
     "step": CertificateHead(0.25, step_map(0.3), (0.05,)),
-    "step of each class": CertificateHead(0.12, replace(STEPS, step=0.2), PER_CLASS, difficulty=True),
+    "step of each class": CertificateHead(
+        0.12, replace(STEPS, radii=(0.2,), thresholds=(0.2,)), PER_CLASS, difficulty=True
+    ),
+    "staircase": CertificateHead(0.25, staircase_map((0.1, 0.3, 0.5), (0.12, 0.3, 0.61)), (0.02,)),
+    "staircase of each class": CertificateHead(
+        0.12, replace(STEPS, radii=(0.02, 0.2), thresholds=(-0.05, 0.1)), PER_CLASS, difficulty=True
+    ),
     "difficulty": CertificateHead(0.25, STEPS, PER_CLASS, difficulty=True, threshold=0.01),
 }
 
@@ -87,6 +93,27 @@ def test_from_the_probit_on_both_renderings_agree_bit_for_bit(name: str, level: 
     assert 0 < issued < 4 * BATCH
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_any_staircase_agrees_bit_for_bit_also_at_its_thresholds(seed: int) -> None:
+    """Random stairs; half of the thresholds are what some frame reaches exactly, the others a float32 above or below."""
+    random = np.random.default_rng(seed)
+    count, logits = int(random.integers(1, 9)), random_logits(3.0, seed)
+    hardness = random.uniform(0.1, 3, BATCH).astype(np.float32)
+    plain = CertificateHead(0.25, offset=(float(random.normal(0, 0.1)),), difficulty=bool(seed % 2))
+    probit = run_head(plain, logits, hardness)["probit"]
+    reach = plain.reach(probit, np.zeros(BATCH, np.int64), hardness)
+    thresholds = random.choice(reach, count)
+    for beyond in (-np.inf, np.inf):
+        moved = random.random(count) < 0.25
+        thresholds[moved] = np.nextafter(thresholds[moved], np.float32(beyond))
+    stairs = staircase_map(np.cumsum(random.uniform(0.01, 0.3, count)), np.sort(thresholds))
+    head = replace(plain, map=stairs)
+    got = run_head(head, logits, hardness)
+    wanted = head.radius(got["probit"], got["label"], hardness)
+    assert got["radius"].tobytes() == wanted.tobytes()
+    assert set(got["radius"].tolist()) <= {0.0, *stairs.radii} and (wanted > 0).any()
+
+
 def test_a_difficulty_that_is_no_positive_number_abstains_in_both_renderings() -> None:
     head, logits = CertificateHead(0.25, offset=(-0.1,), difficulty=True), random_logits(30.0)
     hardness = np.resize(np.array([1.0, 0.0, -1.0, np.nan, 1e-3, np.inf, 3e38], np.float32), BATCH)
@@ -127,7 +154,9 @@ def test_probit_is_the_inverse_normal_of_the_softmax() -> None:
 BAD_VALUES = [math.nan, math.inf, -math.inf, 1e30, -1e30, 3.4e38, -3.4e38]
 
 
-@pytest.mark.parametrize("name", ["identity", "clopper-pearson", "two knots", "per class", "step"])
+@pytest.mark.parametrize(
+    "name", ["identity", "clopper-pearson", "two knots", "per class", "step", "staircase"]
+)
 def test_logits_that_are_no_numbers_never_give_a_certificate(name: str) -> None:
     logits = np.full((BATCH, CLASSES), -5.0, np.float32)
     logits[:, 2] = 20.0
