@@ -183,7 +183,8 @@ def staircase_map(radii: Sequence[float], thresholds: Sequence[float]) -> Radius
 
     Args:
         radii: increasing, > 0, [0, 1] pixel units.
-        thresholds: one for each, non-decreasing, in the same units; `rrise.calibration.promise.staircase` chooses them on tuning frames.
+        thresholds: one for each, non-decreasing, in the same units; `promise.staircase` chooses them on tuning
+            frames.
 
     Raises:
         CalibrationError: radii or thresholds that make no staircase.

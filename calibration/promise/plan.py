@@ -25,8 +25,8 @@ BETAS = (Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
 """Miss probabilities that `choose_plan` tries where it may choose beta."""
 
 FORMATS = ("rrise-plan/1", "rrise-plan/2", "rrise-plan/3")
-"""The second is that of a map with a step, the third that of any other staircase (see `rrise.calibration.promise.record`), of several
-radii, and of offsets to be tested in turn."""
+"""The second is that of a map with a step, the third that of any other staircase (see `promise.record`), of several radii, and
+of offsets to be tested in turn."""
 
 
 @dataclass(frozen=True)

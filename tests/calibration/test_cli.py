@@ -43,6 +43,25 @@ def test_fit_chooses_on_the_tuning_split(folder: Path) -> None:
     assert value["head"]["map"] == value["plan"]["map"]
 
 
+def test_fit_makes_a_staircase_of_several_radii(folder: Path) -> None:
+    options = ("--tuning", folder / "tuning.npz", "--radius", "0.15,0.3,0.45", "--weights", "1,1,2")
+    done = _run("fit", folder / "calibration.npz", "--out", folder / "r.json", *options)
+    assert done.exit_code == 0, done.output
+    assert "every certificate has one of the radii 0.15, 0.3, 0.45" in done.output
+    stairs = Calibration.load(folder / "r.json").head.map
+    assert stairs.name == "staircase" and len(stairs.thresholds) == 3
+    study = _run(
+        "study", folder / "tuning.npz", "--out", folder / "study", *options[2:], "--errors", "0.05", "--json"
+    )
+    value = json.loads(study.stdout)
+    assert value["radius"] == [0.15, 0.3, 0.45] and value["weights"] == [1, 1, 2]
+    assert "staircase" in {row["name"] for row in value["maps"]}
+    selective = ("--kind", "selective", "--error", "0.1", "--map", "staircase")
+    done = _run("fit", folder / "calibration.npz", "--out", folder / "s.json", *options, *selective)
+    record = Calibration.load(folder / "s.json")
+    assert done.exit_code == 0 and record.head.map.name == "staircase" and record.head.threshold is None
+
+
 def test_selective_takes_its_threshold_from_the_tuning_split_or_the_user(folder: Path) -> None:
     base = (
         "fit",
@@ -105,6 +124,10 @@ def test_too_few_frames_exit_with_1_and_the_number(folder: Path) -> None:
         (("--radius", "0.3"), "give --tuning"),
         (("--choose-beta",), "give --tuning"),
         (("--map", "chosen"), "give --tuning"),
+        (("--map", "staircase"), "give --tuning"),
+        (("--radius", "0.3,0.2"), "radii that increase"),
+        (("--radius", "0.3,x"), "--radius: got '0.3,x'"),
+        (("--radius", "0.3", "--weights", "1,2"), "a positive number for each radius"),
         (("--threshold", "0.3"), "expected kind 'selective'"),
         (("--kind", "per-class", "--rho", "0.1", "--noise", "0.1"), "expected 'pac' or 'marginal'"),
         (("--radios", "0.3"), "--radius"),

@@ -18,7 +18,7 @@ import torch
 
 from rrise.calibration.promise.fit import check_rank
 from rrise.calibration.promise.guarantee import Guarantee
-from rrise.calibration.promise.maps import step_map
+from rrise.calibration.promise.maps import RadiusMap, staircase_map, step_map
 from rrise.calibration.promise.offsets import smallest_offsets
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.digests import file_digest
@@ -347,23 +347,29 @@ def test_a_selective_rule_is_in_the_graph(colour_source: Source, tmp_path: Path)
     assert (answers.radius[head.raw_radius(answers.probit) <= np.float32(0.02)] == 0).all()
 
 
-def test_a_bundle_may_issue_one_radius_and_nothing_else(colour_source: Source, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("map", "artefacts"),
+    [(step_map(0.1), ARTEFACTS), (staircase_map((0.05, 0.1, 0.3), (0.06, 0.12, 0.25)), ("fp32", "int8"))],
+    ids=["step", "staircase"],
+)
+def test_a_bundle_may_issue_given_radii_and_nothing_else(
+    colour_source: Source, tmp_path: Path, map: RadiusMap, artefacts: "tuple[str, ...]"
+) -> None:
     """From export over the gate to the loop and the device's own calibration."""
-    source = replace(colour_source, map=step_map(0.1))
-    out = export_source(source, tmp_path / "bundle", ("fp32", "fp16", "int8")).path
-    (step,) = source.map.radii
+    source = replace(colour_source, map=map)
+    out = export_source(source, tmp_path / "bundle", artefacts).path
     frames = source.verification.frames
-    for artefact in ARTEFACTS:
+    for artefact in artefacts:
         with Certifier.load(out, artefact=artefact, threads=1) as certifier:
             record = certifier.bundle.calibrations[artefact]
             answers = run_all(certifier.runtime, frames)
             wanted = record.head.radius(answers.probit, answers.label)
-            assert answers.radius.tobytes() == wanted.tobytes() and set(wanted.tolist()) == {0.0, step}
+            assert answers.radius.tobytes() == wanted.tobytes() and set(wanted.tolist()) == {0.0, *map.radii}
             assert [certifier.certify(frame).radius for frame in frames[:20]] == wanted[:20].tolist()
     bundle = Bundle.open(out)
     runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
     assert recalibrate(bundle, "fp32", runtime, source.calibration, write=False).margin == 0.0
-    # Where the references lie lower, a margin makes the certificates a little smaller than the step.
+    # Where the references lie lower, a margin makes the certificates a little smaller than the steps.
     pack = source.calibration
     lower = replace(pack, radius=np.maximum(pack.radius - np.float32(0.02), 0))
     assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.05

@@ -104,8 +104,8 @@ def test_only_the_tuning_split_is_studied(split: str) -> None:
     ("keywords", "message"),
     [
         ({"radii": (-0.1,)}, "got radius -0.1"),
-        ({"radius": 0.0}, "got radius 0 to be optimised"),
-        ({"radius": float("nan")}, "got radius nan"),
+        ({"radius": 0.0}, "radius: got 0, expected a positive radius"),
+        ({"radius": float("nan")}, "radius: got nan"),
         ({"frame_rate": 0.0}, "got frame rate 0.0"),
     ],
 )
