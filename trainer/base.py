@@ -115,7 +115,9 @@ def base_settings(workspace: Workspace) -> dict[str, Any]:
     """Everything that decides what the base classifier is."""
     settings = {**workspace.fingerprint(), "settings": _plain(asdict(workspace.config.base))}
     if workspace.config.base.recipe != "gaussian":
-        settings["radius"] = workspace.config.guarantee.radius  # what its recipe is chosen for
+        # What its recipe is chosen for.
+        asked = workspace.config.guarantee
+        settings |= _plain({"radius": asked.radius, **({"weights": asked.weights} if asked.weights else {})})
     return settings | _own_file(workspace)
 
 

@@ -192,16 +192,16 @@ def watch_accuracy(workspace: Workspace, device: torch.device) -> Measure:
 
 def certified_share(workspace: Workspace, module: nn.Module, session: Session) -> float:
     """What recipes are compared by, see `Choice`."""
-    sigma, radius = workspace.config.smoothing.sigma, workspace.config.guarantee.radius
+    sigma, objective = workspace.config.smoothing.sigma, workspace.config.guarantee.objective
     x = workspace.inputs("tuning")[:JUDGED]
     wanted = torch.from_numpy(workspace.labels("tuning")[:JUDGED]).to(session.device)
     answer = labels_of(
         module, len(workspace.dataset.class_names), workspace.config.targets.dtype, session.device
     )
-    draws = _draws(radius / sigma)
+    draws = _draws(max(objective.radii, default=0.0) / sigma)
     hits = _hits(answer, x, wanted, sigma, draws, session.device)
     estimated = sigma * ndtri(((hits + 0.5) / (draws + 1)).cpu().double().numpy())
-    return float((estimated >= radius).mean() if radius else estimated.clip(0).mean())
+    return objective.worth(estimated.clip(0))
 
 
 def _draws(deviations: float) -> int:

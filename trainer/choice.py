@@ -9,11 +9,9 @@ from rrise.calibration.promise.fit import too_few
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
-from rrise.calibration.promise.objective import Objective
 from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.config import GuaranteeConfig
 from rrise.trainer.networks import Network
 from rrise.trainer.scoring import score
 from rrise.trainer.workspace import Workspace
@@ -24,11 +22,6 @@ def guarantee_for(workspace: Workspace, noise: float) -> Guarantee:
     asked = workspace.config.guarantee
     guard = Guard(workspace.config.guard.rho, noise) if noise else None
     return Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, guard)
-
-
-def objective_for(asked: GuaranteeConfig) -> Objective:
-    """What [guarantee] radius and weights ask for; no radius is the mean radius."""
-    return Objective.of(asked.radius or None, asked.weights)
 
 
 def tuning_scores(workspace: Workspace, surrogate: Network) -> Scores:
@@ -43,7 +36,7 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
     No calibration count is looked at.
     """
     asked, guarantee = workspace.config.guarantee, guarantee_for(workspace, noise)
-    objective, size = objective_for(workspace.config.guarantee), calibration_units(workspace)
+    objective, size = workspace.config.guarantee.objective, calibration_units(workspace)
     if asked.map in ("auto", "staircase"):
         return choose_plan(
             tuning,
@@ -73,7 +66,7 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
     guarantee, units = guarantee_for(workspace, noise), calibration_units(workspace)
     if guarantee.spent(1).rank(units) is None:
         return 0.0
-    objective = objective_for(workspace.config.guarantee)
+    objective = workspace.config.guarantee.objective
     plan = choose_plan(
         tuning, guarantee, radius=objective.radii or None, weights=objective.weights, num_calibration=units
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from rrise.calibration.promise.objective import Objective
 from rrise.trainer.config_checks import check, nearest
 from rrise.trainer.errors import TrainerError
 
@@ -217,6 +218,11 @@ class GuaranteeConfig:
     radius: float | tuple[float, ...] = 0.0
     weights: tuple[float, ...] = ()
     frame_rate: float = 30.0
+
+    @property
+    def objective(self) -> Objective:
+        """What `radius` and `weights` ask for; no radius is the mean radius."""
+        return Objective.of(self.radius or None, self.weights)
 
 
 @dataclass(frozen=True)
