@@ -20,7 +20,7 @@ import numpy as np
 
 from rrise.calibration import Guarantee, Scores, calibrate
 from rrise.calibration.promise.plan import BETAS, Plan, choose_plan
-from rrise.calibration.statistics.bounds import certified_radius
+from rrise.calibration.tables.evaluation import judge
 
 WEIGHTS = ("1,1,1", "1,1,1.6")
 
@@ -29,7 +29,7 @@ WEIGHTS = ("1,1,1", "1,1,1.6")
 class Row:
     """One method: share of test frames with the right label at each radius, gross and net, and wrong certificates.
 
-    wrong: share of all frames; wrong_issued: of the certificates. NaN where nothing is issued.
+    wrong: share of all frames; wrong_issued: of the certificates.
     """
 
     gross: tuple[float, ...]
@@ -48,15 +48,13 @@ def row(plan: Plan, calibration: Scores, test: Scores, radii: list[float]) -> Ro
         offsets=plan.offsets,
         threshold=plan.threshold,
     )
-    radius = record.head.radius(test.probit, test.label, test.difficulty)
-    true = certified_radius(test.label_counts() / test.num_samples.astype(np.float64), test.sigma)
-    right, issued = test.label == test.target, radius > 0
-    holds = ~issued | (radius <= true)
+    judged = judge(test, record.head.radius(test.probit, test.label, test.difficulty))
+    wrong = judged.issued & ~judged.holds
     return Row(
-        tuple(float(np.mean(right & (radius >= r))) for r in radii),
-        tuple(float(np.mean(right & (radius >= r) & holds)) for r in radii),
-        float(np.mean(~holds)),
-        float(np.mean(~holds[issued])) if issued.any() else float("nan"),
+        tuple(float(value) for value in judged.gross(radii).mean(axis=1)),
+        tuple(float(value) for value in judged.net(radii).mean(axis=1)),
+        float(wrong.mean()),
+        float(wrong.sum() / max(judged.issued.sum(), 1)),
     )
 
 
