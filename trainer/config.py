@@ -12,44 +12,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from rrise.calibration.promise.objective import Objective
 from rrise.trainer.config_checks import check, nearest
+from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
 
 SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
 """Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
 as much more as there are pixels, and a first run should end within minutes."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """source: "digits", an .npz file or a folder (relative paths start at the workspace)."""
-
-    source: str = "digits"
-
-
-@dataclass(frozen=True)
-class SplitsConfig:
-    """Sizes in frames (whole numbers) or shares of all frames (0 < share < 1); train gets the rest."""
-
-    seed: int = 0
-    tuning: int | float = 180
-    calibration: int | float = 300
-    verification: int | float = 215
-    test: int | float = 200
-
-    def sizes(self) -> dict[str, int | float]:
-        return {name: getattr(self, name) for name in ("tuning", "calibration", "verification", "test")}
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """crop: (top, left, height, width) in pixels, empty = none; size: (height, width) after resizing, empty = none.
-
-    encoding: channel order of the frames that a camera will deliver; "auto" is mono8 or rgb8 by channel count.
-    """
-
-    crop: tuple[int, ...] = ()
-    size: tuple[int, ...] = ()
-    encoding: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -293,7 +261,7 @@ def parse_config(tables: Mapping[str, Any]) -> Config:
 def load_config(path: Path) -> Config:
     """Read an rrise.toml."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise TrainerError(
             f"{path}: cannot read it ({error}); make a workspace with `rrise-train init`"

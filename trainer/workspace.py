@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from rrise.calibration.storage.digests import combined_digest, frame_digests, json_digest
+from rrise.calibration.storage.digests import combined_digest
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
 from rrise.trainer.base_file import base_digest
 from rrise.trainer.config import Config, load_config
-from rrise.trainer.data import Dataset, load_dataset
+from rrise.trainer.data import Dataset
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.data.preprocess import Preprocess
+from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.splits import Splits, make_splits
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, differences, load_network
@@ -97,17 +98,25 @@ class Workspace:
         return self.path / "scores" / execution / f"{split}.npz"
 
     @cached_property
+    def data(self) -> DataRoom:
+        """The frames: read, catalogued and preprocessed once, in cache/."""
+        config = self.config
+        return DataRoom(self.path, config.data, config.preprocess, grid=bool(config.guard.noise))
+
+    @property
     def dataset(self) -> Dataset:
-        source = self.config.data.source
-        if source == "digits":
-            return load_dataset(source)
-        return load_dataset(self.path / source, reverse_colours=self.config.preprocess.encoding == "bgr8")
+        return self.data.dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K names of the classes."""
+        return self.data.catalogue.class_names
 
     @cached_property
     def splits(self) -> Splits:
         """The five splits: read from splits.npz, or drawn and written there the first time."""
         dataset, path = self.dataset, self.path / "splits.npz"
-        content = _content(dataset)
+        content = self.data.catalogue.content
         asked = {"seed": self.config.splits.seed, **self.config.splits.sizes()}
         made_from = {"data": content, "[splits]": asked}
         if path.exists():
@@ -117,39 +126,35 @@ class Workspace:
         write_json(self.path / "rrise.resolved.json", self._resolved(splits, content))
         return splits
 
-    @cached_property
+    @property
     def preprocess(self) -> Preprocess:
-        asked = self.config.preprocess
-        height, width, channels = self.dataset.frames.shape[1:]
-        encoding = asked.encoding if asked.encoding != "auto" else ("mono8" if channels == 1 else "rgb8")
-        if asked.crop and len(asked.crop) != 4:
-            raise TrainerError(
-                f"[preprocess] crop: got {list(asked.crop)}, expected [top, left, height, width]"
-            )
-        if asked.size and len(asked.size) != 2:
-            raise TrainerError(f"[preprocess] size: got {list(asked.size)}, expected [height, width]")
-        crop = (asked.crop[0], asked.crop[1], asked.crop[2], asked.crop[3]) if asked.crop else None
-        size = (asked.size[0], asked.size[1]) if asked.size else None
-        grid = bool(self.config.guard.noise)
-        return Preprocess((height, width, channels), encoding, crop, size, grid=grid)
+        """From a camera frame to the tensor that is smoothed."""
+        return self.data.preprocess
 
     def frames(self, split: str) -> np.ndarray:
-        """uint8 [n, H, W, C] of a split."""
-        return self.dataset.frames[self.splits.indices(split)]
+        """Camera frames uint8 [n, H, W, C] of a split, in memory: meant for the splits that are held out, which are small.
+        For the train split of a large data set `training_inputs` reads what it needs."""
+        return np.asarray(self.dataset.take(self.splits.indices(split)))
 
     def labels(self, split: str) -> np.ndarray:
         """int64 [n] of a split."""
         return self.dataset.labels[self.splits.indices(split)]
 
+    def split_inputs(self, split: str) -> Inputs:
+        """Preprocessed frames of a split, with their digests, read when they are asked for."""
+        return self.data.inputs(self.splits.indices(split))
+
     def training_inputs(self) -> Inputs:
-        """The train split as inputs that are preprocessed when they are asked for."""
-        return Inputs(self.frames("train"), self.preprocess)
+        """Preprocessed frames of the train split, read when they are asked for."""
+        return self.split_inputs("train")
 
     def inputs(self, split: str) -> torch.Tensor:
         """Preprocessed frames of a split, float32 [n, C, h, w] in [0, 1]."""
-        with torch.inference_mode():
-            pieces = [self.preprocess(torch.from_numpy(part)) for part in _parts(self.frames(split), 256)]
-        return torch.cat(pieces).clone()
+        inputs = self.split_inputs(split)
+        found = torch.empty(len(inputs), *inputs.shape)
+        for index in torch.arange(len(inputs)).split(256):
+            found[index] = inputs[index]
+        return found
 
     def base(self, *, allow_code: bool = False) -> Network:
         """The base classifier; refused where its frames, preprocessing or sigma are not this workspace's."""
@@ -195,7 +200,7 @@ class Workspace:
         return {
             "sigma": self.config.smoothing.sigma,
             "preprocessing": self.preprocess.to_json(),
-            "class_names": list(self.dataset.class_names),
+            "class_names": list(self.class_names),
             "train_digest": self.splits.digest("train"),
         }
 
@@ -236,15 +241,3 @@ class Workspace:
                 "numpy": np.__version__,
             },
         }
-
-
-def _content(dataset: Dataset) -> str:
-    """Digest of everything that splits and calibration rest on: frames, labels and, where there are any, clips."""
-    parts = [*frame_digests(dataset.frames), json_digest(dataset.labels.tolist())]
-    if not np.array_equal(dataset.clips, np.arange(len(dataset))):
-        parts.append(json_digest(dataset.clips.tolist()))
-    return combined_digest(parts)
-
-
-def _parts(frames: np.ndarray, size: int) -> list[np.ndarray]:
-    return [frames[start : start + size] for start in range(0, len(frames), size)]

@@ -1,5 +1,9 @@
-"""Frames and how they are used: read, split, preprocessed, augmented."""
+"""Frames and how they are used: read, split, preprocessed, kept at hand, augmented."""
 
-from rrise.trainer.data.frames import Dataset, load_dataset, load_digits
+from rrise.trainer.data.frames import Dataset, Frames, LazyFrames
+from rrise.trainer.data.loading import load_dataset
+from rrise.trainer.data.readers.digits import load_digits
+from rrise.trainer.data.readers.opening import open_source
+from rrise.trainer.data.readers.source import Source
 
-__all__ = ["Dataset", "load_dataset", "load_digits"]
+__all__ = ["Dataset", "Frames", "LazyFrames", "Source", "load_dataset", "load_digits", "open_source"]

@@ -1,40 +1,110 @@
-"""Reading labelled images: scikit-learn's digits, an .npz file, or a folder with one sub-folder per class."""
+"""What a data set is: labelled camera frames, either in memory or read one by one when they are asked for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
+from rrise.calibration.storage.digests import frame_digest, frame_digests
 from rrise.trainer.errors import TrainerError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-NPZ_HELP = (
-    "expected arrays 'images' (uint8 [n, H, W, 3] or [n, H, W]), 'labels' (integer [n]), 'class_names' [K]"
-)
+
+class LazyFrames:
+    """uint8 [n, H, W, C] that are read when they are asked for; `frames[index]` is an array, a slice of one, too.
+
+    >>> frames = LazyFrames(lambda i: np.full((2, 2, 1), i, np.uint8), np.arange(5), (2, 2, 1))
+    >>> frames.shape, frames[3].max(), frames[1:3].shape, frames.take(np.array([4, 0]))[0].max()
+    ((5, 2, 2, 1), np.uint8(3), (2, 2, 2, 1), np.uint8(4))
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        rows: np.ndarray,
+        frame_shape: tuple[int, int, int],
+        digests: np.ndarray | None = None,
+    ) -> None:
+        """read: one frame by its number in the source. rows: the numbers, int64 [n]. digests: S64 [n]; what is read
+        must have them, so that pictures that changed, or that another decoder reads otherwise, are refused."""
+        self._read, self._rows, self._digests = read, np.asarray(rows, np.int64), digests
+        self.frame_shape = frame_shape
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self._rows), *self.frame_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all frames would take in memory."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        chosen = np.arange(len(self))[key]
+        if np.ndim(chosen) == 0:
+            return self._one(int(chosen))
+        frames = np.empty((len(chosen), *self.frame_shape), np.uint8)
+        for place, number in enumerate(chosen):
+            frames[place] = self._one(int(number))
+        return frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._one(number) for number in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def take(self, index: np.ndarray) -> LazyFrames:
+        """The frames of those numbers, in that order, still to be read."""
+        digests = None if self._digests is None else self._digests[index]
+        return LazyFrames(self._read, self._rows[index], self.frame_shape, digests)
+
+    def _one(self, number: int) -> np.ndarray:
+        frame = self._read(int(self._rows[number]))
+        if self._digests is not None and frame_digest(frame).encode() != self._digests[number]:
+            raise TrainerError(
+                f"frame {int(self._rows[number])} of the data: its pixels are not those that were there when the "
+                "workspace was made (the picture changed, or another version of Pillow decodes it differently); "
+                "restore it, or start a new workspace"
+            )
+        return frame
+
+
+Frames = np.ndarray | LazyFrames
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled frames.
 
-    frames: uint8 [n, H, W, C], C = 1 or 3 (RGB order where a loader here produced them).
+    frames: uint8 [n, H, W, C], C = 1 or 3 (RGB order where a reader here produced them), in memory or LazyFrames.
     labels: int64 [n], index into class_names. class_names: K names.
     clips: int64 [n]; frames with the same number belong together (a video clip, a burst) and are never
     split apart. By default every frame is its own clip.
+    held_out: bool [n], the frames that tuning, calibration, verification and test are drawn from while all others
+    belong to the train split; None where the data say nothing about it and the splits are drawn from all frames.
+    known_digests: S64 [n] where they were computed before.
     """
 
-    frames: np.ndarray
+    frames: Frames
     labels: np.ndarray
     class_names: tuple[str, ...]
     clips: np.ndarray
+    held_out: np.ndarray | None = None
+    known_digests: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_frames(self.frames)
-        _check_labels(self.labels, len(self.frames), self.class_names)
+        check_labels(self.labels, len(self.frames), self.class_names)
         if self.clips.shape != (len(self.frames),) or self.clips.dtype != np.int64:
             raise TrainerError(
                 f"clips: got {self.clips.dtype} {list(self.clips.shape)}, expected int64 [{len(self.frames)}], "
@@ -44,153 +114,33 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """Digest of every frame, S64 [n]."""
+        return frame_digests(self.frames) if self.known_digests is None else self.known_digests  # type: ignore[arg-type]
 
-def load_dataset(source: str | Path, *, reverse_colours: bool = False) -> Dataset:
-    """Load `source`: the word "digits", the path of an .npz file, or a folder with one sub-folder per class.
-
-    reverse_colours: give the colour images of a folder in BGR order, as a bgr8 camera would. An .npz file is taken
-        as it is, so it must hold frames in the order in which the camera will deliver them.
-    Raises TrainerError where the images or labels cannot be used; the message names the culprit.
-    """
-    if str(source) == "digits":
-        return load_digits()
-    path = Path(source)
-    if path.is_dir():
-        dataset = load_folder(path)
-        return replace(dataset, frames=dataset.frames[..., ::-1].copy()) if reverse_colours else dataset
-    if path.is_file():
-        return load_npz(path)
-    raise TrainerError(
-        f"data source {str(source)!r}: no such file or folder; expected 'digits', an .npz file, "
-        "or a folder with one sub-folder of images per class"
-    )
+    def take(self, index: np.ndarray) -> Frames:
+        """The frames of those numbers: an array where they are in memory, else still to be read."""
+        return self.frames.take(index) if isinstance(self.frames, LazyFrames) else self.frames[index]
 
 
-def load_digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits (8x8 scans, grey levels 0..16).
-
-    The level v becomes the uint8 nearest to v * 255 / 16, that is (v * 255 + 8) // 16, so 0 -> 0 and 16 -> 255.
-    """
-    from sklearn.datasets import load_digits as fetch
-
-    digits = fetch()
-    levels = digits.images.astype(np.int64)
-    frames = ((levels * 255 + 8) // 16).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int64)
-    return Dataset(
-        frames, labels, tuple(str(name) for name in digits.target_names), _one_clip_each(len(frames))
-    )
-
-
-def load_npz(path: Path) -> Dataset:
-    """Load images, labels, class_names and, where present, clips from an .npz file (no pickle).
-
-    The images may also be called frames, as in rrise's own reference packs.
-    """
-    if not is_zipfile(path):
-        raise TrainerError(f"{path}: not an .npz file, or a damaged one; {NPZ_HELP}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
-        raise TrainerError(
-            f"{path}: not a readable .npz file without pickled objects ({error}); {NPZ_HELP}"
-        ) from error
-    images = "frames" if "frames" in arrays and "images" not in arrays else "images"
-    missing = [name for name in (images, "labels", "class_names") if name not in arrays]
-    if missing:
-        raise TrainerError(f"{path}: got arrays {sorted(arrays)}, missing {missing}; {NPZ_HELP}")
-    frames, labels = arrays[images], arrays["labels"]
-    if frames.ndim not in (3, 4):
-        raise TrainerError(f"{path}: {images} are {frames.dtype} {list(frames.shape)}; {NPZ_HELP}")
-    if frames.ndim == 3:
-        frames = frames[..., None]
-    if labels.dtype.kind not in "iu":
-        raise TrainerError(f"{path}: labels are {labels.dtype}, expected integers that index class_names")
-    clips = arrays.get("clips", _one_clip_each(len(frames)))
-    if clips.dtype.kind not in "iu":
-        raise TrainerError(f"{path}: clips are {clips.dtype}, expected one integer per frame")
-    names = np.atleast_1d(arrays["class_names"])
-    if names.dtype.kind == "S":
-        names = np.char.decode(names, "utf-8", "replace")
-    class_names = tuple(str(name) for name in names)
-    return Dataset(frames, labels.astype(np.int64), class_names, clips.astype(np.int64))
-
-
-def load_folder(root: Path) -> Dataset:
-    """Load a folder with one sub-folder per class, in alphabetical order; the folder names are the classes.
-
-    All images must have one size; grey images stay one channel where every image is grey, otherwise all
-    become RGB.
-    """
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise TrainerError(f"{root}: got no sub-folders, expected one sub-folder of images per class")
-    files = [(path, label) for label, folder in enumerate(folders) for path in _image_files(folder)]
-    images = [_read_image(path) for path, _ in files]
-    colour = any(image.ndim == 3 for image in images)
-    images = [_as_colour(image) if colour else image[..., None] for image in images]
-    _check_one_size([path for path, _ in files], images)
-    labels = np.array([label for _, label in files], np.int64)
-    names = tuple(folder.name for folder in folders)
-    return Dataset(np.stack(images), labels, names, _one_clip_each(len(images)))
-
-
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise TrainerError(
-            f"{folder}: got no images, expected at least one of {', '.join(sorted(IMAGE_SUFFIXES))}; "
-            "add images or remove the empty class folder"
-        )
-    return files
-
-
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise TrainerError(
-                    f"{path}: pixel mode {image.mode}, expected 8 bits per channel; convert it first"
-                )
-            grey = image.mode in ("1", "L")
-            return np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise TrainerError(f"{path}: unreadable image ({error}); replace or remove it") from error
-
-
-def _as_colour(image: np.ndarray) -> np.ndarray:
-    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-
-
-def _check_one_size(paths: list[Path], images: list[np.ndarray]) -> None:
-    first = images[0].shape[:2]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape[:2] != first:
-            raise TrainerError(
-                f"mixed image sizes: {paths[0]} is {first[0]}x{first[1]}, {path} is "
-                f"{image.shape[0]}x{image.shape[1]} (height x width); a camera delivers one size, "
-                "so bring all images to one size first"
-            )
-
-
-def _one_clip_each(count: int) -> np.ndarray:
+def one_clip_each(count: int) -> np.ndarray:
+    """Clip numbers, int64 [count], of frames that do not belong together."""
     return np.arange(count, dtype=np.int64)
 
 
-def _check_frames(frames: np.ndarray) -> None:
+def _check_frames(frames: Frames) -> None:
     got = f"frames: got {frames.dtype} {list(frames.shape)}"
     if frames.dtype != np.uint8:
         raise TrainerError(f"{got}, expected uint8 pixel values 0..255; convert the images first")
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3):
         raise TrainerError(f"{got}, expected uint8 [n, H, W, 3] or [n, H, W, 1] (channels last)")
-    if frames.size == 0:
+    if 0 in frames.shape:
         raise TrainerError(f"{got}: there is no frame in it")
 
 
-def _check_labels(labels: np.ndarray, count: int, class_names: tuple[str, ...]) -> None:
+def check_labels(labels: np.ndarray, count: int, class_names: tuple[str, ...]) -> None:
+    """Refuse labels that are not one index into `class_names` for each of `count` frames."""
     if labels.shape != (count,):
         raise TrainerError(f"labels: got shape {list(labels.shape)}, expected [{count}], one label per frame")
     if len(class_names) < 2 or len(set(class_names)) != len(class_names):

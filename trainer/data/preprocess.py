@@ -99,6 +99,11 @@ class Preprocess(nn.Module):
         """(C, h, w) of the tensor that noise is added to and radii are measured in."""
         return (self.frame_shape[2], *self.size)
 
+    @property
+    def resizes(self) -> bool:
+        """Whether pixel values are averaged, so that levels are no longer whole numbers."""
+        return self.size != self.crop[2:]
+
     def operator_norm(self) -> float:
         """Largest factor by which an L2 change of the frame (in 1/255 units) can grow in the output.
 

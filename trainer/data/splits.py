@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rrise.calibration.storage.digests import combined_digest, frame_digests
+from rrise.calibration.storage.digests import combined_digest
 from rrise.calibration.storage.files import read_arrays, write_arrays
 from rrise.trainer.data import Dataset
 from rrise.trainer.errors import TrainerError
@@ -65,7 +65,7 @@ def make_splits(dataset: Dataset, sizes: Mapping[str, int | float], seed: int) -
     occurs several times is kept once. Groups are drawn without looking at labels, which keeps frames of all splits
     exchangeable.
     """
-    digests = frame_digests(dataset.frames)
+    digests = dataset.digests
     clips = join_groups(dataset.clips, digests)
     wanted = _wanted_sizes(sizes, len(dataset))
     owner = _assign(clips, wanted, np.random.default_rng(seed))

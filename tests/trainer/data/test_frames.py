@@ -141,7 +141,7 @@ def test_truncated_image_is_named(tmp_path: Path) -> None:
 
 def test_sixteen_bit_images_are_refused(tmp_path: Path) -> None:
     root = folder(tmp_path, a=("RGB", (5, 6)), b=("I;16", (5, 6)))
-    with pytest.raises(TrainerError, match="expected 8 bits per channel"):
+    with pytest.raises(TrainerError, match="expected 8 bits of grey or RGB"):
         load_dataset(root)
 
 
