@@ -132,7 +132,7 @@ def _sample(
     sample_counts(
         classifier_of(base.module),
         workspace.preprocess,
-        workspace.frames(stream.split),
+        workspace.split_inputs(stream.split),
         store,
         stream.num_samples,
         batch_size=workspace.config.targets.batch_size or None,

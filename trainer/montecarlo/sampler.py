@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
 from rrise.trainer.montecarlo.counter import Counter, HostCounter, refuse_nan
@@ -26,7 +28,7 @@ from rrise.trainer.user_code import out_of_memory
 def sample_counts(
     classifier: nn.Module | BlackBox,
     preprocess: nn.Module,
-    frames: np.ndarray,
+    frames: np.ndarray | Inputs,
     store: CountStore,
     num_samples: int | np.ndarray,
     *,
@@ -45,7 +47,8 @@ def sample_counts(
         classifier: float32 [B, C, H, W] in [0, 1] plus noise -> logits [B, K]: a torch module, or any callable on
             numpy arrays (logits or labels; OnnxClassifier for an ONNX file).
         preprocess: uint8 [B, H, W, C] -> float32 [B, C, h, w] in [0, 1]; noise is added to its output, in float32.
-        frames: uint8 [n, H, W, C], those whose digests the store has.
+        frames: uint8 [n, H, W, C], those whose digests the store has; or Inputs, which were preprocessed before and are
+            read block by block, so that memory holds 64 of them.
         num_samples: N per frame, or one N for each, int [n]; a multiple of the store's sample block.
         batch_size: evaluations per forward pass; None = chosen for the input size. Halved when memory runs out.
         dtype: precision of the classifier, that of the store; noise is always added in float32.
@@ -69,8 +72,9 @@ def sample_counts(
             size, preprocess = store.identity.image_block, copy.deepcopy(preprocess).to(place)
             for block, start in enumerate(range(0, len(frames), size)):
                 if crew.owns(block):
-                    part = frames[start : start + size]
-                    _sample_block(store, counter, preprocess, part, start, wanted, progress)
+                    rows = range(start, min(start + size, len(frames)))
+                    make = partial(_block, frames, preprocess, rows, place)
+                    _sample_block(store, counter, make, rows, wanted, progress)
             # Frames with an N of their own come from stages, which account for their looks themselves.
             if np.ndim(num_samples) == 0:
                 crew.wait()
@@ -91,22 +95,31 @@ def make_counter(
     return DeviceCounter(labeller, identity, batch_size, device)
 
 
+def _block(
+    frames: np.ndarray | Inputs, preprocess: nn.Module, rows: range, device: torch.device
+) -> torch.Tensor:
+    """The inputs float32 [rows, C, h, w] of one image block."""
+    if isinstance(frames, Inputs):
+        return frames[torch.arange(rows.start, rows.stop)].to(device)
+    inputs: torch.Tensor = preprocess(torch.from_numpy(np.array(frames[rows.start : rows.stop])).to(device))
+    return inputs
+
+
 def _sample_block(
     store: CountStore,
     counter: Counter,
-    preprocess: nn.Module,
-    frames: np.ndarray,
-    start: int,
+    make: Callable[[], torch.Tensor],
+    rows: range,
     wanted: np.ndarray,
     progress: Callable[[int], object] | None,
 ) -> None:
-    """Bring one image block, `frames` uint8 [rows, H, W, C], to its wanted samples."""
-    wanted = wanted[start : start + len(frames)]
-    counts = store.read(start, start + len(frames))
+    """Bring one image block, whose inputs `make` gives, to its wanted samples."""
+    start, wanted = rows.start, wanted[rows.start : rows.stop]
+    counts = store.read(rows.start, rows.stop)
     if (_samples(counts) >= wanted).all():
         store.settle(start, counts)
         return
-    counter.load(preprocess(torch.from_numpy(np.array(frames)).to(counter.device)))
+    counter.load(make())
     for cells in _groups(counts, wanted, start, store.identity):
         counts = counts + refuse_nan(_count(counter, cells), cells, store.identity.dtype)
         store.write(start, counts)
@@ -151,10 +164,16 @@ def _circumstances(device: torch.device) -> dict[str, str]:
     }
 
 
-def _check_fit(frames: np.ndarray, store: CountStore, dtype: str | None, batch_size: int | None) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4:
+def _check_fit(
+    frames: np.ndarray | Inputs, store: CountStore, dtype: str | None, batch_size: int | None
+) -> None:
+    if isinstance(frames, Inputs):
+        digests = frames.digests
+    elif frames.dtype != np.uint8 or frames.ndim != 4:
         raise TrainerError(f"frames: got {frames.dtype} {list(frames.shape)}, expected uint8 [n, H, W, C]")
-    if len(frames) != store.identity.num_frames or (frame_digests(frames) != store.digests).any():
+    else:
+        digests = frame_digests(frames)
+    if digests is None or len(frames) != store.identity.num_frames or (digests != store.digests).any():
         raise TrainerError(
             f"{store.path}, stream {store.identity.stream!r}: got {len(frames)} frames that are not the "
             f"{store.identity.num_frames} of the store; pass the same frames in the same order"
