@@ -14,6 +14,7 @@ import numpy as np
 from rrise.calibration.storage.digests import PathLike
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.device_calibration import load_device_calibration
+from rrise.edge_sdk.device.replayed import replay_sentence
 from rrise.edge_sdk.device.verification_record import load_record
 from rrise.edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.runtime.base import Runtime
@@ -185,8 +186,15 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
     else:
         difference = "; ".join(execution.differences(record.execution))
     verified = load_record(bundle, execution)
-    if verified is not None and verified.probe == bundle.probe.fingerprint(runtime):
-        reason = f"verified on this device with {verified.frames} frames, margin {verified.margin:.3g}"
+    if verified is not None and verified.margin and record.guarantee.kind == "selective":
+        difference += (
+            "; a margin changes which frames receive a certificate, so a selective guarantee has none"
+        )
+    elif verified is not None and verified.probe == bundle.probe.fingerprint(runtime):
+        reason = (
+            f"verified on this device with {verified.frames} frames, margin {verified.margin:.3g}."
+            f" {replay_sentence(record.guarantee, verified.independent)}"
+        )
         return ExecutionState(State.VERIFIED, reason, verified.margin, True)
     mend = f"run `rrise-edge verify {bundle.path} --references PACK` on this device"
     return ExecutionState(State.UNVERIFIED, f"not the calibrated execution: {difference}; {mend}", 0.0, True)

@@ -26,7 +26,9 @@ class Replay:
         frames: frames that were recorded and replayed; recorded: how many were recorded.
         flipped: frames with another label than recorded, of which `flipped_certified` have a radius here.
         larger: certificates larger than recorded; largest_increase: by how much at most, radius units. Of a staircase
-            (a map that issues given radii only) a frame counts that came nearer to the next step, too.
+            (a map that issues given radii only) a frame counts that came nearer to the next step, too; of a selective
+            guarantee every change counts.
+        other_counts: frames whose counts are not those of the export.
     """
 
     frames: int
@@ -35,6 +37,7 @@ class Replay:
     flipped_certified: int
     larger: int
     largest_increase: float
+    other_counts: int = 0
 
     @property
     def complete(self) -> bool:
@@ -61,7 +64,11 @@ def compare_with_recorded(
     before = record.head.radius(then.probit, then.label, then.difficulty).astype(np.float64)
     now, label = outputs.radius[paired].astype(np.float64), outputs.label[paired]
     flipped = label != then.label
-    increase = np.where(flipped, 0.0, np.maximum(now - before, _nearer(record.head, then, outputs, paired)))
+    change = now - before
+    increase = np.where(flipped, 0.0, np.maximum(change, _nearer(record.head, then, outputs, paired)))
+    if record.guarantee.kind == "selective":
+        # Its share is one among issued certificates: a right one that is lost here weakens it as well.
+        increase = np.maximum(increase, np.abs(change))
     return Replay(
         frames=len(np.unique(match[paired])),
         recorded=len(recorded),
@@ -69,6 +76,7 @@ def compare_with_recorded(
         flipped_certified=int((flipped & (now > 0)).sum()),
         larger=int((increase > 0).sum()),
         largest_increase=float(increase.max(initial=0.0)),
+        other_counts=int((references.counts[paired] != then.counts).any(axis=1).sum()),
     ), paired
 
 

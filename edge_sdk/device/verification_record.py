@@ -26,6 +26,7 @@ class VerificationRecord:
         references: digest of the frames.
         frames: how many were replayed.
         margin: largest increase of a certificate over the recorded one, rounded up; subtracted from every radius here.
+        independent: how many of the frames (clips) are independent; 0 in a record of before this was counted.
     """
 
     release: str
@@ -34,6 +35,7 @@ class VerificationRecord:
     references: str
     frames: int
     margin: float
+    independent: int = 0
 
     def to_json(self) -> Dict[str, Any]:
         return {
@@ -45,6 +47,7 @@ class VerificationRecord:
             "references": self.references,
             "frames": self.frames,
             "margin": self.margin,
+            "independent": self.independent,
         }
 
     @classmethod
@@ -60,10 +63,15 @@ class VerificationRecord:
                 references=str(value["references"]),
                 frames=int(value["frames"]),
                 margin=float(value["margin"]),
+                independent=int(value.get("independent", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"verification record: {error!r}; run `rrise-edge verify` again") from error
-        if not (math.isfinite(record.margin) and record.margin >= 0 and record.frames > 0):
+        if not (
+            math.isfinite(record.margin)
+            and record.margin >= 0
+            and record.frames >= max(record.independent, 1)
+        ):
             raise BundleError(
                 f"verification record: margin {record.margin} on {record.frames} frames; run `rrise-edge verify` again"
             )

@@ -23,6 +23,7 @@ from rrise.edge_sdk.device.binomial import upper_limit, upper_tail
 from rrise.edge_sdk.device.device_calibration import load_device_calibration, remove_device_calibration
 from rrise.edge_sdk.device.loading import ExecutionState, State, execution_state, matches_probe
 from rrise.edge_sdk.device.replay import Replay, compare_with_recorded, margin_for
+from rrise.edge_sdk.device.replayed import independent_units, replay_sentence
 from rrise.edge_sdk.device.suspension import suspend
 from rrise.edge_sdk.device.verification_record import VerificationRecord, remove_record, save_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
@@ -83,6 +84,7 @@ class Verification:
         state: of the execution before this verification.
         new_frames: frames of the pack that were not recorded at export.
         margin: what is subtracted from every radius on this execution once verified.
+        proves: what the replayed frames prove about this execution, in words; empty where it was calibrated.
         recorded_here: whether a verification record was written for this device.
     """
 
@@ -97,6 +99,7 @@ class Verification:
     classes: Tuple[ClassRow, ...]
     margin: float
     recorded_here: bool
+    proves: str = ""
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.PASSED
@@ -116,8 +119,9 @@ def verify(
     """Replay references on a loaded runtime.
 
     Args:
-        tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma, and none where
-            given radii only are issued, since no margin covers a frame that rounding carries over a threshold.
+        tolerance: largest increase that counts as rounding, radius units; by default `TOLERANCE` sigma. None where given
+            radii only are issued, since no margin covers a frame that rounding carries over a threshold, nor for the
+            selective kind, since a margin changes which frames receive a certificate.
         level: of the coverage test.
         write: keep a passed verification in the bundle's device folder, so that `Certifier.load` issues
             certificates on this execution; a failed one withdraws an earlier record. A violated guarantee, and any failure
@@ -146,6 +150,12 @@ def verify(
     noise = bundle.replay_noise()
     outputs = run_all(runtime, references.frames, noise=noise, advance=advance)
     replay, paired = compare_with_recorded(bundle.recorded(artefact), record, references, outputs)
+    if replay.other_counts:
+        sentence = (
+            f"These references do not fit this bundle: {replay.other_counts} frames have other counts than at its export; get the"
+            " pack that was exported with this bundle."
+        )
+        return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
     calibrated = before.state is State.CALIBRATED
     margin = before.margin if calibrated else margin_for(replay)
     # Recorded draws are for the paired comparison; what live frames get is judged with fresh ones.
@@ -155,17 +165,22 @@ def verify(
     exceeds = radius > to_keep(reference, record.guarantee)
     coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
     # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
-    usual = TOLERANCE * bundle.manifest.sigma if not record.head.map.radii else 0.0
-    limit = usual if tolerance is None else tolerance
+    selective = record.guarantee.kind == "selective"
+    usual = 0.0 if record.head.map.radii or selective else TOLERANCE * bundle.manifest.sigma
+    limit = 0.0 if selective else usual if tolerance is None else tolerance
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
     broken = sum(_not_finite(part) for part in ([outputs] if live is outputs else [outputs, live]))
     verdict, sentence = _judge(replay, coverage, broken, limit if here is None else math.inf, level)
     keep = write and verdict is Verdict.PASSED and replay.complete and not calibrated
+    independent = independent_units(references, record.guarantee, paired)
+    proves = ""
+    if verdict is Verdict.PASSED and replay.complete and not calibrated:
+        proves = replay_sentence(record.guarantee, independent)
     if keep:
         digest = references.frames_digest
         probe = bundle.probe.fingerprint(runtime)
         saved = VerificationRecord(
-            bundle.manifest.digest, runtime.execution, probe, digest, replay.frames, margin
+            bundle.manifest.digest, runtime.execution, probe, digest, replay.frames, margin, independent
         )
         try:
             save_record(bundle, saved)
@@ -193,6 +208,7 @@ def verify(
         classes=_by_class(bundle.manifest.class_names, live.label, radius, exceeds),
         margin=margin,
         recorded_here=keep,
+        proves=proves,
     )
 
 

@@ -36,6 +36,8 @@ def text_rows(result: Verification) -> List[Tuple[str, str]]:
         rows.append(
             (f"class {row.name}", f"{row.frames} frames, {row.issued} certified, {row.exceeding} above")
         )
+    if result.proves:
+        rows.append(("proves", result.proves))
     rows.append((str(result.verdict), result.sentence))
     return rows
 

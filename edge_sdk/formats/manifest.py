@@ -85,6 +85,8 @@ class Manifest:
         files: path -> SHA-256 of every file of the bundle, this manifest and `device/` excepted.
         guard: of the guarded tier, whose graphs take `noise`; None for a plain pass.
         replay: seed of the noise that recorded frames were scored with (`ReplayNoise`); empty for a plain pass.
+        references: split -> digests of the pack that the bundle was made with, "frames" and "content"; empty in bundles
+            of before they were kept.
     """
 
     sigma: float
@@ -102,6 +104,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     guard: Optional[Guard] = None
     replay: str = ""
+    references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0 and math.isfinite(self.frame_rate)):
@@ -151,6 +154,8 @@ class Manifest:
             value[name] = dict(getattr(self, name))
         for name in ("base_digest", "surrogate_digest", "probe", "frame_rate"):
             value[name] = getattr(self, name)
+        if self.references:
+            value["references"] = {split: dict(digests) for split, digests in self.references.items()}
         if self.guard is not None:
             value["guard"] = {**self.guard.to_json(), "replay": self.replay}
         return value
@@ -183,6 +188,9 @@ class Manifest:
                 frame_rate=float(value["frame_rate"]),
                 versions=dict(value["versions"]),
                 files=dict(value["files"]),
+                references={
+                    str(split): dict(digests) for split, digests in value.get("references", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError, CalibrationError) as error:
             raise BundleError(

@@ -229,6 +229,10 @@ def _manifest(source: Source, products: Sequence[Product], files: Mapping[str, s
         files=files,
         guard=source.guarantee.guard,
         replay="" if source.replay is None else source.replay.seed,
+        references={
+            pack.split: {"frames": pack.frames_digest, "content": pack.content_digest}
+            for pack in (source.calibration, source.verification)
+        },
     )
 
 

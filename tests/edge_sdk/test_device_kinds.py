@@ -9,9 +9,12 @@ import pytest
 
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD
+from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Bundle, Certifier, EdgeError, State
 from rrise.edge_sdk.bundles.scoring import run_all
 from rrise.edge_sdk.device.device_calibration import recalibrate, smallest_margin
+from rrise.edge_sdk.device.verification_record import VerificationRecord, save_record
+from rrise.edge_sdk.device.verify import Verdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
@@ -113,6 +116,46 @@ def test_a_selective_guarantee_is_confirmed_or_refused_but_never_given_a_margin(
     assert result.margin == 0.0 and result.frames == int((radius > 0).sum()) < 500
     with Certifier.load(bundle.path, threads=2) as certifier:
         assert certifier.state.state is State.CALIBRATED and certifier.state.margin == 0.0
+
+
+class _Moved:
+    """A runtime that gives exactly the recorded radii, moved where they are positive; one frame at a time, in order."""
+
+    def __init__(self, runtime, radii, shift):
+        self._runtime, self._radii = runtime, iter(np.where(radii > 0, radii + np.float32(shift), radii))
+        self.execution, self.graph = replace(runtime.execution, provider="other"), runtime.graph
+
+    def run(self, frames):
+        return replace(self._runtime.run(frames), radius=np.array([next(self._radii)], np.float32))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-4, -1e-4])
+def test_a_selective_guarantee_is_not_verified_with_a_margin(tmp_path, shift):
+    """Not even one of rounding, nor where certificates only grow smaller: `recalibrate` refuses it for the same reason."""
+    bundle, runtime = _open(tmp_path / "selective", "selective", offsets=(0.5, 0.4, 0.3))
+    recorded = bundle.recorded("fp32")
+    exact = bundle.calibrations["fp32"].head.radius(recorded.probit, recorded.label)
+    references = References.load(tmp_path / "selective-references.npz")
+    unknown = replace(bundle, probe=replace(bundle.probe, expected={}))
+    other = _Moved(runtime, exact, shift)
+    result = verify(unknown, "fp32", other, references, tolerance=0.01, write=False)
+    assert result.verdict is (Verdict.NUMERICS if shift else Verdict.PASSED)
+    assert result.margin == 0.0 or shift
+
+
+def test_a_selective_record_with_a_margin_does_not_count(tmp_path):
+    """As older versions wrote them."""
+    bundle, runtime = _open(tmp_path / "selective", "selective", offsets=(0.5, 0.4, 0.3))
+    fields = (bundle.manifest.digest, runtime.execution, bundle.probe.fingerprint(runtime), "0" * 64, 200)
+    save_record(bundle, VerificationRecord(*fields, margin=1e-6, independent=200))
+    with Certifier.load(bundle.path, threads=2) as certifier:
+        assert (
+            certifier.state.state is State.UNVERIFIED
+            and "a selective guarantee has none" in certifier.state.reason
+        )
+    save_record(bundle, VerificationRecord(*fields, margin=0.0, independent=200))
+    with Certifier.load(bundle.path, threads=2) as certifier:
+        assert certifier.state.state is State.VERIFIED
 
 
 def test_a_margin_can_raise_the_selective_error_which_is_why_there_is_none():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from rrise.calibration.promise.guarantee import Guarantee
+from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State
+from rrise.edge_sdk.device.belonging import misfit
+from rrise.edge_sdk.device.replayed import independent_units, replay_sentence, unseen_share
 from rrise.edge_sdk.device.suspension import suspended_because
 from rrise.edge_sdk.device.verification_record import RECORD_FILE, load_record
 from rrise.edge_sdk.device.verify import Verdict, verify
@@ -258,3 +263,96 @@ def test_a_record_that_cannot_be_kept_is_an_error(opened, references):
     with pytest.raises(EdgeError, match=r"passed, but.*dry run"):
         verify(bundle, "fp32", _Shifted(runtime), references)
     assert verify(bundle, "fp32", _Shifted(runtime), references, write=False)
+
+
+def _with(references, **columns):
+    return replace(references, **columns)
+
+
+def test_radii_that_their_counts_do_not_prove_are_refused(opened, references):
+    """Larger references make too large certificates pass."""
+    bundle, runtime = opened
+    radius = references.radius.copy()
+    radius[3, int(radius[3].argmax())] += np.float32(0.02)
+    result = verify(bundle, "fp32", runtime, _with(references, radius=radius))
+    assert result.verdict is Verdict.REFERENCES and "1 of their reference radii are larger" in result.sentence
+    assert not result.recorded_here
+
+
+def test_misses_that_were_made_hits_are_noticed(opened, references):
+    """Counts are believed by every proof; the bundle's recorded scores hold those of its export, under its digest."""
+    bundle, runtime = opened
+    label = np.concatenate([runtime.run(frame[None]).label for frame in references.frames])
+    counts = np.zeros_like(references.counts)
+    counts[np.arange(200), label] = 1000
+    better = References.from_counts(
+        references.frames, references.clip, references.target, counts, references.num_samples, split="verification",
+        sigma=SIGMA, class_names=references.class_names, base_digest=references.base_digest, beta=references.beta,
+    )  # fmt: skip
+    result = verify(bundle, "fp32", _Shifted(runtime), better)
+    assert (
+        result.verdict is Verdict.REFERENCES
+        and "frames have other counts than at its export" in result.sentence
+    )
+    manifest = replace(
+        bundle.manifest,
+        references={"verification": {"frames": better.frames_digest, "content": references.content_digest}},
+    )
+    problem = misfit(
+        replace(bundle, manifest=manifest), bundle.calibrations["fp32"], better, split="verification"
+    )
+    assert "but their counts, clips or radii are not" in problem
+
+
+def test_a_verified_execution_says_what_its_frames_prove(opened, references, copied):
+    bundle, _ = opened
+    result = verify(bundle, "fp32", OnnxRuntime.load(bundle.model("fp32"), threads=2), references)
+    assert (
+        "200 independent replayed frames prove, with confidence 95 %, that at most 1.49 % of new"
+        in result.proves
+    )
+    assert "So at most 11.5 % of new frames receive a wrong certificate (confidence 90 %)" in result.proves
+    with Certifier.load(copied, threads=2) as certifier:
+        assert result.proves in certifier.state.reason
+
+
+@pytest.mark.parametrize(("units", "share"), [(215, 0.01384), (59, 0.0495), (1, 0.95), (0, 1.0)])
+def test_the_share_that_replayed_frames_do_not_exclude(units, share):
+    """The law of the largest of n independent increases: P(the share above it > t) = (1 - t)^n."""
+    from scipy.stats import beta
+
+    assert unseen_share(Guarantee.of(), units) == pytest.approx(share, rel=1e-3)
+    if units:
+        assert beta(1, units).sf(unseen_share(Guarantee.of(), units)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("selective", r"at most \(5 % s \+ 1.49 %\) / \(s - 1.49 %\)"),
+        ("per-class", "1.49 % divided by the class's share"),
+        ("whole-clip", "at most 6.49 % of new clips contain"),
+        ("marginal", r"at most 6.49 % of new frames receive a wrong certificate \(confidence 95 %\)"),
+    ],
+)
+def test_every_kind_says_what_is_added(kind, words):
+    assert re.search(words, replay_sentence(Guarantee.of(kind), 200))
+
+
+def test_under_attack_what_differs_here_is_moved_as_well():
+    """Monte Carlo of the Gaussian shift: of a set of probability p the worst shift by rho makes Phi(Phi^-1(p) + rho / s)."""
+    from scipy.stats import norm
+
+    guarantee = Guarantee.of(error="0.1", guard=Guard(0.1, 0.1))
+    level = norm.cdf(norm.ppf(0.1) - 1) + 1 - 0.05 ** (1 / 1000)
+    wanted = f"at most {100 * norm.cdf(norm.ppf(level) + 1):.3g} %"
+    assert wanted in replay_sentence(guarantee, 1000)
+
+
+def test_only_independent_frames_count():
+    references = helpers.make_references(Spec(), "verification", 40, 3)
+    grouped = replace(references, clip=np.arange(40) // 4)
+    everything = np.ones(40, bool)
+    assert independent_units(references, Guarantee.of(), everything) == 40
+    assert independent_units(grouped, Guarantee.of(), everything) == 10
+    assert independent_units(grouped, Guarantee.of("whole-clip"), np.arange(40) < 8) == 2
