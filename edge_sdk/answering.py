@@ -19,6 +19,7 @@ from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor, forget
 from rrise.edge_sdk.device.loading import ExecutionState, State
+from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.device.suspension import lift, suspend, suspended_because
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare
@@ -88,6 +89,7 @@ class Answering:
         )
         self._fast_dtype = np.dtype(np.uint8)
         self._note = note_of(state)
+        self._once = None if bundle.manifest.guard is None else Once()
         _LIVE.add(self)
 
     def certify(
@@ -146,6 +148,8 @@ class Answering:
                 )
             if self._out_of_use:
                 return self._refuse(when, start, frame_id)
+            if self._once is not None:
+                self._once.check(batch[0])
             if self._monitor is not None and self._monitor.due(when):
                 label, radius = self._observe(batch, when)
             else:
@@ -343,7 +347,12 @@ class Answering:
         self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
     ) -> Union[Prepared, FrameError]:
         try:
-            return prepare(frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi)
+            prepared = prepare(
+                frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
+            )
+            if self._once is not None:
+                self._once.check(np.ascontiguousarray(prepared.frame))
+            return prepared
         except FrameError as error:
             return error
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Certifier(Answering):
     """Certifies frames with one bundle on one runtime. Build one with `Certifier.load`, one per thread.
 
-    Bundles of the guarded tier draw fresh noise for every pass: certify each frame once, since several passes of which
-    the best is kept void the guarantee.
+    Bundles of the guarded tier draw fresh noise for every pass, and several passes of which the best is kept void the
+    guarantee: there a frame that was given before, to this certifier or a clone, is refused (`device.once`).
 
     `certify` never raises for data: a frame of a wrong type, shape or content gives an uncertified certificate of
     status `invalid_input`, and a failing runtime gives status `fault` from then on, so that a camera loop lives on.
@@ -106,7 +106,7 @@ class Certifier(Answering):
         # Looking at the device anew may have shown what another process found.
         found, twin._hold = twin._hold.why, self._hold
         self._hold.why = self._hold.why or found
-        twin._load_options = self._load_options
+        twin._load_options, twin._once = self._load_options, self._once
         return twin
 
     def swap(self, path: PathLike) -> None:

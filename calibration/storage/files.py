@@ -81,8 +81,8 @@ def read_limited(path: PathLike, limit: int) -> bytes:
     return data
 
 
-def parse_json(text: Union[str, bytes]) -> Any:
-    """A JSON value of which every number is finite.
+def parse_json(text: Union[str, bytes], *, finite: bool = True) -> Any:
+    """A JSON value of which every number is finite; with finite=False also Python's Infinity and NaN.
 
     Raises:
         ValueError: anything else, however deeply it is nested and however large its numbers are.
@@ -90,8 +90,8 @@ def parse_json(text: Union[str, bytes]) -> Any:
     try:
         return json.loads(
             text.decode("utf-8") if isinstance(text, bytes) else text,
-            parse_constant=_not_a_number,
-            parse_float=_finite,
+            parse_constant=_not_a_number if finite else float,
+            parse_float=_finite if finite else float,
             parse_int=_whole,
         )
     except RecursionError:

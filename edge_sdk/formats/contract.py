@@ -191,7 +191,7 @@ class GraphMetadata:
                 )
             return cls(
                 sigma=float(text["rrise.sigma"]),
-                offset=tuple(float(value) for value in parse_json(text["rrise.offset"])),
+                offset=tuple(float(value) for value in parse_json(text["rrise.offset"], finite=False)),
                 calibration=text["rrise.calibration"],
                 base_digest=text["rrise.base"],
                 class_names=tuple(str(name) for name in parse_json(text["rrise.classes"])),

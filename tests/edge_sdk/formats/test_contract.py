@@ -155,3 +155,9 @@ def test_same_float32_means_bits():
     assert not same_float32([np.nan], [np.nan])
     assert not same_float32([np.inf], [np.inf])
     assert not same_float32([0.1], [0.1, 0.1])
+
+
+def test_a_graph_that_is_not_calibrated_yet_has_an_infinite_offset():
+    """It is what export scores; a bundle with it is refused by `check_graph`."""
+    metadata = GraphMetadata(0.25, (float("inf"),), "", "b", ("a",), "rgb8", "p")
+    assert GraphMetadata.from_text(metadata.to_text()) == metadata

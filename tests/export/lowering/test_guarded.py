@@ -23,8 +23,9 @@ from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Sta
 from rrise.edge_sdk.bundles.probe import Probe
 from rrise.edge_sdk.bundles.scoring import run_all, score
 from rrise.edge_sdk.device.device_calibration import recalibrate
+from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.device.verify import Verdict, verify
-from rrise.edge_sdk.errors import RuntimeUnavailable
+from rrise.edge_sdk.errors import FrameError, RuntimeUnavailable
 from rrise.edge_sdk.formats.noise import FreshNoise
 from rrise.edge_sdk.operate.bench import bench
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
@@ -126,6 +127,7 @@ def test_answers_are_a_function_of_the_sum_bit_for_bit(exported: Path, source: S
 def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: Source) -> None:
     frame = source.verification.frames[0]
     with Certifier.load(exported) as certifier, certifier.clone() as twin:
+        certifier._once = twin._once = Once(0)  # the same frame on purpose
         heard, other = listen(certifier.runtime), listen(twin.runtime)
         for _ in range(5):
             certifier.certify(frame)
@@ -135,6 +137,35 @@ def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: S
     assert len({noise.tobytes() for noise in heard.noise + other.noise}) == 13
     recorded = source.replay.of(frame[None]).tobytes()
     assert recorded not in {noise.tobytes() for noise in heard.noise}
+
+
+def test_a_frame_is_passed_once(exported: Path, source: Source) -> None:
+    """Ten tries, of which the best is kept, would be wrong up to eight times as often as promised."""
+    frames = source.verification.frames[:3]
+    with Certifier.load(exported) as certifier, certifier.clone() as twin:
+        first = certifier.certify(frames[0])
+        assert first.status is not Status.INVALID_INPUT
+        again = [
+            certifier.certify(frames[0].copy()),
+            certifier.certify(frames[0], encoding="mono8"),
+            twin.certify(frames[0]),
+        ]
+        batch = certifier.certify_batch([frames[1], frames[1], frames[0], frames[2]])
+        heard = listen(certifier.runtime)
+        certifier.certify(frames[2])
+    for certificate in [*again, batch[1], batch[2]]:
+        assert certificate.status is Status.INVALID_INPUT and "expected each frame once" in certificate.reason
+    assert Status.INVALID_INPUT not in (batch[0].status, batch[3].status)
+    assert not heard.noise, "not even a draw"
+
+
+def test_only_the_last_frames_are_remembered() -> None:
+    once, frames = Once(2), np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    for frame in frames:
+        once.check(frame)
+    once.check(frames[0])
+    with pytest.raises(FrameError, match="once"):
+        once.check(frames[2])
 
 
 def test_no_noise_no_certificate(exported: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,11 +268,16 @@ def test_verification_replays_recorded_noise_and_judges_with_fresh_noise(
     assert len(set(fresh)) == count and not known & set(fresh)
 
 
-def test_verification_subtracts_rho_from_what_it_compares_with(exported: Path, source: Source) -> None:
+def test_verification_subtracts_rho_from_what_it_compares_with(
+    exported: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """References that fit the radii exactly pass the plain comparison; less rho, every certificate exceeds them."""
     bundle, runtime = Bundle.open(exported), OnnxRuntime.load(Bundle.open(exported).model("fp32"))
     runtime.fresh = Fixed(GUARD, runtime.graph.signature.noise_shape)
     outputs = run_all(runtime, source.verification.frames)
+    monkeypatch.setattr(
+        "rrise.edge_sdk.device.verify.misfit", lambda *_, **__: ""
+    )  # no counts prove these radii
     claimed = np.repeat(outputs.radius[:, None], 10, axis=1)
     result = verify(bundle, "fp32", runtime, replace(source.verification, radius=claimed), write=False)
     assert result.verdict is Verdict.STATISTICS
