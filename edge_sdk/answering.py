@@ -148,7 +148,9 @@ class Answering:
                 )
             if self._out_of_use:
                 return self._refuse(when, start, frame_id)
-            if self._once is not None:
+            if self._once is not None and not isinstance(
+                batch, DeviceFrame
+            ):  # no engine takes the noise of this tier
                 self._once.check(batch[0])
             if self._monitor is not None and self._monitor.due(when):
                 label, radius = self._observe(batch, when)

@@ -24,7 +24,7 @@ class Once:
 
     def check(self, frame: np.ndarray) -> None:
         """Note a frame, C-contiguous. Raises: FrameError: it was given before."""
-        digest = hashlib.sha256(frame).digest()
+        digest = hashlib.sha256(frame.data).digest()
         with self._entry:
             if digest in self._seen:
                 raise FrameError(

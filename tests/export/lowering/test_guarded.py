@@ -311,7 +311,7 @@ def test_recalibration_uses_one_fresh_draw_for_each_frame(copy_of: Path, source:
     outputs = run_all(OnnxRuntime.load(bundle.model("fp32")), pack.frames, noise=noise)
     reference = pack.radius[np.arange(len(pack)), outputs.label].astype(np.float64)
     excess = np.sort(outputs.radius - np.maximum(reference - GUARD.rho, 0))
-    assert result.rank == bundle.calibrations["fp32"].guarantee.rank(len(pack))
+    assert result.rank == bundle.calibrations["fp32"].guarantee.spent(result.attempt).rank(len(pack))
     assert result.margin == pytest.approx(max(excess[result.rank - 1], 0.0), abs=1e-7)
     with Certifier.load(copy_of) as certifier:
         assert certifier.state.state is State.CALIBRATED and certifier.state.margin == result.margin
