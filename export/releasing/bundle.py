@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -69,6 +70,7 @@ def whole_or_not_at_all(out: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         ExportError: `out` exists, holds something that is no bundle or that a device added, or cannot be written.
     """
+    _recover(out)
     _check_target(out, replace)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,34 @@ def whole_or_not_at_all(out: Path, *, replace: bool = False) -> Iterator[Path]:
             "folder with --out"
         ) from error
     finally:
+        _remove(folder)
+
+
+def _recover(out: Path) -> None:
+    """Put back the bundle that an export which was killed between two renames had moved aside."""
+    if out.exists() or out.is_symlink() or not out.parent.is_dir():
+        return
+    for aside in sorted(out.parent.glob(f".{out.name}.old.*")):
+        if (aside / out.name).exists() and not out.exists():
+            os.replace(aside / out.name, out)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step, so that neither is ever missing; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _check_target(out: Path, replace: bool) -> None:
@@ -108,7 +137,9 @@ def _publish(folder: Path, out: Path, replace: bool) -> None:
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
     folder.chmod(0o755)
-    if replace and out.exists():
+    if replace and out.exists() and _exchange(folder, out):
+        pass  # what was there is in `folder` now, which is removed
+    elif replace and out.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
         os.replace(out, old / out.name)
         try:

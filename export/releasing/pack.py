@@ -6,19 +6,24 @@ import os
 import time
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
+from rrise.calibration.errors import RriseError
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
-from rrise.edge_sdk.formats.signing import Trust
+from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Manifest
+from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, Trust
 from rrise.export.errors import ExportError
 from rrise.export.releasing.bundle import whole_or_not_at_all
 
 EARLIEST = 315532800
 """1980-01-01, the first second that a zip file can name."""
-_LIMIT = 8 << 30
+_FIRST = {MANIFEST_FILE: 16 << 20, SIGNATURE_FILE: 64 << 10}
+"""What is read before anything else is unpacked, with the most bytes that it may have."""
+_LEAST, _FACTOR = 256 << 20, 50
+"""A bundle may unpack to 256 MiB, or to 50 times its size: networks and camera frames hardly shrink."""
 
 
 def pack_bundle(bundle: Path, file: Path) -> str:
@@ -30,7 +35,7 @@ def pack_bundle(bundle: Path, file: Path) -> str:
         BundleError: the bundle is damaged.
         ExportError: `file` exists or lies within the bundle, or SOURCE_DATE_EPOCH is not a number.
     """
-    Bundle.open(bundle)
+    opened = Bundle.open(bundle)
     if bundle.resolve() in file.resolve().parents:
         raise ExportError(
             f"{file}: lies within the bundle, which may not change; choose a place outside {bundle}"
@@ -38,11 +43,10 @@ def pack_bundle(bundle: Path, file: Path) -> str:
     if file.exists():
         raise ExportError(f"{file}: exists already; remove it or choose another name")
     stamp = _stamp()
-    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    signed = [SIGNATURE_FILE] if (bundle / SIGNATURE_FILE).is_file() else []
+    names = sorted([MANIFEST_FILE, *signed, *opened.manifest.files])
     with atomic_file(file) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            if PurePosixPath(name).parts[0] == DEVICE_FOLDER:
-                continue
             member = zipfile.ZipInfo(name, date_time=stamp)
             member.compress_type = zipfile.ZIP_DEFLATED
             member.external_attr = 0o644 << 16
@@ -69,17 +73,33 @@ def unpack_bundle(file: Path, bundle: Path, *, trust: Optional[Trust] = None) ->
     with whole_or_not_at_all(bundle) as folder:
         try:
             with zipfile.ZipFile(file) as archive:
-                _check_members(archive)
-                archive.extractall(folder)
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                members = _members(archive, file.stat().st_size)
+                # Small and first: whoever signed nothing does not get to fill the disk.
+                for name, limit in _FIRST.items():
+                    if name in members:
+                        (folder / name).write_bytes(_limited(archive, members[name], limit))
+                manifest = Manifest.load(folder / MANIFEST_FILE)
+                if trust is not None:
+                    trust.check_release(folder, manifest.digest)
+                for name, member in members.items():
+                    if name not in _FIRST and name not in manifest.files:
+                        raise BundleError(
+                            f"{file}: {name} is not in the manifest; copy it again from its release"
+                        )
+                    if name not in _FIRST:
+                        archive.extract(member, folder)
+        except RriseError:
+            raise
+        except Exception as error:  # of the system, zipfile and zlib, which have no common base
             raise ExportError(
                 f"{file}: not a readable packed bundle ({error}); copy it again from its release"
             ) from error
         return Bundle.open(folder, trust=trust).manifest.digest
 
 
-def _check_members(archive: zipfile.ZipFile) -> None:
-    size = 0
+def _members(archive: zipfile.ZipFile, size: int) -> Dict[str, zipfile.ZipInfo]:
+    """The members by name. Raises: ValueError: one of them belongs in no release, or all together are too large."""
+    found: Dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename or member.is_dir():
@@ -89,6 +109,18 @@ def _check_members(archive: zipfile.ZipFile) -> None:
             raise ValueError(
                 f"member {member.filename!r} is a device's own record, which no release contains"
             )
-        size += member.file_size
-    if size > _LIMIT:
-        raise ValueError(f"{size} bytes unpacked, expected at most {_LIMIT}")
+        if member.filename in found:
+            raise ValueError(f"member {member.filename!r} is there twice")
+        found[member.filename] = member
+    unpacked, limit = sum(member.file_size for member in found.values()), max(_LEAST, _FACTOR * size)
+    if unpacked > limit:
+        raise ValueError(f"{unpacked:,} bytes unpacked, expected at most {limit:,}")
+    return found
+
+
+def _limited(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
+    with archive.open(member) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"member {member.filename!r} is larger than {limit:,} bytes")
+    return data

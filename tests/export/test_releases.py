@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from scipy.stats import norm
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.manifest import Manifest
+from rrise.edge_sdk.formats.signing import PrivateKey, Trust
 from rrise.export.cli import main
 from rrise.export.errors import ExportError
 from rrise.export.gating import baseline
@@ -28,8 +30,12 @@ from rrise.export.gating.gate_report import Check, GateReport
 from rrise.export.gating.policy import Policy, check_policy
 from rrise.export.gating.quality import Quality, flags, latency_ratios, quality_table
 from rrise.export.pipeline import GateFailed, export_source
+from rrise.export.releasing import bundle as bundle_module
+from rrise.export.releasing import cache as cache_module
+from rrise.export.releasing.bundle import whole_or_not_at_all
 from rrise.export.releasing.cache import Cache, conversion_key
 from rrise.export.releasing.export_report import export_page, operator_notes
+from rrise.export.releasing.keys import sign_bundle
 from rrise.export.releasing.pack import pack_bundle, unpack_bundle
 from rrise.export.source import Source
 from tests.export import damage
@@ -356,3 +362,99 @@ def test_the_check_command_runs_the_gate_again(workspace: Path, bundle: Path, tm
     damage.change_graph(copy, "surrogate.onnx", damage.scale_largest_weight(1.01))
     result = CliRunner().invoke(main, ["check", str(copy), str(workspace)])
     assert result.exit_code == 1 and "the bundle is not what the workspace exports" in result.stderr
+
+
+def test_a_cache_from_elsewhere_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its digest fits; only the user's own key shows who wrote it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "theirs"))
+    cache_module._secret.cache_clear()
+
+    def graph(name: str) -> onnx.ModelProto:
+        return onnx.helper.make_model(onnx.helper.make_graph([], name, [], []))
+
+    cache = Cache(tmp_path / "workspace")
+    cache.graph("a", lambda: graph("theirs"))
+    assert cache.graph("a", lambda: graph("other")).graph.name == "theirs", "their own next export is quick"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    cache_module._secret.cache_clear()
+    assert cache.graph("a", lambda: graph("mine")).graph.name == "mine"
+    assert (tmp_path / "mine" / "rrise" / "export.key").stat().st_mode & 0o777 == 0o600
+    cache_module._secret.cache_clear()
+
+
+def test_nothing_is_unpacked_before_the_signature_was_looked_at(colour_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="cryptography is not installed")
+    key, other = PrivateKey.generate(), PrivateKey.generate()
+    copy = damage.copy_of(colour_bundle, tmp_path)
+    sign_bundle(copy, key, 1)
+    pack_bundle(copy, tmp_path / "a.rrise")
+    extracted: list[str] = []
+
+    def extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+        extracted.append(member.filename)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "extract", extract)
+        with pytest.raises(BundleError, match="signed by key"):
+            unpack_bundle(tmp_path / "a.rrise", tmp_path / "out", trust=Trust.of(other.public))
+    assert not extracted and not (tmp_path / "out").exists()
+    unpack_bundle(tmp_path / "a.rrise", tmp_path / "out", trust=Trust.of(key.public))
+
+
+@pytest.mark.parametrize("name", ["surrogate.onnx", "signature.json", "manifest.json"])
+def test_a_member_that_unpacks_to_far_more_is_refused(
+    colour_bundle: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrise.export.releasing.pack._LEAST", 30 << 20)
+    with zipfile.ZipFile(tmp_path / "a.rrise", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in ("manifest.json", "surrogate.onnx"):
+            if file != name:
+                archive.write(colour_bundle / file, file)
+        archive.writestr(name, b" " * ((40 << 20) if name == "surrogate.onnx" else (20 << 20)))
+    with pytest.raises(ExportError, match=r"bytes unpacked, expected at most|is larger than"):
+        unpack_bundle(tmp_path / "a.rrise", tmp_path / "out")
+
+
+def test_a_replaced_bundle_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed away and then in place, a kill between the two would leave none."""
+    out, replace_file = tmp_path / "bundle", os.replace
+    _folder(out, "old")
+
+    def watched(source: Path, target: Path) -> None:
+        assert Path(source) != out, "the old bundle is moved away"
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    with whole_or_not_at_all(out, replace=True) as folder:
+        _folder(folder, "new")
+    assert (out / "manifest.json").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == [
+        "bundle"
+    ]
+
+
+def test_where_that_takes_two_steps_the_next_export_puts_the_old_bundle_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, replace_file = tmp_path / "bundle", os.replace
+    _folder(out, "old")
+    monkeypatch.setattr(bundle_module, "_exchange", lambda one, other: False)
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == out:
+            raise SystemExit("killed between the two renames")
+        replace_file(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(bundle_module.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(SystemExit), whole_or_not_at_all(out, replace=True) as folder:
+            _folder(folder, "new")
+    assert not out.exists()
+    with pytest.raises(ExportError, match="exists already"), whole_or_not_at_all(out):
+        pass
+    assert (out / "manifest.json").read_text() == "old"
+
+
+def _folder(path: Path, content: str) -> None:
+    path.mkdir(exist_ok=True)
+    (path / "manifest.json").write_text(content)

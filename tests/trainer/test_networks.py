@@ -162,3 +162,14 @@ def test_check_answers() -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(TrainerError, match="kind 'vit'"):
         build_network({"kind": "vit"})
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    """Safetensors has no checksum: without one of ours it is another network, and nothing shows that nobody trained it."""
+    path = tmp_path / "a.safetensors"
+    save_network(path, build_network(SPEC), SPEC, {})
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(TrainerError, match="weights were changed after they were written"):
+        load_network(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def save_network(path: Path, module: nn.Module, spec: Mapping[str, Any], metadat
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
     check_finite(module, tensors, "the trained network")
     # One metadata key: safetensors orders several keys at random, and equal networks should have equal digests.
-    header = {METADATA_KEY: json.dumps({"spec": spec, "metadata": metadata}, sort_keys=True)}
+    content = {"spec": spec, "metadata": metadata, "weights": _weights_digest(tensors)}
+    header = {METADATA_KEY: json.dumps(content, sort_keys=True)}
     with atomic_file(path) as file:
         file.write(save(tensors, header))
     return file_digest(path)
@@ -98,10 +100,29 @@ def _content(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dic
     return content["spec"], content["metadata"]
 
 
+def _check_weights(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Safetensors has no checksum: a flipped bit of a weight is another network, under a digest of its own."""
+    written = json.loads(header[METADATA_KEY]).get("weights")  # None in files of before it was kept
+    if written is not None and written != _weights_digest(tensors):
+        raise TrainerError(
+            f"{path}: its weights were changed after they were written; restore the file or train again"
+        )
+
+
+def _weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """One digest of names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
 def load_network(path: Path, *, allow_code: bool = False) -> Network:
     """Read a network that `save_network` wrote, in eval mode."""
     tensors, header = read_safetensors(path)
     spec, metadata = _content(path, header)
+    _check_weights(path, tensors, header)
     if spec["kind"] in KINDS:
         module: nn.Module = open_black_box(spec, path.parent, allow_code=allow_code)
     else:
