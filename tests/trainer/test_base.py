@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from rrise.trainer import base_training
 from rrise.trainer.base import train_base
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning import Interrupted
+from rrise.trainer.networks import Ensemble, save_network
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
 
@@ -128,3 +132,85 @@ def test_own_classifier_without_its_weights(own: Workspace) -> None:
     (own.path / "own.safetensors").unlink()
     with pytest.raises(TrainerError, match=r"own.safetensors: no such file"):
         train_base(own, allow_code=True)
+
+
+def test_interrupted_training_continues_and_ends_with_the_same_file(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "epochs = 20", "epochs = 2")
+    straight = train_base(copy, again=True).digest
+    with pytest.raises(Interrupted, match=r"base classifier .*everything is saved"):
+        train_base(copy, again=True, minutes=0.0)
+    assert (copy.path / "checkpoints" / "base.safetensors").exists()
+    assert train_base(copy, again=True).digest == straight
+    assert not (copy.path / "checkpoints" / "base.safetensors").exists()
+    assert (copy.path / "log" / "base.jsonl").read_text().count("noisy_accuracy") >= 1
+
+
+def test_recipes_are_tried_and_the_better_on_the_tuning_split_is_kept(
+    workspace: Path, tmp_path: Path
+) -> None:
+    copy = edit(copied(workspace, tmp_path), 'recipe = "gaussian"', 'recipe = "auto"')
+    copy = edit(edit(copy, "epochs = 20", "epochs = 4"), "strengths = [10.0]", "strengths = [1.0, 5.0]")
+    result = train_base(copy, again=True)
+    assert [item.recipe for item in result.candidates] == ["gaussian", "consistency-1", "consistency-5"]
+    best = max(result.candidates, key=lambda item: item.certified)
+    assert result.recipe == best.recipe and 0 < best.certified < 1
+    assert not list((copy.path / "checkpoints").glob("*")), "what was kept on the way is removed"
+    again = train_base(copy)
+    assert again.kept and again.candidates == result.candidates
+
+
+def test_finished_recipes_are_not_trained_again_after_an_interruption(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = edit(copied(workspace, tmp_path), 'recipe = "gaussian"', 'recipe = "auto"')
+    copy = edit(copy, "epochs = 20", "epochs = 1")
+    straight = train_base(copy, again=True).digest
+    trained: list[str] = []
+    whole = base_training.fit
+
+    def fit(*args: Any, stage: str, **options: Any) -> Any:
+        trained.append(stage)
+        if stage.startswith("base-consistency") and len(trained) == 2:
+            raise Interrupted("pulled the plug")
+        return whole(*args, stage=stage, **options)
+
+    monkeypatch.setattr(base_training, "fit", fit)
+    with pytest.raises(Interrupted):
+        train_base(copy, again=True)
+    assert train_base(copy, again=True).digest == straight
+    assert trained == ["base-gaussian-0", "base-consistency-10-0", "base-consistency-10-0"]
+
+
+def test_members_are_averaged_and_their_surrogate_is_one_network(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "members = 1", "members = 2")
+    copy = edit(copy, "epochs = 20", "epochs = 2")
+    train_base(copy, again=True)
+    module = copy.base().module
+    assert isinstance(module, Ensemble) and len(module.members) == 2
+    x = copy.inputs("test")
+    parts = [member(x).log_softmax(1) for member in module.members]
+    torch.testing.assert_close(module(x), (parts[0] + parts[1]) / 2)
+    assert not torch.equal(parts[0], parts[1])
+
+
+def test_settings_that_are_newer_than_the_file_had_their_defaults(workspace: Path, tmp_path: Path) -> None:
+    """A base classifier made before a key of [base] existed is kept, and refused where that key asks for another one."""
+    copy = copied(workspace, tmp_path)
+    network = copy.base()
+    metadata = dict(network.metadata)
+    metadata["settings"] = {
+        k: v for k, v in metadata["settings"].items() if k not in ("ema", "members", "recipe")
+    }
+    save_network(copy.base_path, network.module, network.spec, metadata)
+    assert train_base(copy).kept
+    with pytest.raises(TrainerError, match=r"got {'ema': 0.0}, expected {'ema': 0.9}"):
+        train_base(edit(copy, "ema = 0.0", "ema = 0.9"))
+
+
+def test_own_classifier_is_fine_tuned_under_noise(own: Workspace) -> None:
+    own = edit(edit(own, 'train = "auto"', 'train = "fine-tune"'), "epochs = 20", "epochs = 10")
+    own = edit(own, "learning_rate = 0.0", "learning_rate = 0.01")
+    result = train_base(own, allow_code=True)
+    assert result.recipe == "gaussian"
+    plain = edit(own, 'train = "fine-tune"', 'train = "none"')
+    assert result.noisy_accuracy > train_base(plain, allow_code=True, again=True).noisy_accuracy + 0.2

@@ -129,7 +129,7 @@ def test_a_run_killed_between_weights_and_file_is_mended(workspace: Path, tmp_pa
 
 
 def test_a_failed_training_leaves_the_old_classifier_whole(workspace: Path, tmp_path: Path) -> None:
-    copy = edit(copied(workspace, tmp_path), "learning_rate = 0.1", "learning_rate = 1e+30")
+    copy = edit(copied(workspace, tmp_path), "learning_rate = 0.0", "learning_rate = 1e+30")
     digest = copy.base_digest
     with pytest.raises(TrainerError, match="lower the learning_rate"):
         train_base(copy, again=True)

@@ -21,7 +21,7 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.checkpoint import Position, State, restore_checkpoint, save_checkpoint
 from rrise.trainer.learning.clock import Interrupted
 from rrise.trainer.learning.feed import Frames, batches, order, step_seed
-from rrise.trainer.learning.hardware import choose_precision, describe, numbers, threads_for
+from rrise.trainer.learning.hardware import choose_precision, describe, layout_for, numbers, threads_for
 from rrise.trainer.learning.journal import Journal
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
@@ -128,7 +128,7 @@ class _Engine:
         )
         self.machine = describe(self.device, self.precision, self.crew.size)
         network.to(self.device).float().train().requires_grad_(True)
-        self.layout = torch.channels_last
+        self.layout = layout_for(network, self.device)
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         average = Average(network, schedule.ema) if schedule.ema else None

@@ -15,7 +15,7 @@ AHEAD = 3
 
 
 class Frames(Protocol):
-    """What training needs of its frames; `rrise.trainer.data.inputs.Inputs` is one, a tensor float32 [n, C, h, w] another."""
+    """What training needs of its frames; `rrise.trainer.data.inputs.Inputs` is one."""
 
     def __len__(self) -> int: ...
 

@@ -68,7 +68,6 @@ class Team:
         """`network` for training: its gradients are averaged over all processes (DistributedDataParallel)."""
         if self.size == 1:
             return network
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # before gradients get their layout
         return nn.parallel.DistributedDataParallel(network)
 
     def agree_on(self, network: nn.Module) -> None:
