@@ -20,6 +20,7 @@ def tiny_config(source: Path) -> object:
             "splits": {"tuning": 40, "calibration": 100, "verification": 60, "test": 40},
             "base": {"epochs": 20},
             "targets": {
+                "engine": "onnxruntime",
                 "train": 100,
                 "tuning": 200,
                 "calibration": 200,

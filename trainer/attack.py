@@ -22,8 +22,8 @@ from rrise.calibration.storage.digests import frame_digests
 from rrise.calibration.storage.files import write_json
 from rrise.calibration.tables.evaluation import AuditVerdict, audit
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.blackbox import classifier_of
 from rrise.trainer.calibrate import record_path
+from rrise.trainer.counting import counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.networks import Network
@@ -186,6 +186,7 @@ def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_sample
 
     Their noise is independent of every other stream of the workspace.
     """
+    counting = counting_for(workspace, base)
     with tempfile.TemporaryDirectory() as folder:
         store = CountStore.open(
             f"{folder}/attack.zarr",
@@ -196,9 +197,10 @@ def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_sample
             seed=workspace.config.smoothing.seed,
             base_digest=base.digest,
             dtype=workspace.config.targets.dtype,
+            engine=counting.engine,
         )
         with Progress(len(frames) * num_samples, "evaluations", "judging") as progress:
             sample_counts(
-                classifier_of(base.module), FromBits(), frames, store, num_samples, progress=progress.advance
+                counting.labeller, FromBits(), frames, store, num_samples, progress=progress.advance
             )
         return store.counts()

@@ -136,20 +136,27 @@ def write(folder: Path, module: nn.Module, noisy: Tensor) -> BaseFile | NotWritt
         The record; or the reason why there is none, for instance an operator without an ONNX counterpart.
     """
     forget(folder)
+    found = exported(module, noisy)
+    if isinstance(found, NotWritten):
+        return found
+    data, difference = found
+    with atomic_file(folder / ONNX_NAME) as file:
+        file.write(data)
+    digest = hashlib.sha256(data).hexdigest()
+    record = BaseFile(digest, _digest(folder / WEIGHTS_NAME), difference, len(noisy))
+    write_json(folder / RECORD_NAME, asdict(record))
+    return record
+
+
+def exported(module: nn.Module, noisy: Tensor) -> tuple[bytes, float] | NotWritten:
+    """The bytes of base.onnx for a network, and its largest difference from it on `noisy` (see `write`)."""
     reasons = []
     for exporter in (_by_tracing, _by_export):
         try:
             data = refuse_references(_without_names(exporter(module, noisy[:3])), ONNX_NAME)
-            difference = compare(data, module, noisy)
+            return data, compare(data, module, noisy)
         except Exception as error:  # exporters raise whatever they like; each failure is a reason
             reasons.append(describe(error))
-            continue
-        with atomic_file(folder / ONNX_NAME) as file:
-            file.write(data)
-        digest = hashlib.sha256(data).hexdigest()
-        record = BaseFile(digest, _digest(folder / WEIGHTS_NAME), difference, len(noisy))
-        write_json(folder / RECORD_NAME, asdict(record))
-        return record
     return NotWritten("; ".join(dict.fromkeys(reasons)))
 
 

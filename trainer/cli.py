@@ -14,18 +14,22 @@ from rrise.calibration.errors import CheckFailed
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.trainer.agree import CONFIDENCE, agree
 from rrise.trainer.attack import Rate, attack
 from rrise.trainer.base import train_base
 from rrise.trainer.calibrate import CalibrateResult, calibrate
 from rrise.trainer.certify import certify_test_split
 from rrise.trainer.choice import too_few_frames
 from rrise.trainer.config import DataConfig, config_for, load_config, parse_config
+from rrise.trainer.counting import source_of
 from rrise.trainer.data import load_dataset
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.benchmark import run_benchmark
+from rrise.trainer.montecarlo.engines import NAMES, installed
 from rrise.trainer.search import Search
 from rrise.trainer.surrogate import train_surrogate
 from rrise.trainer.targets import build_targets
-from rrise.trainer.workspace import Workspace
+from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 Command = Callable[..., Any]
 
@@ -137,29 +141,38 @@ def base(
     "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
 )
 @click.option(
-    "--benchmark", is_flag=True, help="Draw nothing; measure the speed of counting against two references."
+    "--benchmark",
+    is_flag=True,
+    help="Draw nothing; measure how fast every engine counts, against the usual loop and plain forward passes.",
 )
-def targets(workspace: Path, device: str, benchmark: bool, allow_code: bool, as_json: bool) -> None:
+@click.option("--engine", default="", help="Instead of [targets] engine; with --benchmark, this one only.")
+def targets(
+    workspace: Path, device: str, benchmark: bool, engine: str, allow_code: bool, as_json: bool
+) -> None:
     """Draw the class counts of all splits and write the reference packs; continues where it was stopped."""
     if benchmark:
-        _benchmark(Workspace.open(workspace), device, allow_code, as_json)
+        _benchmark(Workspace.open(workspace), device, engine, allow_code, as_json)
         return
-    result = build_targets(Workspace.open(workspace), device=device, allow_code=allow_code)
+    opened = Workspace.open(workspace)
+    result = build_targets(opened, device=device, engine=engine, allow_code=allow_code)
     rows = [
         ("evaluations drawn", f"{result.drawn:,}"),
         ("found in the store", f"{result.found:,}"),
         ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
+        ("engine", result.engine),
     ]
     summary("class counts", rows, result.to_json(), as_json)
 
 
-def _benchmark(workspace: Workspace, device: str, allow_code: bool, as_json: bool) -> None:
+def _benchmark(workspace: Workspace, device: str, engine: str, allow_code: bool, as_json: bool) -> None:
+    names = [engine] if engine else [name for name in NAMES if installed(name)]
+    dtypes = tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16")))
     result = run_benchmark(
-        workspace.base(allow_code=allow_code).module,
+        source_of(workspace, workspace.base(allow_code=allow_code)),
         workspace.preprocess,
         workspace.frames("train")[:64],
         len(workspace.dataset.class_names),
-        dtypes=tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16"))),
+        engines=tuple((name, dtype) for dtype in dtypes for name in names),
         device=device,
         batch_size=workspace.config.targets.batch_size or None,
         progress=lambda text: click.echo(text, err=True),
@@ -259,6 +272,56 @@ def attack_command(
         raise CheckFailed(
             f"false-certificate rate at least {result.attacked.low:.4f}, promised {result.promised:g}"
         )
+
+
+@main.command("agree")
+@_stage
+@click.option(
+    "--engine", required=True, help="To be compared with the engine that counts: torch, onnxruntime, ..."
+)
+@click.option("--draws", default=100_000, show_default=True, help="Paired noisy evaluations.")
+@click.option("--split", default="tuning", show_default=True, help="Whose frames.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--seed", type=int, help="Of frames and noise; by default drawn anew.")
+def agree_command(
+    workspace: Path,
+    engine: str,
+    draws: int,
+    split: str,
+    device: str,
+    seed: int | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """How often another engine answers differently on the same noisy frames, and what a judge that asks it must allow."""
+    if split not in SCORED_SPLITS:
+        raise TrainerError(f"--split: got {split!r}, expected one of {', '.join(SCORED_SPLITS)}")
+    found = agree(
+        Workspace.open(workspace),
+        engine,
+        draws=draws,
+        split=split,
+        device=device,
+        seed=seed,
+        allow_code=allow_code,
+    )
+    rows = [
+        ("counted by", found.first),
+        ("compared with", found.second),
+        (
+            "different answers",
+            f"{found.differing:,} of {found.draws:,} on {found.frames} frames ({found.share:.2g})",
+        ),
+        (
+            "bound",
+            f"at most {found.bound:.2g} on average over these frames ({100 * CONFIDENCE:g} % confidence)",
+        ),
+        (
+            "for a judge",
+            f"a tolerance of {found.tolerance:.2g} on class probabilities, exceeded on at most {found.slip:g} of frames",
+        ),
+    ]
+    summary("agreement of engines", rows, found.to_json(), as_json)
 
 
 def _rate(rate: Rate) -> str:

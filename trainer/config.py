@@ -90,7 +90,8 @@ class TargetsConfig:
     """Monte Carlo samples per frame: of the training targets, of the references, and of everything on test frames.
 
     selection: N0 of Cohen's CERTIFY; certify: its N, one independent stream each; audit: draws that judge
-    issued certificates. dtype: precision in which the base classifier runs. batch_size 0 = found by trial.
+    issued certificates. dtype: precision in which the base classifier runs. engine: what runs it, "auto" for the fastest that
+    agrees (torch, torch-compile, onnxruntime, openvino, tensorrt). batch_size 0 = found by trial.
     """
 
     train: int = 500
@@ -102,6 +103,7 @@ class TargetsConfig:
     audit: int = 20000
     certify_alpha: str = "0.001"
     dtype: str = "float32"
+    engine: str = "auto"
     batch_size: int = 0
 
 

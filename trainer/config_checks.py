@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rrise.trainer.config import BaseConfig, Config, GuaranteeConfig, SurrogateConfig
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
+ENGINES = ("auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")
 METHODS = ("auto", "stored", "fresh")
 RECIPES = ("auto", "gaussian", "consistency")
 TRAIN = ("auto", "none", "fine-tune", "scratch")
@@ -82,6 +83,7 @@ def _check_choices(config: Config) -> None:
         ("[guarantee] kind", config.guarantee.kind, KINDS),
         ("[guarantee] map", config.guarantee.map, MAPS),
         ("[targets] dtype", config.targets.dtype, ("float32", "bfloat16", "float16")),
+        ("[targets] engine", config.targets.engine, ENGINES),
     ]
     for name, section in _learning(config):
         choices.append((f"[{name}] optimiser", section.optimiser, OPTIMISERS))

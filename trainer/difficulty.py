@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rrise.calibration.promise.maps import clopper_pearson_map
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.probit import probit_from_logits
-from rrise.trainer.blackbox import labels_of
+from rrise.trainer.counting import fresh_answers
 from rrise.trainer.learning.feed import seeded
 from rrise.trainer.learning.views import View, fresh_shares
 from rrise.trainer.networks import Network, ResNet, WithDifficulty
@@ -93,7 +93,7 @@ def _residuals(
     """R_raw - R_low of each view, float32 [n], with the map that belongs to this number of samples."""
     sigma, beta = workspace.config.smoothing.sigma, 0.1
     classes = len(workspace.dataset.class_names)
-    labels = labels_of(base.module, classes, workspace.config.targets.dtype)
+    labels = fresh_answers(workspace, base, torch.device("cpu"))
     shares_of = fresh_shares(labels, classes, sigma, CHUNK, generator)
     parts = [
         sum((shares_of(part) for _ in range(SAMPLES // CHUNK)), torch.zeros(())) * CHUNK

@@ -12,7 +12,7 @@ from torch import nn
 
 from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.blackbox import KINDS as BLACK_BOXES
-from rrise.trainer.blackbox import labels_of
+from rrise.trainer.counting import fresh_answers
 from rrise.trainer.learning import Session, Trained, fit
 from rrise.trainer.learning.engine import Measure, Objective
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, TRAINED, schedule_for
@@ -151,7 +151,7 @@ class Work:
         """New noise on a new view of every frame at every step."""
         asked, config = self.asked, self.workspace.config
         classes = len(self.workspace.dataset.class_names)
-        labels = labels_of(self.base.module, classes, config.targets.dtype, self.session.device)
+        labels = fresh_answers(self.workspace, self.base, self.session.device)
         how = Teaching(View(asked.shift, asked.flip, asked.mix), way.noise, asked.loss)
         return fresh(labels, classes, config.smoothing.sigma, asked.samples_per_view, how)
 

@@ -14,10 +14,9 @@ from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.references import References
-from rrise.trainer.blackbox import classifier_of
+from rrise.trainer.counting import Counting, counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.networks import Network
 from rrise.trainer.workspace import REFERENCE_SPLITS, Workspace
 
 AUDIT = "audit"
@@ -35,11 +34,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class TargetsResult:
-    """What `build_targets` did: evaluations drawn now, those that were there before, and the seconds it took."""
+    """What `build_targets` did: evaluations drawn now, those that were there before, and the seconds it took.
+
+    engine: what counted, and why."""
 
     drawn: int
     found: int
     seconds: float
+    engine: str = ""
 
     @property
     def rate(self) -> float:
@@ -47,7 +49,7 @@ class TargetsResult:
         return self.drawn / max(self.seconds, 1e-9)
 
     def to_json(self) -> dict[str, Any]:
-        return {"drawn": self.drawn, "found": self.found, "seconds": self.seconds, "per_second": self.rate}
+        return {**vars(self), "per_second": self.rate}
 
 
 def all_streams(workspace: Workspace) -> tuple[Stream, ...]:
@@ -70,36 +72,42 @@ def build_targets(
     streams: Iterable[Stream] | None = None,
     *,
     device: str = "cpu",
+    engine: str = "",
     allow_code: bool = False,
 ) -> TargetsResult:
     """Sample class counts until every stream has its configured samples, then write the reference packs.
 
     It continues where an earlier run stopped and repeats nothing; started by torchrun, the processes share the work.
-    streams: all by default. device: where the base classifier runs.
+    streams: all by default. device: where the base classifier runs. engine: instead of [targets] engine.
 
     Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames.
     """
     start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
     chosen = tuple(all_streams(workspace) if streams is None else streams)
-    stores = [open_stream(workspace, stream, base.digest) for stream in chosen]
+    counting = counting_for(workspace, base, device=device, engine=engine)
+    stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
         store.check_num_samples(stream.num_samples)
     todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
     with Progress(sum(todo), "evaluations", "Monte Carlo") as progress:
         for store, stream in zip(stores, chosen, strict=True):
-            _sample(workspace, base, store, stream, device, progress)
+            _sample(workspace, counting, store, stream, device, progress)
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
         workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
             _write_references(workspace, stream.split, counts, len(store.looks()), base.digest)
     total = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
-    return TargetsResult(sum(todo), max(total - sum(todo), 0), time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return TargetsResult(sum(todo), max(total - sum(todo), 0), seconds, counting.sentence)
 
 
-def open_stream(workspace: Workspace, stream: Stream, base_digest: str) -> CountStore:
-    """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed."""
+def open_stream(
+    workspace: Workspace, stream: Stream, base_digest: str, engine: str | None = None
+) -> CountStore:
+    """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed, and to
+    `engine` unless that is None."""
     return CountStore.open(
         workspace.targets_path,
         stream=stream.name,
@@ -109,6 +117,7 @@ def open_stream(workspace: Workspace, stream: Stream, base_digest: str) -> Count
         seed=workspace.config.smoothing.seed,
         base_digest=base_digest,
         dtype=workspace.config.targets.dtype,
+        engine=engine,
     )
 
 
@@ -127,10 +136,15 @@ def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarr
 
 
 def _sample(
-    workspace: Workspace, base: Network, store: CountStore, stream: Stream, device: str, progress: Progress
+    workspace: Workspace,
+    counting: Counting,
+    store: CountStore,
+    stream: Stream,
+    device: str,
+    progress: Progress,
 ) -> None:
     sample_counts(
-        classifier_of(base.module),
+        counting.labeller,
         workspace.preprocess,
         workspace.split_inputs(stream.split),
         store,

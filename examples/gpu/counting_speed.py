@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from rrise.calibration.console import run_command, summary
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer import Preprocess
+from rrise.trainer.base_file import NotWritten, exported
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.montecarlo.benchmark import run_benchmark
+from rrise.trainer.montecarlo.engines import NAMES, Source, installed
 from rrise.trainer.networks import ResNet
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -82,7 +84,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 def main(
     device: str, names: tuple[str, ...], dtypes: tuple[str, ...], seconds: float, rounds: int, as_json: bool
 ) -> None:
-    """Compare the engine with the usual loop and with the plain forward pass."""
+    """Compare the engines with the usual loop and with the plain forward pass."""
     lines: list[tuple[str, str]] = []
     results = {}
     for name in names:
@@ -96,8 +98,12 @@ def main(
             lines.append(
                 (f"{name}: agreement with the CPU", f"p = {value:.3g} (chi-squared, 4 frames x 200 draws)")
             )
+        noisy = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0))
+        data = exported(network, noisy)
+        source = Source(None if isinstance(data, NotWritten) else data[0], network)
+        engines = tuple((engine, dtype) for dtype in dtypes for engine in NAMES if installed(engine))
         result = run_benchmark(
-            network, preprocess, frames, classes, dtypes=dtypes, device=device, rounds=rounds, seconds=seconds,
+            source, preprocess, frames, classes, engines=engines, device=device, rounds=rounds, seconds=seconds,
             progress=lambda text, name=name: click.echo(f"{name}: {text}", err=True),
         )  # fmt: skip
         results[name] = result.to_json()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
+from rrise.trainer.base import train_base
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.store import recorded_engines
 from rrise.trainer.networks import load_network, save_network
 from rrise.trainer.targets import all_streams, build_targets, stored_counts
 from rrise.trainer.workspace import Workspace
@@ -78,11 +81,17 @@ def test_streams_are_independent_draws_of_one_classifier(workspace: Path) -> Non
 
 def test_counts_of_another_base_are_refused_and_stay(workspace: Path, tmp_path: Path) -> None:
     copy = copied(workspace, tmp_path)
-    base = load_network(copy.base_path)
+    digest, base = copy.base_digest, load_network(copy.base_path)
     save_network(copy.base_path, base.module, base.spec, {**base.metadata, "note": "another"})
+    train_base(copy)
+    assert copy.base_digest == digest, "the same weights give the same base.onnx"
+    with torch.no_grad():
+        base.module.head.bias[0] += 0.1
+    save_network(copy.base_path, base.module, base.spec, base.metadata)
+    train_base(copy)
     with pytest.raises(TrainerError, match="another base classifier"):
         build_targets(copy)
-    assert (stored_counts(copy, "audit", base.digest).sum(axis=1) == 400).all()
+    assert (stored_counts(copy, "audit", digest).sum(axis=1) == 400).all()
 
 
 def test_unfinished_stream_says_what_to_run(workspace: Path, tmp_path: Path) -> None:
@@ -95,3 +104,31 @@ def test_sizes_that_no_block_divides_are_refused_before_sampling(workspace: Path
     copy = edit(copied(workspace, tmp_path), "audit = 400", "audit = 450")
     with pytest.raises(TrainerError, match="multiple of the sample block"):
         build_targets(copy)
+
+
+def test_one_engine_counts_everything_and_is_part_of_the_identity(workspace: Path, tmp_path: Path) -> None:
+    made = Workspace.open(workspace)
+    engines = recorded_engines(made.targets_path, made.base_digest)
+    assert len(engines) == 1 and next(iter(engines)).startswith("onnxruntime ")
+    copy = edit(copied(workspace, tmp_path), 'engine = "onnxruntime"', 'engine = "auto"')
+    result = build_targets(copy)
+    assert result.drawn == 0 and result.engine.startswith("onnxruntime "), (
+        "auto goes on with the engine of the counts"
+    )
+    copy = edit(copy, 'engine = "auto"', 'engine = "torch"')
+    with pytest.raises(
+        TrainerError, match=r"was counted by 'onnxruntime .*', got 'torch .*one base classifier should"
+    ):
+        build_targets(copy)
+
+
+def test_counts_from_before_go_on_with_the_module(workspace: Path, tmp_path: Path) -> None:
+    """A store of version 1 names no engine; its counts were PyTorch's."""
+    copy = edit(copied(workspace, tmp_path), 'engine = "onnxruntime"', 'engine = "auto"')
+    for path in copy.targets_path.glob("*/zarr.json"):
+        content = json.loads(path.read_text())
+        content["attributes"].pop("engine")
+        content["attributes"]["version"] = 1
+        path.write_text(json.dumps(content))
+    assert build_targets(edit(copy, "audit = 400", "audit = 500")).drawn == 40 * 100
+    assert recorded_engines(copy.targets_path, copy.base_digest) == {""}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.config import Config, SmoothingConfig
@@ -102,11 +103,17 @@ def test_references_of_another_sigma_or_base_are_refused(workspace: Path, tmp_pa
 
 
 def test_surrogate_of_another_base_is_refused(workspace: Path, tmp_path: Path) -> None:
+    from rrise.trainer.base import train_base
     from rrise.trainer.networks import load_network, save_network
 
     copy = copied(workspace, tmp_path)
     base = load_network(copy.base_path)
-    save_network(copy.base_path, base.module, base.spec, {**base.metadata, "note": "another file"})
+    with torch.no_grad():
+        base.module.head.bias[0] += 0.1
+    save_network(copy.base_path, base.module, base.spec, base.metadata)
+    with pytest.raises(TrainerError, match=r"base.json: belongs to weights"):
+        copy.surrogate()
+    train_base(copy)
     with pytest.raises(TrainerError, match=r"trained for base classifier .* --again"):
         copy.surrogate()
 

@@ -1,9 +1,11 @@
-"""How fast the engine counts: against the usual loop, and against the plain forward pass, all in one run.
+"""How fast each engine counts: against the usual loop, and against the fastest plain forward pass, all in one run.
 
 Reference 1 is the sampling loop of locuslab/smoothing (Cohen et al. 2019), written anew: one frame at a time, repeat,
 randn_like, add, float32, argmax, copy to the host, count in Python. Engines of every dtype are compared with this float32
-loop. Reference 2 is the limit: forward passes of the same network on a batch that is already there, without noise and
-counting, at the fastest of several layouts and batch sizes.
+loop. Reference 2 is the limit: forward passes on batches that are already there, without noise and counting, at the
+best of several batch sizes, by whichever engine is fastest.
+
+On a machine that other programs share, wall time measures them as well; processor time stands beside it on a CPU.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import frame_digests
-from rrise.trainer.montecarlo.folding import fold_batch_norm
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.engines import EngineLabeller, Source, open_engine
 from rrise.trainer.montecarlo.identity import IMAGE_BLOCK, SAMPLE_BLOCK
+from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.sampler import sample_counts
 from rrise.trainer.montecarlo.store import CountStore
 
@@ -35,108 +39,153 @@ SECONDS = 1.0
 SIGMA = 0.25
 
 
+class Rate(NamedTuple):
+    """Evaluations per second of wall time, and per second of processor time (the same on a GPU)."""
+
+    wall: float
+    processor: float
+
+    def over(self, other: Rate) -> Rate:
+        """This in units of another."""
+        return Rate(self.wall / other.wall, self.processor / other.processor)
+
+
 @dataclass(frozen=True)
 class Row:
-    """One dtype. Rates are evaluations per second, medians over interleaved rounds; `plain_at` says where the limit
-    was reached; `folded` is the plain forward of the network with its batch normalisation folded, as the engine runs
-    it."""
+    """One engine. Rates are medians over interleaved rounds. engine: its name, version, precision and device; `plain_at`:
+    the batches at which its plain forward pass was fastest."""
 
-    dtype: str
-    loop: float
-    plain: float
+    engine: str
+    plain: Rate
     plain_at: str
-    folded: float
-    engine: float
-
-    @property
-    def over_loop(self) -> float:
-        """The engine against reference 1; above 1 is faster."""
-        return self.engine / self.loop
-
-    @property
-    def of_limit(self) -> float:
-        """The engine against reference 2; 1 is the speed of the plain forward pass."""
-        return self.engine / self.plain
+    counting: Rate
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The comparison, with the machine it was made on."""
+    """The comparison, with the machine it was made on. loop: the usual loop; noise: drawing and adding noise alone; left_out:
+    engines that cannot run here, and why."""
 
     machine: str
     shape: tuple[int, ...]
+    loop: Rate
+    noise: Rate
     rows: tuple[Row, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def limit(self) -> Row:
+        """The engine with the fastest plain forward pass."""
+        return max(self.rows, key=lambda row: row.plain.wall)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for --json."""
-        rows = [{**asdict(row), "over_loop": row.over_loop, "of_limit": row.of_limit} for row in self.rows]
-        return {"machine": self.machine, "shape": list(self.shape), "rows": rows}
+        rows = [
+            {
+                **asdict(row),
+                "plain": row.plain._asdict(),
+                "counting": row.counting._asdict(),
+                "over_loop": row.counting.over(self.loop)._asdict(),
+                "of_own_plain": row.counting.over(row.plain)._asdict(),
+                "of_limit": row.counting.over(self.limit.plain)._asdict(),
+            }
+            for row in self.rows
+        ]
+        return {
+            "machine": self.machine,
+            "shape": list(self.shape),
+            "loop": self.loop._asdict(),
+            "noise": self.noise._asdict(),
+            "rows": rows,
+            "left_out": list(self.left_out),
+        }
 
     def lines(self) -> list[tuple[str, str]]:
         """Name and value of every line of the summary."""
-        result = [("machine", self.machine), ("input", "x".join(str(side) for side in self.shape))]
-        for row in self.rows:
-            result += [
-                (f"{row.dtype}: engine", f"{row.engine:,.0f} evaluations/s"),
+        lines = [
+            ("machine", self.machine),
+            ("input", "x".join(str(side) for side in self.shape)),
+            ("usual loop, float32", f"{self.loop.wall:,.0f} evaluations/s"),
+            ("noise alone", f"{self.noise.wall:,.0f} evaluations/s"),
+        ]
+        for row in sorted(self.rows, key=lambda row: -row.counting.wall):
+            over, own = row.counting.over(self.loop), row.counting.over(row.plain)
+            limit = row.counting.over(self.limit.plain)
+            lines += [
                 (
-                    f"{row.dtype}: usual loop in float32",
-                    f"{row.loop:,.0f} evaluations/s; the engine is {row.over_loop:.2f}x",
+                    row.engine,
+                    f"{row.counting.wall:,.0f} evaluations/s, {over.wall:.2f}x the usual loop ({over.processor:.2f}x in "
+                    "processor time)",
                 ),
                 (
-                    f"{row.dtype}: plain forward",
-                    f"{row.plain:,.0f} evaluations/s ({row.plain_at}); the engine reaches {row.of_limit:.0%}",
-                ),
-                (
-                    f"{row.dtype}: folded forward",
-                    f"{row.folded:,.0f} evaluations/s; the engine reaches {row.engine / row.folded:.0%}",
+                    "",
+                    f"{own.wall:.0%} of its own plain forward pass ({row.plain.wall:,.0f}, {row.plain_at}), {limit.wall:.0%} "
+                    f"of the fastest ({limit.processor:.0%} in processor time)",
                 ),
             ]
-        return result
+        return lines + [("left out", text) for text in self.left_out]
 
 
 def run_benchmark(
-    classifier: nn.Module,
+    source: Source,
     preprocess: nn.Module,
     frames: np.ndarray,
     num_classes: int,
     *,
-    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
+    engines: tuple[tuple[str, str], ...] = (("torch", "float32"), ("torch", "bfloat16")),
     device: str | torch.device = "cpu",
     batch_size: int | None = None,
-    batch_sizes: tuple[int, ...] = (32, 128, 512),
+    batch_sizes: tuple[int, ...] = (16, 64, 256),
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Benchmark:
-    """Measure the engine (with its store), the usual loop and the plain forward pass, in interleaved rounds.
+    """Measure every engine (with its store), the usual loop and plain forward passes, in interleaved rounds.
 
     Args:
+        source: the base classifier; the usual loop needs its module, or runs the first engine.
         frames: uint8 [n, H, W, C], n >= 1; repeated up to one image block.
-        batch_size: of the engine; None as in `sample_counts`. batch_sizes: tried for the plain forward pass.
+        engines: name and dtype of each; those that cannot run here are left out, and told.
+        batch_size: of counting; None as in `sample_counts`. batch_sizes: tried for the plain forward pass.
         seconds: about how long each contender runs in each round.
+
+    Raises:
+        TrainerError: no engine can run.
     """
     place = torch.device(device)
     frames = np.resize(frames, (64, *frames.shape[1:]))
     x = copy.deepcopy(preprocess).to(place)(torch.from_numpy(frames[:1]).to(place))
-    rows = []
+    contenders: dict[str, Contender] = {}
+    found: list[tuple[str, str, str]] = []
+    left_out, loop = [], source.module
     with torch.inference_mode():
-        for dtype in dtypes:
-            progress(f"finding the fastest plain forward pass in {dtype}")
-            module = copy.deepcopy(classifier).eval().to(place)
-            plain, where = _fastest_plain(module, x, getattr(torch, dtype), batch_sizes, seconds / 4)
-            folded, _ = _fastest_plain(
-                fold_batch_norm(module), x, getattr(torch, dtype), batch_sizes, seconds / 4
+        for name, dtype in engines:
+            progress(f"finding the fastest plain forward pass of {name} in {dtype}")
+            try:
+                labeller = open_engine(name, source, num_classes=num_classes, dtype=dtype, device=place)
+                plain, where = _fastest_plain(labeller, x, batch_sizes, seconds / 4)
+            except TrainerError as error:
+                left_out.append(f"{name} in {dtype}: {error}")
+                continue
+            contenders[f"plain {len(found)}"] = plain
+            contenders[f"count {len(found)}"] = _counting(
+                labeller, preprocess, frames, dtype, place, batch_size
             )
-            contenders = {
-                "loop": _loop(classifier, x[0], num_classes),
-                "plain": plain,
-                "folded": folded,
-                "engine": _engine(classifier, preprocess, frames, num_classes, dtype, place, batch_size),
-            }
-            progress(f"comparing in {dtype}")
-            rates = _interleaved(contenders, rounds, seconds)
-            rows.append(Row(dtype, rates["loop"], rates["plain"], where, rates["folded"], rates["engine"]))
-    return Benchmark(describe_machine(place), tuple(x.shape[1:]), tuple(rows))
+            found.append((labeller.engine, where, name))
+            loop = loop if loop is not None else _Logits(labeller)
+        if not found or loop is None:
+            raise TrainerError(f"benchmark: no engine can run ({'; '.join(left_out)})")
+        contenders["loop"] = _loop(loop, x[0], num_classes)
+        contenders["noise"] = _noise(x[0].numel(), num_classes)
+        progress("comparing")
+        rates = _interleaved(contenders, rounds, seconds)
+    rows = tuple(
+        Row(engine, rates[f"plain {i}"], where, rates[f"count {i}"])
+        for i, (engine, where, _) in enumerate(found)
+    )
+    return Benchmark(
+        describe_machine(place), tuple(x.shape[1:]), rates["loop"], rates["noise"], rows, tuple(left_out)
+    )
 
 
 def usual_loop(
@@ -175,11 +224,22 @@ def describe_machine(device: torch.device) -> str:
 
 
 #: Runs for about so many seconds and returns evaluations per second.
-Contender = Callable[[float], float]
+Contender = Callable[[float], Rate]
+
+
+class _Logits(nn.Module):
+    """An engine as a module, for the usual loop of a base classifier that is an ONNX file from the beginning."""
+
+    def __init__(self, labeller: EngineLabeller) -> None:
+        super().__init__()
+        self._labeller = labeller
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._labeller.logits(x)
 
 
 def _loop(classifier: nn.Module, x: Tensor, num_classes: int) -> Contender:
-    module = copy.deepcopy(classifier).eval().to(x.device)
+    module = classifier if isinstance(classifier, _Logits) else copy.deepcopy(classifier).eval().to(x.device)
 
     def run() -> int:
         usual_loop(module, x, LOOP_BATCH, LOOP_BATCH, num_classes, SIGMA)
@@ -188,17 +248,32 @@ def _loop(classifier: nn.Module, x: Tensor, num_classes: int) -> Contender:
     return _repeated(run, x.device)
 
 
-def _plain(
-    module: nn.Module, x: Tensor, dtype: torch.dtype, layout: torch.memory_format, size: int, workers: int
-) -> Contender:
+def _noise(numel: int, num_classes: int) -> Contender:
+    """What every counted evaluation pays for its noise on a CPU, whichever engine labels it."""
+    cell, rows = Cell(0, 0, 0), max(1, min(SAMPLE_BLOCK, (1 << 16) // numel))
+    buffer, frame = np.empty((rows, numel), np.float32), np.zeros(numel, np.float32)
+    key, block = NoiseKey(0, "benchmark"), [0]
+
+    def run() -> int:
+        generator = key.generator(cell.frame, block[0], 0)
+        block[0] += 1
+        generator.standard_normal(out=buffer, dtype=np.float32)
+        np.multiply(buffer, np.float32(SIGMA), out=buffer)
+        np.add(buffer, frame, out=buffer)
+        return rows
+
+    return _repeated(run, torch.device("cpu"))
+
+
+def _plain(labeller: EngineLabeller, x: Tensor, size: int, workers: int) -> Contender:
     """Forward passes on resident batches of `size`: one at a time, or one per worker thread."""
-    ready = copy.deepcopy(module).to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
     noisy = x + SIGMA * torch.randn(size, *x.shape[1:], device=x.device)
-    resident = [noisy.to(dtype).contiguous(memory_format=layout) for _ in range(workers)]
+    resident = [noisy.clone() for _ in range(workers)]
+    labeller(resident[0][: max(2, min(size, 16))])  # its checks of a first batch
 
     @torch.inference_mode()
     def forward(batch: Tensor) -> None:
-        ready(batch)
+        labeller.logits(batch)
 
     def alone() -> int:
         forward(resident[0])
@@ -207,7 +282,7 @@ def _plain(
     if workers == 1:
         return _repeated(alone, x.device)
 
-    def measure(seconds: float) -> float:
+    def measure(seconds: float) -> Rate:
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
@@ -223,28 +298,26 @@ def _plain(
 
 
 def _fastest_plain(
-    module: nn.Module, x: Tensor, dtype: torch.dtype, sizes: tuple[int, ...], seconds: float
+    labeller: EngineLabeller, x: Tensor, sizes: tuple[int, ...], seconds: float
 ) -> tuple[Contender, str]:
-    """The fastest over memory layouts, batch sizes, and threads that share a batch or have one each."""
+    """The fastest over batch sizes, and threads that share a batch or have one each."""
     threads = torch.get_num_threads() if x.device.type == "cpu" else 1
     best: tuple[float, Contender, str] | None = None
-    for name, layout in (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        for size in sizes:
-            for workers in sorted({1, threads}):
-                contender = _plain(module, x, dtype, layout, size, workers)
-                rate = contender(seconds)
-                if best is None or rate > best[0]:
-                    each = ", one per thread" if workers > 1 else ""
-                    best = (rate, contender, f"{name}, batches of {size}{each}")
+    for size in sizes:
+        for workers in sorted({1, threads if labeller.concurrent else 1}):
+            contender = _plain(labeller, x, size, workers)
+            rate = contender(seconds).wall
+            if best is None or rate > best[0]:
+                each = ", one per thread" if workers > 1 else ""
+                best = (rate, contender, f"batches of {size}{each}")
     assert best is not None
     return best[1], best[2]
 
 
-def _engine(
-    classifier: nn.Module,
+def _counting(
+    labeller: EngineLabeller,
     preprocess: nn.Module,
     frames: np.ndarray,
-    num_classes: int,
     dtype: str,
     device: torch.device,
     batch_size: int | None,
@@ -253,53 +326,70 @@ def _engine(
     digests = frame_digests(frames)
     speed = [0.0]
 
-    def count(block: int, groups: int) -> float:
+    def count(block: int, groups: int) -> Rate:
         """Rate over `groups` groups of one image block each, after a first one that warms up."""
         number = min(len(frames), groups + 1)
         num_samples = block * -(-(groups + 1) * IMAGE_BLOCK // number)
-        stored: list[tuple[float, int]] = []
+        stored: list[tuple[float, float, int]] = []
+
+        def note(evaluations: int) -> None:
+            stored.append((time.perf_counter(), time.process_time(), evaluations))
+
         with tempfile.TemporaryDirectory() as folder:
             store = CountStore.open(
-                f"{folder}/t.zarr", stream="benchmark", digests=digests[:number], num_classes=num_classes,
-                sigma=SIGMA, seed=0, base_digest="0" * 64, dtype=dtype, sample_block=block,
+                f"{folder}/t.zarr", stream="benchmark", digests=digests[:number], num_classes=labeller.num_classes,
+                sigma=SIGMA, seed=0, base_digest="0" * 64, dtype=dtype, sample_block=block, engine=labeller.engine,
             )  # fmt: skip
             sample_counts(
-                classifier, preprocess, frames[:number], store, num_samples, batch_size=batch_size, device=device,
-                progress=lambda evaluations: stored.append((time.perf_counter(), evaluations)),
+                labeller, preprocess, frames[:number], store, num_samples, batch_size=batch_size, device=device,
+                progress=note,
             )  # fmt: skip
-        return sum(evaluations for _, evaluations in stored[1:]) / (stored[-1][0] - stored[0][0])
+        done = sum(evaluations for _, _, evaluations in stored[1:])
+        return _rate(done, stored[-1][0] - stored[0][0], stored[-1][1] - stored[0][1], device)
 
-    def run(seconds: float) -> float:
-        speed[0] = speed[0] or count(SMALL_BLOCK, 1)
+    def run(seconds: float) -> Rate:
+        speed[0] = speed[0] or count(SMALL_BLOCK, 1).wall
         block = SAMPLE_BLOCK if speed[0] * seconds > SAMPLE_BLOCK * IMAGE_BLOCK else SMALL_BLOCK
-        speed[0] = count(block, max(1, round(speed[0] * seconds / (block * IMAGE_BLOCK))))
-        return speed[0]
+        rate = count(block, max(1, round(speed[0] * seconds / (block * IMAGE_BLOCK))))
+        speed[0] = rate.wall
+        return rate
 
     return run
 
 
-def _interleaved(contenders: dict[str, Contender], rounds: int, seconds: float) -> dict[str, float]:
+def _interleaved(contenders: dict[str, Contender], rounds: int, seconds: float) -> dict[str, Rate]:
     """Median rates over rounds in which every contender runs once, so that all see the same machine."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[Rate]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
             rates[name].append(contender(seconds))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        name: Rate(
+            statistics.median(rate.wall for rate in values),
+            statistics.median(rate.processor for rate in values),
+        )
+        for name, values in rates.items()
+    }
 
 
 def _repeated(run: Callable[[], int], device: torch.device) -> Contender:
     """Call `run` until the time is up, after one call to warm up."""
 
-    def measure(seconds: float) -> float:
+    def measure(seconds: float) -> Rate:
         run()
         _wait(device)
-        start, done = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds:
+        start, busy, done = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - start < seconds or not done:
             done += run()
             _wait(device)
-        return done / (time.perf_counter() - start)
+        return _rate(done, time.perf_counter() - start, time.process_time() - busy, device)
 
     return measure
+
+
+def _rate(done: int, wall: float, processor: float, device: torch.device) -> Rate:
+    per_second = done / max(wall, 1e-9)
+    return Rate(per_second, done / max(processor, 1e-9) if device.type == "cpu" else per_second)
 
 
 def _wait(device: torch.device) -> None:

@@ -35,9 +35,11 @@ class Labeller(Protocol):
 
 
 def make_labeller(
-    classifier: nn.Module | BlackBox, num_classes: int, dtype: str, device: torch.device
+    classifier: nn.Module | BlackBox | Labeller, num_classes: int, dtype: str, device: torch.device
 ) -> Labeller:
-    """A labeller for either kind of base classifier."""
+    """A labeller for any kind of base classifier; one that is a labeller already is returned as it is."""
+    if hasattr(classifier, "concurrent"):
+        return classifier  # type: ignore[return-value]
     if isinstance(classifier, nn.Module):
         return ModuleLabeller(classifier, num_classes, getattr(torch, dtype), device)
     if dtype != "float32" or device.type != "cpu":
@@ -65,10 +67,14 @@ class ModuleLabeller:
         self.memory_format = torch.channels_last
 
     def __call__(self, x: Tensor) -> Tensor:
+        return labels_of(self.logits(x), self._num_classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of float32 [B, C, H, W]; the first call checks the network, as a call of the labeller does."""
         with user_code(f"the base classifier fails on float32 {list(x.shape)}"):
             if self._original is not None:
                 self._check_once(x, self._original)
-            return labels_of(self._logits(x), self._num_classes)
+            return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.module(x.to(self.dtype).contiguous(memory_format=self.memory_format))

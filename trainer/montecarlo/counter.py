@@ -57,7 +57,7 @@ class HostCounter:
         first = not len(self._frames)
         self._frames = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
         if first and self._wanted is None:
-            self.batch_size = max(8, min(LARGEST_BATCH, NUMBERS_PER_THREAD // self._frames[0].size))
+            self.batch_size = usual_batch(self._frames[0].size)
         if first and self._workers > 1:
             # The first batch decides how the network is run; the threads must not decide it side by side.
             self._labeller(torch.from_numpy(np.repeat(self._frames[:1], 2, axis=0)).permute(0, 3, 1, 2))
@@ -90,6 +90,11 @@ class HostCounter:
         self._pool.shutdown()
         # PyTorch's setting is one for the whole process, whichever thread made it.
         torch.set_num_threads(self._threads)
+
+
+def usual_batch(numel: int) -> int:
+    """Rows of a batch of inputs of `numel` numbers, where nobody asks for another."""
+    return max(8, min(LARGEST_BATCH, NUMBERS_PER_THREAD // numel))
 
 
 def equal_batches(total: int, largest: int) -> int:

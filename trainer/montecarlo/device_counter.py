@@ -48,7 +48,8 @@ class DeviceCounter:
     ) -> None:
         self._labeller, self._identity, self.device = labeller, identity, device
         on_cuda = device.type == "cuda"
-        self._graphs = on_cuda if graphs is None else graphs
+        capturable = bool(getattr(labeller, "capturable", True))
+        self._graphs = on_cuda and capturable if graphs is None else graphs
         words = NoiseKey(identity.seed, identity.stream).words()
         self._key = torch.tensor(words[:2], dtype=torch.int64, device=device)
         self._sigma = torch.tensor(identity.sigma, dtype=torch.float32, device=device)

@@ -12,6 +12,8 @@ from rrise.trainer.errors import TrainerError
 
 FORMAT = "rrise-counts"
 VERSION = 1
+ENGINE_VERSION = 2
+"""Of a store whose identity names the engine; a reader that knows none must not go on counting with another."""
 SAMPLE_BLOCK = 100
 IMAGE_BLOCK = 64
 DTYPES = ("float32", "bfloat16", "float16")
@@ -21,6 +23,7 @@ _MEND = {
     "base_digest": "these counts belong to another base classifier: use the one they were made with, or a new store",
     "frames_digest": "these counts belong to other frames: use the same frames in the same order, or a new store",
     "dtype": "pass the dtype of the store, or use a new store",
+    "engine": "engines round differently: count with that one ([targets] engine), or use a new store",
     "sigma": "set [smoothing] sigma back, or use a new store",
     "seed": "set [smoothing] seed back, or use a new store",
 }
@@ -46,6 +49,7 @@ class Identity:
     dtype: str
     sample_block: int
     image_block: int
+    engine: str = ""
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.sigma) and self.sigma > 0):
@@ -69,25 +73,27 @@ class Identity:
     @classmethod
     def read(cls, path: str, attributes: Mapping[str, Any]) -> Identity:
         """The identity in the attributes of a stream; `path` is for messages."""
-        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
+        if attributes.get("format") != FORMAT or attributes.get("version") not in (VERSION, ENGINE_VERSION):
             raise TrainerError(
                 f"{path}: got a Zarr group of format {attributes.get('format')!r}, version "
-                f"{attributes.get('version')!r}; expected {FORMAT!r}, version {VERSION}. Give another path, or remove that "
-                "group"
+                f"{attributes.get('version')!r}; expected {FORMAT!r}, version {VERSION} or {ENGINE_VERSION}. "
+                "Give another path, or remove that group"
             )
         try:
-            return cls(**{name: attributes[name] for name in cls.__dataclass_fields__})
+            names = [name for name in cls.__dataclass_fields__ if name != "engine"]
+            engine = attributes["engine"] if attributes["version"] == ENGINE_VERSION else ""
+            return cls(**{name: attributes[name] for name in names}, engine=str(engine))
         except (KeyError, TypeError, AttributeError) as error:
             raise TrainerError(
                 f"{path}: the attributes of the stream are damaged ({error!r}); restore them, or remove the stream to "
                 "sample it again"
             ) from error
 
-    def expect(self, found: Identity, path: str, ignore_block: bool) -> None:
-        """Raise TrainerError where `found`, the identity of the store at `path`, is another than this."""
+    def expect(self, found: Identity, path: str, ignored: tuple[str, ...]) -> None:
+        """Raise TrainerError where `found`, the identity of the store at `path`, is another than this but for `ignored`."""
         for name, value in asdict(self).items():
             got = getattr(found, name)
-            if got != value and name != "image_block" and not (name == "sample_block" and ignore_block):
+            if got != value and name not in ("image_block", "version", *ignored):
                 raise TrainerError(
                     f"{path}, stream {found.stream!r}: {name} of the store is {got!r}, expected {value!r}; "
                     f"{_MEND.get(name, 'use a new store')}. The counts in it are untouched"

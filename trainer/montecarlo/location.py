@@ -41,6 +41,19 @@ class Location:
             return (Path(self.address) / inner).exists()
         return bool(fsspec.core.url_to_fs(f"{self.address}/{inner}")[0].exists(f"{self.address}/{inner}"))
 
+    def folders(self) -> list[str]:
+        """Names of the folders in it, those that begin with a dot left out; empty where there is nothing yet."""
+        if self.local:
+            root = Path(self.address)
+            names = [item.name for item in root.iterdir() if item.is_dir()] if root.is_dir() else []
+        else:
+            files, root_path = fsspec.core.url_to_fs(self.address)
+            found = files.ls(root_path, detail=True) if files.exists(root_path) else []
+            names = [
+                item["name"].rstrip("/").rsplit("/", 1)[-1] for item in found if item["type"] == "directory"
+            ]
+        return sorted(name for name in names if not name.startswith("."))
+
     def read(self, inner: str, largest: int) -> bytes | None:
         """The bytes of the file `inner`, None where there is none.
 

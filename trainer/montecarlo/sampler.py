@@ -26,7 +26,7 @@ from rrise.trainer.user_code import out_of_memory
 
 
 def sample_counts(
-    classifier: nn.Module | BlackBox,
+    classifier: nn.Module | BlackBox | Labeller,
     preprocess: nn.Module,
     frames: np.ndarray | Inputs,
     store: CountStore,
@@ -45,7 +45,8 @@ def sample_counts(
 
     Args:
         classifier: float32 [B, C, H, W] in [0, 1] plus noise -> logits [B, K]: a torch module, or any callable on
-            numpy arrays (logits or labels; OnnxClassifier for an ONNX file).
+            numpy arrays (logits or labels; OnnxClassifier for an ONNX file), or a labeller (`engines.open_engine`), which
+            must be the store's engine.
         preprocess: uint8 [B, H, W, C] -> float32 [B, C, h, w] in [0, 1]; noise is added to its output, in float32.
         frames: uint8 [n, H, W, C], those whose digests the store has; or Inputs, which were preprocessed before and are
             read block by block, so that memory holds 64 of them.
@@ -62,6 +63,7 @@ def sample_counts(
     _check_fit(frames, store, dtype, batch_size)
     crew = team()
     place = crew.device(device)
+    _check_engine(classifier, store)
     labeller = make_labeller(classifier, store.identity.num_classes, store.identity.dtype, place)
     counter = make_counter(labeller, store.identity, batch_size, place)
     try:
@@ -162,6 +164,15 @@ def _circumstances(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def _check_engine(classifier: object, store: CountStore) -> None:
+    got, expected = str(getattr(classifier, "engine", "")), store.identity.engine
+    if got != expected:
+        raise TrainerError(
+            f"{store.path}, stream {store.identity.stream!r}: is counted by engine {expected!r}, got {got!r}; count with "
+            "that one, or use a new store"
+        )
 
 
 def _check_fit(

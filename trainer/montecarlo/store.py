@@ -18,7 +18,15 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from rrise.calibration.storage.digests import combined_digest
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.identity import FORMAT, IMAGE_BLOCK, LARGEST, SAMPLE_BLOCK, VERSION, Identity
+from rrise.trainer.montecarlo.identity import (
+    ENGINE_VERSION,
+    FORMAT,
+    IMAGE_BLOCK,
+    LARGEST,
+    SAMPLE_BLOCK,
+    VERSION,
+    Identity,
+)
 from rrise.trainer.montecarlo.location import Location
 from rrise.trainer.montecarlo.lock import WriterLock
 from rrise.trainer.montecarlo.metadata import check_root, check_stream
@@ -48,6 +56,7 @@ class CountStore:
         base_digest: str,
         dtype: str = "float32",
         sample_block: int | None = None,
+        engine: str | None = None,
     ) -> CountStore:
         """Open the counts of `stream` in the Zarr store `path`, or begin them.
 
@@ -60,20 +69,27 @@ class CountStore:
             dtype: precision in which the base classifier runs (noise is always added in float32).
             sample_block: samples per frame that are seeded together; every N is a multiple of it. None: that of the
                 store, or 100 for a new one.
+            engine: what runs the base classifier, see `engines.EngineLabeller.engine`. None: that of the store, or for a
+                new one whatever the caller samples with ("").
 
         Raises:
             TrainerError: the store holds counts of something else, or cannot be written; it stays as it is.
         """
         place = Location.of(path)
+        version = ENGINE_VERSION if engine else VERSION
         wanted = Identity(
-            FORMAT, VERSION, stream, len(digests), int(num_classes), float(sigma), int(seed), base_digest,
+            FORMAT, version, stream, len(digests), int(num_classes), float(sigma), int(seed), base_digest,
             combined_digest(digests), dtype, SAMPLE_BLOCK if sample_block is None else int(sample_block), IMAGE_BLOCK,
+            engine or "",
         )  # fmt: skip
         if not place.exists(f"{stream}/zarr.json"):
             _begin(place, wanted, digests)
         group = _open_group(place, stream)
         found = Identity.read(place.address, dict(group.attrs))
-        wanted.expect(found, place.address, ignore_block=sample_block is None)
+        ignored = [
+            name for name, given in (("sample_block", sample_block), ("engine", engine)) if given is None
+        ]
+        wanted.expect(found, place.address, tuple(ignored))
         return CountStore(place, group, found, np.asarray(digests, dtype="S64"))
 
     def counts(self) -> np.ndarray:
@@ -212,6 +228,17 @@ class CountStore:
             f"{self.path}: damaged counts in frames {start} to {stop - 1} ({why}); expected what rrise wrote. Find and "
             f"remove the damaged one of {files[0]} ... {files[-1]} and run again: only its frames are counted anew"
         )
+
+
+def recorded_engines(path: str | Path, base_digest: str) -> set[str]:
+    """The engines of all streams in a store that were counted from this base classifier; "" for one without a name."""
+    place, found = Location.of(path), set()
+    for stream in place.folders():
+        check_stream(place, stream)
+        attributes = dict(_open_group(place, stream).attrs)
+        if attributes.get("format") == FORMAT and attributes.get("base_digest") == base_digest:
+            found.add(Identity.read(place.address, attributes).engine)
+    return found
 
 
 def _row_sums(counts: np.ndarray) -> np.ndarray:

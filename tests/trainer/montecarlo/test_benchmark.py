@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.benchmark import LOOP_BATCH, run_benchmark, usual_loop
+from rrise.trainer.montecarlo.engines import Source
+
+SHORT = {"batch_sizes": (8, 16), "rounds": 1, "seconds": 0.01}
 
 
 class FirstPixel(nn.Module):
@@ -28,18 +31,21 @@ def test_the_usual_loop_counts_rightly():
 
 def test_the_comparison(network, preprocess, frames):
     threads = torch.get_num_threads()
-    result = run_benchmark(
-        network, preprocess, frames, 3, dtypes=("float32",), batch_sizes=(8, 16), rounds=1, seconds=0.01
-    )
+    asked = (("torch", "float32"), ("onnxruntime", "bfloat16"))
+    result = run_benchmark(Source(module=network), preprocess, frames, 3, engines=asked, **SHORT)
     assert torch.get_num_threads() == threads
     (row,) = result.rows
-    assert min(row.loop, row.plain, row.folded, row.engine) > 0
-    assert row.over_loop == pytest.approx(row.engine / row.loop)
-    assert result.to_json()["rows"][0]["of_limit"] == pytest.approx(row.engine / row.plain)
+    assert min(*result.loop, *result.noise, *row.plain, *row.counting) > 0
+    assert result.limit == row and row.engine.startswith("torch ")
+    figures = result.to_json()["rows"][0]
+    assert figures["over_loop"]["wall"] == pytest.approx(row.counting.wall / result.loop.wall)
+    assert figures["of_limit"]["processor"] == pytest.approx(row.counting.processor / row.plain.processor)
     assert result.shape == (1, 4, 4) and "threads" in result.machine
     text = dict(result.lines())
-    assert text["float32: engine"] == f"{row.engine:,.0f} evaluations/s"
-    assert "batches of" in text["float32: plain forward"] and np.isfinite(row.engine)
+    assert text[row.engine].startswith(f"{row.counting.wall:,.0f} evaluations/s, ")
+    assert "onnxruntime in bfloat16: engine 'onnxruntime': runs base.onnx" in text["left out"]
+    with pytest.raises(TrainerError, match="no engine can run"):
+        run_benchmark(Source(), preprocess, frames, 3, engines=asked, **SHORT)
 
 
 def test_the_usual_loop_stays_in_float32(network, preprocess, frames):
@@ -56,7 +62,6 @@ def test_the_usual_loop_stays_in_float32(network, preprocess, frames):
                 seen.add(x.dtype)
             return self.inner(x)
 
-    run_benchmark(
-        Watching(), preprocess, frames, 3, dtypes=("bfloat16",), batch_sizes=(8,), rounds=1, seconds=0.01
-    )
+    engines = (("torch", "bfloat16"),)
+    run_benchmark(Source(module=Watching()), preprocess, frames, 3, engines=engines, **SHORT)
     assert seen == {torch.float32}

@@ -1,0 +1,351 @@
+"""Engines: what evaluates the base classifier, behind one labeller, so that counting takes the fastest that agrees.
+
+    labeller = open_engine("openvino", Source(onnx=data), num_classes=10, dtype="float32", device=torch.device("cpu"))
+    labels = labeller(x)            # float32 [B, C, H, W] -> int64 [B]; num_classes where a logit is NaN
+    logits = labeller.logits(x)     # float [B, K], for comparisons
+    labeller.engine                 # "openvino 2026.4.1 float32 cpu x86_64": part of a store's identity
+
+Engines differ in rounding only; beyond it, `choose` refuses them. Each runs batches of any size on the device that it was
+opened for. Nothing is imported before an engine is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_of
+from rrise.trainer.montecarlo.neighbours import check_alone
+from rrise.trainer.montecarlo.onnx_classifier import import_onnxruntime
+from rrise.trainer.onnx_files import refuse_references
+from rrise.trainer.user_code import describe, out_of_memory
+
+INSTALL = {
+    "torch": ("torch", "rrise[train]"),
+    "torch-compile": ("torch", "rrise[train]"),
+    "onnxruntime": ("onnxruntime", "rrise[onnxruntime]"),
+    "openvino": ("openvino", "rrise[openvino]"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+}
+"""Every engine: the module that it needs, and what to install for it."""
+NAMES = tuple(INSTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The base classifier in the forms that there are. onnx: bytes of base.onnx; module: the network, in evaluation mode."""
+
+    onnx: bytes | None = None
+    module: nn.Module | None = None
+
+
+class EngineLabeller:
+    """A labeller (see `classifier.Labeller`) of one engine. Subclasses give `_run`.
+
+    engine: name, version, precision and device type, as a store's identity names them. concurrent: whether calls may come
+    from several threads, each of which is then to be one processor's. capturable: whether a CUDA graph can hold a call.
+    """
+
+    concurrent = True
+    capturable = True
+
+    def __init__(self, name: str, version: str, num_classes: int, dtype: str, device: torch.device) -> None:
+        self.name, self.dtype, self.device, self.num_classes = name, dtype, device, num_classes
+        self.engine = f"{name} {version} {dtype} {device_name(device)}"
+        self._checked, self._lock = False, threading.Lock()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self._checked:
+            with self._lock:
+                if not self._checked:
+                    check_logits(self.logits(x), x, self.num_classes)
+                    check_alone(self.logits, x, coarse=self.dtype != "float32")
+                    self._checked = True
+        return labels_of(self.logits(x), self.num_classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of float32 [B, C, H, W] on the engine's device. Raises: TrainerError, or memory runs out."""
+        try:
+            return self._run(x)
+        except TrainerError:
+            raise
+        except Exception as error:  # runtimes raise classes of their own
+            if out_of_memory(error):
+                raise
+            raise TrainerError(
+                f"engine {self.engine!r} fails on float32 {list(x.shape)} ({describe(error)}); does the base classifier take "
+                "what the preprocessing delivers?"
+            ) from error
+
+    def _run(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class TorchEngine(EngineLabeller):
+    """PyTorch, eager: batch normalisation folded, channels_last. On a GPU the counter replays it as a CUDA graph."""
+
+    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+        super().__init__("torch", torch.__version__, num_classes, dtype, device)
+        if source.module is None:
+            raise TrainerError(
+                "engine 'torch': the base classifier is an ONNX file, expected a PyTorch network; take another engine"
+            )
+        self._labeller = ModuleLabeller(source.module, num_classes, getattr(torch, dtype), device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._labeller(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self._labeller.logits(x)
+
+
+class CompiledEngine(TorchEngine):
+    """`torch.compile` of the same network; compiling takes a quarter of a minute or more at each new batch size."""
+
+    # Compiled kernels share their work among PyTorch's own threads.
+    concurrent = False
+
+    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+        super().__init__(source, num_classes, dtype, device)
+        self.name = "torch-compile"
+        self.engine = self.engine.replace("torch ", "torch-compile ", 1)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._compiled is None:
+            self._labeller(x)  # its checks, and its choice of the memory layout
+        return labels_of(self.logits(x), self.num_classes)
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self._compiled is None:
+            self._labeller.logits(x)
+            self._compiled = torch.compile(self._labeller.module)
+        ready = x.to(self._labeller.dtype).contiguous(memory_format=self._labeller.memory_format)
+        return self._compiled(ready)
+
+
+class OnnxRuntimeEngine(EngineLabeller):
+    """ONNX Runtime on the CPU, one thread for each caller; or its CUDA provider, which reads and writes GPU tensors."""
+
+    capturable = False  # it waits for its own stream
+
+    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+        runtime = import_onnxruntime()
+        super().__init__("onnxruntime", runtime.__version__, num_classes, dtype, device)
+        _expect_float32(self)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        provider: Any = "CPUExecutionProvider"
+        if device.type == "cuda":
+            # TF32 is another arithmetic than the float32 that the name of the engine says.
+            provider = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": "0"})
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self._session = _loaded(
+            lambda: runtime.InferenceSession(_whole(source, self.name), options, providers=[provider])
+        )
+        wanted = provider if isinstance(provider, str) else provider[0]
+        if self._session.get_providers()[0] != wanted:
+            raise TrainerError(
+                f"engine 'onnxruntime' on {device}: this build runs it on {self._session.get_providers()[0]}, expected "
+                f"{wanted}; install onnxruntime-gpu, or take another engine"
+            )
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        fixed = self._session.get_inputs()[0].shape[0]
+        self._rows: int | None = fixed if isinstance(fixed, int) else None
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self._rows is not None:
+            return in_batches(self._one, x, self._rows)
+        return self._one(x)
+
+    def _one(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        if self.device.type == "cpu":
+            return torch.from_numpy(self._session.run([self._output], {self._input: x.numpy()})[0])
+        return self._on_device(x)
+
+    def _on_device(self, x: Tensor) -> Tensor:
+        binding, place = self._session.io_binding(), self.device.index or 0
+        logits = torch.empty(len(x), self.num_classes, device=self.device)
+        binding.bind_input(self._input, "cuda", place, np.float32, tuple(x.shape), x.data_ptr())
+        binding.bind_output(self._output, "cuda", place, np.float32, tuple(logits.shape), logits.data_ptr())
+        torch.cuda.current_stream(self.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        return logits
+
+
+class OpenVinoEngine(EngineLabeller):
+    """OpenVINO on the CPU; one stream for each of PyTorch's threads, one request for each caller's thread."""
+
+    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+        openvino = _imported("openvino")
+        version = openvino.get_version().split("-")[0]
+        super().__init__("openvino", version, num_classes, dtype, device)
+        if device.type != "cpu":
+            raise TrainerError(f"engine 'openvino': runs on the CPU here, got {device}; take another engine")
+        core, hint = openvino.Core(), {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[dtype]
+        capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}[hint] not in capable:
+            raise TrainerError(
+                f"engine 'openvino': this processor has no {dtype} (it has {', '.join(capable)}), so it would only be "
+                "imitated; set [targets] dtype to float32"
+            )
+        threads = torch.get_num_threads()
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = _loaded(lambda: core.read_model(_whole(source, self.name)))
+        self._compiled = _loaded(lambda: core.compile_model(model, "CPU", settings))
+        rows = model.inputs[0].partial_shape[0]
+        self._rows: int | None = rows.get_length() if rows.is_static else None
+        self._requests = threading.local()
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self._rows is not None:
+            return in_batches(self._one, x, self._rows)
+        return self._one(x)
+
+    def _one(self, x: Tensor) -> Tensor:
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        request.infer([x.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(np.array(request.get_output_tensor(0).data, dtype=np.float32))
+
+
+class TensorRtEngine(EngineLabeller):
+    """TensorRT on a GPU: an engine for batches of up to LARGEST rows, built when it is opened, on the caller's stream."""
+
+    LARGEST = 4096
+
+    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+        if device.type != "cuda" or not torch.cuda.is_available():
+            # Asked first: without a driver, TensorRT's objects end the process.
+            raise TrainerError(f"engine 'tensorrt': needs an NVIDIA GPU, got device {device}")
+        trt = _imported("tensorrt")
+        super().__init__("tensorrt", trt.__version__, num_classes, dtype, device)
+        _expect_float32(self)
+        logger = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(_whole(source, self.name)):
+            raise TrainerError(f"engine 'tensorrt': cannot read base.onnx ({parser.get_error(0)})")
+        config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+        config.clear_flag(trt.BuilderFlag.TF32)
+        self._input, self._output = network.get_input(0).name, network.get_output(0).name
+        rest = tuple(network.get_input(0).shape)[1:]
+        profile.set_shape(self._input, (1, *rest), (256, *rest), (self.LARGEST, *rest))
+        config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        self._runtime = trt.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan) if plan is not None else None
+        if self._engine is None:
+            raise TrainerError("engine 'tensorrt': the engine could not be built on this GPU")
+        self._context = self._engine.create_execution_context()
+
+    def _run(self, x: Tensor) -> Tensor:
+        return torch.cat([self._one(part.contiguous()) for part in x.split(self.LARGEST)])
+
+    def _one(self, x: Tensor) -> Tensor:
+        logits = torch.empty(len(x), self.num_classes, device=self.device)
+        self._context.set_input_shape(self._input, tuple(x.shape))
+        self._context.set_tensor_address(self._input, x.data_ptr())
+        self._context.set_tensor_address(self._output, logits.data_ptr())
+        if not self._context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
+            raise TrainerError(f"engine 'tensorrt' failed on a batch of {len(x)}")
+        return logits
+
+
+ENGINES: Mapping[str, Callable[[Source, int, str, torch.device], EngineLabeller]] = {
+    "torch": TorchEngine,
+    "torch-compile": CompiledEngine,
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+    "tensorrt": TensorRtEngine,
+}
+
+
+def open_engine(
+    name: str, source: Source, *, num_classes: int, dtype: str, device: torch.device
+) -> EngineLabeller:
+    """The labeller of the engine `name`, one of NAMES.
+
+    Raises:
+        TrainerError: not installed (named, with what to install), not able to run this source, precision or device.
+    """
+    if name not in ENGINES:
+        raise TrainerError(f"engine: got {name!r}, expected one of {', '.join(NAMES)}")
+    if not installed(name):
+        module, extra = INSTALL[name]
+        raise TrainerError(f"engine {name!r}: the package {module} is not installed; pip install '{extra}'")
+    return ENGINES[name](source, num_classes, dtype, device)
+
+
+def installed(name: str) -> bool:
+    """Whether the package of an engine is there (it is not imported)."""
+    return importlib.util.find_spec(INSTALL[name][0]) is not None
+
+
+def device_name(device: torch.device) -> str:
+    """Type of a device: "cpu x86_64", or "cuda" and the name of the GPU."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {platform.machine()}"
+
+
+def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """`run` on batches of exactly `rows`, the last one filled up with zeros that are cut off again."""
+    parts = []
+    for part in x.split(rows):
+        short = rows - len(part)
+        full = torch.cat([part, torch.zeros(short, *part.shape[1:], device=part.device)]) if short else part
+        parts.append(run(full)[: len(part)])
+    return torch.cat(parts)
+
+
+def _whole(source: Source, name: str) -> bytes:
+    if source.onnx is None:
+        raise TrainerError(
+            f"engine {name!r}: runs base.onnx, which this base classifier has not; make it with `rrise-train base --again`, "
+            "or take the engine torch"
+        )
+    return refuse_references(source.onnx, "base.onnx")
+
+
+def _expect_float32(labeller: EngineLabeller) -> None:
+    if labeller.dtype != "float32":
+        raise TrainerError(
+            f"engine {labeller.name!r}: runs base.onnx in float32, got dtype {labeller.dtype!r}; take torch or openvino, "
+            "or set [targets] dtype"
+        )
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise TrainerError(f"engine {name!r}: cannot be imported ({error})") from error
+
+
+def _loaded(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except TrainerError:
+        raise
+    except Exception as error:  # runtimes raise classes of their own
+        raise TrainerError(f"base.onnx: cannot be loaded ({describe(error)})") from error
