@@ -1,0 +1,228 @@
+"""Everything that a machine with a GPU should run once, in one call that may be interrupted and started again.
+
+    python examples/gpu/all.py --data cifar10.npz --out runs/gpu                       # all of it, within --minutes
+    python examples/gpu/all.py --data digits --out runs/gpu --device cpu --small       # the same steps, on any machine
+
+Counting by every engine against the usual loop and against the plain forward pass; one classifier end to end by the product's own
+commands, which give training throughput, certified accuracy and CERTIFY; every runtime of the edge SDK on the bundle that comes out. Each
+step leaves OUT/STEP.json and is not repeated; OUT/all.json and OUT/all.html have what there is so far. A step that fails does
+not stop those that do not need it. Exit status: 0 every step is done, 1 a step failed, 2 it could not run, 3 time was up: call it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rrise import trainer
+from rrise.calibration.console import duration, run_command
+from rrise.calibration.reports.page import Page
+from rrise.calibration.storage.files import read_json, write_json
+from rrise.edge_sdk.operate.bench import describe_machine
+
+HERE = Path(__file__).resolve().parent
+TIME_IS_UP = 3
+LEAST_SECONDS = 5.0
+"""No step is begun with less time left."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. needs: steps that must be done before. good: exit statuses with a result to keep.
+
+    partial: the command itself stops in time and continues when it is called again.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    good: tuple[int, ...] = (0,)
+    partial: bool = False
+
+
+def module(package: str, *words: object) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"rrise.{package}", *map(str, words))
+
+
+def script(name: str, *words: object) -> tuple[str, ...]:
+    return (sys.executable, str(HERE / name), *map(str, words))
+
+
+def all_steps(out: Path, device: str, small: bool) -> list[Step]:
+    """Most valuable first, as far as what needs what allows."""
+    workspace, bundle = out / "workspace", out / "bundle"
+    packs = ("--calibration", workspace / "references/calibration.npz")
+    packs += ("--references", workspace / "references/verification.npz")
+    quick = ("--network", "resnet20", "--seconds", 0.1, "--rounds", 1) if small else ()
+    return [
+        Step("base", module("trainer", "base", workspace, "--device", device, "--json"), partial=True),
+        Step("counting", script("counting_speed.py", "--device", device, "--json", *quick)),
+        Step(
+            "targets",
+            module("trainer", "targets", workspace, "--device", device, "--json"),
+            ("base",),
+            partial=True,
+        ),
+        Step(
+            "surrogate",
+            module("trainer", "surrogate", workspace, "--device", device, "--json"),
+            ("targets",),
+            partial=True,
+        ),
+        Step("calibrate", module("trainer", "calibrate", workspace, "--json"), ("surrogate",)),
+        Step("certify", module("trainer", "certify", workspace, "--json"), ("targets",), partial=True),
+        Step(
+            "export",
+            module("export", "onnx", workspace, "--out", bundle, "--force", "--json"),
+            ("surrogate",),
+        ),
+        Step("info", module("edge_sdk", "info", bundle, "--json"), ("export",)),
+        # 1: a runtime that ran does not agree; 2: there is no CUDA. Both are findings.
+        Step(
+            "runtimes",
+            script("runtimes.py", bundle, "--count", 50 if small else 2000, *packs),
+            ("export",),
+            (0, 1, 2),
+        ),
+    ]
+
+
+@click.command()
+@click.option("--data", default="digits", show_default=True, help='An .npz, a folder, or "digits".')
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of all results; call again to continue.",
+)
+@click.option(
+    "--settings",
+    type=click.Path(exists=True, path_type=Path),
+    help="An rrise.toml; by default one that fits.",
+)
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--minutes", default=8.5, show_default=True, help="Stop before that; the next call continues.")
+@click.option("--small", is_flag=True, help="Few epochs and draws, to see that every step works.")
+@run_command
+def main(data: str, out: Path, settings: Path | None, device: str, minutes: float, small: bool) -> None:
+    """Run every step that is not done and write what was found."""
+    end = time.monotonic() + 60 * minutes
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "workspace" / "rrise.toml").exists():
+        trainer.Workspace.create(out / "workspace", settings_for(data, settings, small))
+    steps = all_steps(out, device, small)
+    for step in steps:
+        if not done(out, step) and all((out / f"{name}.json").exists() for name in step.needs):
+            run_step(out, step, end)
+    found = {
+        step.name: read_json(out / f"{step.name}.json", "result of a step")
+        for step in steps
+        if (out / f"{step.name}.json").exists()
+    }
+    write_json(out / "all.json", {"machine": describe_machine(), "device": device, "steps": found})
+    (out / "all.html").write_text(page(steps, found), encoding="utf-8")
+    click.echo(f"{out / 'all.json'}, {out / 'all.html'}: {len(found)} of {len(steps)} steps")
+    if len(found) < len(steps):
+        sys.exit(TIME_IS_UP if time.monotonic() > end - LEAST_SECONDS else 1)
+
+
+def settings_for(data: str, settings: Path | None, small: bool) -> trainer.Config:
+    """The given settings, or those that fit the data; `small` makes every stage a matter of seconds."""
+    source = data if data == "digits" else str(Path(data).resolve())
+    if settings is None:
+        chosen = trainer.config_for(source, trainer.load_dataset(source).frames.shape)
+    else:
+        chosen = trainer.load_config(settings)
+        chosen = dataclasses.replace(chosen, data=dataclasses.replace(chosen.data, source=source))
+    if not small:
+        return chosen
+    base = dataclasses.replace(chosen.base, epochs=8)
+    targets = dataclasses.replace(
+        chosen.targets, train=40, tuning=60, calibration=60, verification=60, certify=(100,), audit=100
+    )
+    surrogate = dataclasses.replace(chosen.surrogate, method="fresh", epochs=2)
+    return dataclasses.replace(chosen, base=base, targets=targets, surrogate=surrogate)
+
+
+def done(out: Path, step: Step) -> bool:
+    return (out / f"{step.name}.json").exists()
+
+
+def run_step(out: Path, step: Step, end: float) -> None:
+    """Run one command within the time that is left; its JSON is kept where its exit status says that there is a result."""
+    left = end - time.monotonic()
+    if left < LEAST_SECONDS:
+        return
+    click.echo(f"{step.name}: {' '.join(step.command)}", err=True)
+    start = time.monotonic()
+    # Its own log, so that what it said is there also where the call is killed.
+    with (out / f"{step.name}.log").open("w", encoding="utf-8") as log:
+        try:
+            ended = subprocess.run(
+                step.command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=left, env=environment()
+            )
+        except subprocess.TimeoutExpired:
+            click.echo(
+                f"{step.name}: time is up{', it continues next time' if step.partial else ''}", err=True
+            )
+            return
+    seconds = time.monotonic() - start
+    if ended.returncode not in step.good:
+        told = (out / f"{step.name}.log").read_text(encoding="utf-8").strip().splitlines()[-1:] or ["nothing"]
+        click.echo(f"{step.name}: exit status {ended.returncode}: {told[0]}", err=True)
+        return
+    result = {
+        "command": list(step.command),
+        "status": ended.returncode,
+        "seconds": seconds,
+        "result": parsed(ended.stdout),
+    }
+    write_json(out / f"{step.name}.json", result)
+
+
+def environment() -> dict[str, str]:
+    """One thread for ONNX Runtime on shared cores is the product's default; torch's own choice stays."""
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def parsed(text: str) -> Any:
+    """The JSON of a command, or its text where it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def page(steps: Sequence[Step], found: dict[str, Any]) -> str:
+    """One page: what ran, how long, and every number that came out."""
+    made = Page("What a machine with a GPU says")
+    rows = [[s.name, duration(found[s.name]["seconds"]) if s.name in found else "not done"] for s in steps]
+    made.table(["step", "time"], rows)
+    for name, value in found.items():
+        made.heading(name)
+        made.table(["", ""], [[key, text] for key, text in flat(value["result"])])
+    return made.render()
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested results as rows of dotted names."""
+    if isinstance(value, dict):
+        return [
+            row for key, below in value.items() for row in flat(below, f"{name}.{key}" if name else str(key))
+        ]
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return [(name, text if len(text) < 400 else text[:400] + " ...")]
+
+
+if __name__ == "__main__":
+    main()
