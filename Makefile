@@ -16,10 +16,10 @@ demo: $(STAMP)
 	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" $(if $(DEMO),--workspace "$(DEMO)")
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "long or not long"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,9 +3,9 @@
     python examples/gpu/all.py --data cifar10.npz --out runs/gpu                       # all of it, within --minutes
     python examples/gpu/all.py --data digits --out runs/gpu --device cpu --small       # the same steps, on any machine
 
-One classifier end to end by the product's own commands, which give training throughput, certified accuracy and CERTIFY; counting by
-every engine against the usual loop and against the plain forward pass; every runtime of the edge SDK on the bundle that comes out.
-Each step leaves OUT/STEP.json and is not repeated; OUT/all.json and OUT/all.html have what there is so far. A step that fails does not
+One classifier end to end by the own commands: training throughput, certified accuracy, CERTIFY; counting by
+every engine against the usual loop and against the plain forward pass; every runtime of the edge SDK on the resulting bundle.
+Each step leaves OUT/STEP.json and is not repeated; OUT/all.json and OUT/all.html have what there is. A step that fails does not
 stop those that do not need it. Exit status: 0 every step is done, 1 a step failed, 2 it could not run, 3 time was up: call again.
 """
 
@@ -40,7 +40,7 @@ LEAST_SECONDS = 5.0
 class Step:
     """One command. needs: steps that must be done before. good: exit statuses with a result to keep.
 
-    partial: what was done is kept when the command is ended, and the next call continues. limit: seconds it may take of a call.
+    partial: what was done is kept when the command is ended, and the next call continues. limit: its seconds of a call.
     """
 
     name: str
