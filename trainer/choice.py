@@ -12,6 +12,7 @@ from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
 from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
+from rrise.trainer.data.splits import Splits
 from rrise.trainer.networks import Network
 from rrise.trainer.scoring import score
 from rrise.trainer.workspace import Workspace
@@ -73,9 +74,12 @@ def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:
     return max(candidate.objective for candidate in plan.candidates)
 
 
-def too_few_frames(workspace: Workspace) -> str:
-    """Why no certificate can come of this workspace, said before anything is spent on it; empty where one can."""
-    units = calibration_units(workspace)
+def too_few_frames(workspace: Workspace, foretold: Splits | None = None) -> str:
+    """Why no certificate can come of this workspace, said before anything is spent on it; empty where one can.
+
+    foretold: the splits, where they are not drawn yet.
+    """
+    units = calibration_units(workspace, foretold)
     guarantees = [
         guarantee_for(workspace, noise).spent(1) for noise in workspace.config.guard.noise or (0.0,)
     ]
@@ -88,6 +92,7 @@ def too_few_frames(workspace: Workspace) -> str:
     )
 
 
-def calibration_units(workspace: Workspace) -> int:
+def calibration_units(workspace: Workspace, foretold: Splits | None = None) -> int:
     """Independent units of the calibration split: its clips."""
-    return len(np.unique(workspace.splits.clips[workspace.splits.calibration]))
+    splits = workspace.splits if foretold is None else foretold
+    return len(np.unique(splits.clips[splits.calibration]))

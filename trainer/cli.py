@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ from rrise.trainer.attack import Rate, attack
 from rrise.trainer.base import train_base
 from rrise.trainer.calibrate import CalibrateResult, calibrate
 from rrise.trainer.certify import certify_test_split
-from rrise.trainer.choice import too_few_frames
-from rrise.trainer.config import DataConfig, config_for, load_config, parse_config
+from rrise.trainer.cli_start import init, run
 from rrise.trainer.counting import source_of
-from rrise.trainer.data import load_dataset
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.benchmark import run_benchmark
 from rrise.trainer.montecarlo.engines import NAMES, installed
@@ -67,44 +64,8 @@ def _training(function: Command) -> Command:
     return function
 
 
-@main.command("init")
-@click.argument("workspace", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    default="digits",
-    show_default=True,
-    help='"digits", an .npz file, or a folder of class folders.',
-)
-@click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
-@click.option("--sigma", type=float, help="Noise standard deviation in [0, 1] pixel units.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@run_command
-def init(workspace: Path, data: str, template: Path | None, sigma: float | None, as_json: bool) -> None:
-    """Make WORKSPACE with its rrise.toml, read the images and draw the five splits."""
-    config = load_config(template) if template else config_for(data, load_dataset(data).frames.shape)
-    if data != "digits" and template:
-        config = dataclasses.replace(config, data=DataConfig(str(Path(data).resolve())))
-    if sigma is not None:
-        tables = config.to_json()
-        tables["smoothing"]["sigma"] = sigma
-        config = parse_config(tables)
-    made = Workspace.create(workspace, config)
-    sizes = {
-        name: len(made.splits.indices(name))
-        for name in ("train", "tuning", "calibration", "verification", "test")
-    }
-    shape = "x".join(str(side) for side in made.dataset.frames.shape[1:])
-    rows = [
-        ("frames", f"{len(made.dataset)} of {shape}, {len(made.dataset.class_names)} classes"),
-        *((name, str(size)) for name, size in sizes.items()),
-        ("settings", str(workspace / "rrise.toml")),
-    ]
-    if made.preprocess.size != made.dataset.frames.shape[1:3]:
-        height, width = made.preprocess.size
-        rows.insert(1, ("network sees", f"{height}x{width} pixels ([preprocess] in rrise.toml)"))
-    if too_few := too_few_frames(made):
-        rows.append(("attention", too_few))
-    summary("workspace", rows, {"frames": len(made.dataset), "splits": sizes}, as_json)
+main.add_command(init)
+main.add_command(run)
 
 
 @main.command("base")

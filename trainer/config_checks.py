@@ -11,6 +11,7 @@ from rrise.calibration.promise.guarantee import KINDS, Guarantee
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.statistics.levels import parse_level
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.identity import SAMPLE_BLOCK
 
 if TYPE_CHECKING:
     from rrise.trainer.config import BaseConfig, Config, GuaranteeConfig, SurrogateConfig
@@ -121,6 +122,8 @@ def _check_numbers(config: Config) -> None:
         if not (value > 0 and math.isfinite(value)):
             hint = "; sigma is the noise level in [0, 1] pixel units, such as 0.25" if "sigma" in name else ""
             raise TrainerError(f"{name}: got {value}, expected a number above 0{hint}")
+    _check_sigma(config.smoothing.sigma)
+    _check_samples(config)
     not_negative: list[tuple[str, float]] = [("[targets] batch_size", config.targets.batch_size)]
     for name, table in config.to_json().items():
         not_negative += [(f"[{name}] {key}", table[key]) for key in _NOT_NEGATIVE if key in table]
@@ -154,6 +157,32 @@ def _check_shares(config: Config) -> None:
         if not 0 <= value <= 1:
             raise TrainerError(f"{name}: got {value}, expected a share between 0 and 1")
 
+
+def _check_sigma(sigma: float) -> None:
+    """Levels of 0..255 taken for [0, 1], or divided by 255 twice, train without an error and are worth nothing."""
+    if not SMALLEST_SIGMA <= sigma <= LARGEST_SIGMA:
+        unit = f"{sigma:g} / 255 = {sigma / 255:.3g}" if sigma > 1 else f"{sigma:g} * 255 = {sigma * 255:.3g}"
+        raise TrainerError(
+            f"[smoothing] sigma: got {sigma:g}, expected {SMALLEST_SIGMA} to {LARGEST_SIGMA}, such as 0.25. Its unit is the "
+            f"whole range of a pixel, from black 0 to white 1; if {sigma:g} is meant in another unit, write {unit}"
+        )
+
+
+def _check_samples(config: Config) -> None:
+    """Samples are drawn in blocks; told here, before anything is trained."""
+    asked = [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
+    asked += [("[targets] certify", size) for size in config.targets.certify]
+    for name, size in asked:
+        if size % SAMPLE_BLOCK:
+            below = max(size // SAMPLE_BLOCK, 1) * SAMPLE_BLOCK
+            raise TrainerError(
+                f"{name}: got {size}, expected a multiple of {SAMPLE_BLOCK}, in which samples are drawn; the nearest are "
+                f"{below} and {below + SAMPLE_BLOCK}"
+            )
+
+
+SMALLEST_SIGMA, LARGEST_SIGMA = 0.004, 4.0
+"""One level of 255 is 0.0039."""
 
 _NOT_NEGATIVE = ("seed", "shift", "weight_decay", "learning_rate", "clip", "entropy", "stored_samples")
 _STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", "audit")

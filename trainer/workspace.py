@@ -24,6 +24,7 @@ from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.splits import Splits, make_splits
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, differences, load_network
+from rrise.trainer.settings_text import commented
 
 REFERENCE_SPLITS = ("tuning", "calibration", "verification")
 SCORED_SPLITS = (*REFERENCE_SPLITS, "test")
@@ -52,7 +53,7 @@ class Workspace:
                 )
             return workspace
         with atomic_file(root / "rrise.toml", "w") as file:
-            file.write(config.to_toml())
+            file.write(commented(config))
         return Workspace(root, config)
 
     @staticmethod
@@ -115,16 +116,20 @@ class Workspace:
     @cached_property
     def splits(self) -> Splits:
         """The five splits: read from splits.npz, or drawn and written there the first time."""
-        dataset, path = self.dataset, self.path / "splits.npz"
+        path = self.path / "splits.npz"
         content = self.data.catalogue.content
         asked = {"seed": self.config.splits.seed, **self.config.splits.sizes()}
         made_from = {"data": content, "[splits]": asked}
         if path.exists():
             return Splits.load(path, made_from)
-        splits = make_splits(dataset, self.config.splits.sizes(), self.config.splits.seed)
+        splits = self.foretold_splits()
         splits.save(path, made_from)
         write_json(self.path / "rrise.resolved.json", self._resolved(splits, content))
         return splits
+
+    def foretold_splits(self) -> Splits:
+        """The splits as the first stage will draw them, without fixing them: their sizes can still be edited."""
+        return make_splits(self.dataset, self.config.splits.sizes(), self.config.splits.seed)
 
     @property
     def preprocess(self) -> Preprocess:

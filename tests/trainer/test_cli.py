@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 from rrise.calibration.tables.evaluation import AuditVerdict
 from rrise.trainer.attack import AttackResult, Rate
 from rrise.trainer.cli import main
+from rrise.trainer.workspace import Workspace
+from tests.trainer.data.pictures import class_folders, picture
 from tests.trainer.helpers import copied, edit
 
 
@@ -29,8 +31,8 @@ def test_init_says_what_cannot_work_before_anything_is_spent(tmp_path: Path) -> 
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(60) % 2, class_names=np.array(["a", "b"]))
     text = run("init", tmp_path / "w", "--data", tmp_path / "x.npz").stdout
     assert "32x28 pixels" in text
-    # (1 - 0.045)^66 <= 0.05 < (1 - 0.045)^65
-    assert "12 calibration frames are too few: error 0.05 (pac) needs at least 66" in text
+    # the first attempt spends delta / 2: (1 - 0.045)^81 <= 0.025 < (1 - 0.045)^80
+    assert "12 calibration frames are too few: error 0.05 (pac) needs at least 81" in text
     assert "attention" not in run("init", tmp_path / "digits").stdout
 
 
@@ -95,3 +97,66 @@ def test_a_broken_promise_is_status_1(workspace: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("rrise.trainer.cli.attack", lambda *arguments, **options: broken)
     result = run("attack", workspace)
     assert result.exit_code == 1 and "at least 0.1270, promised 0.1" in result.stderr
+
+
+def test_init_draws_no_splits_so_that_sizes_can_be_edited(tmp_path: Path) -> None:
+    result = run("init", tmp_path / "w", "--calibration", "250")
+    assert "calibration        250" in result.stdout and not (tmp_path / "w" / "splits.npz").exists()
+    text = (tmp_path / "w" / "rrise.toml").read_text()
+    assert "calibration = 250  # the promise rests on these frames" in text
+    edited = edit(Workspace.open(tmp_path / "w"), "calibration = 250", "calibration = 260")
+    assert len(edited.splits.calibration) == 260
+
+
+def test_init_shows_classes_repeats_and_contradictions(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
+    images[1] = images[0]
+    images[3] = images[2]
+    labels = np.array([0, 0, 0, 1] + [0] * 286 + [1] * 8 + [2] * 2)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, class_names=np.array(["car", "bus", "van"]))
+    result = run("init", tmp_path / "w", "--data", tmp_path / "x.npz")
+    assert "2 frames that occur before, 2 with two labels" in result.stdout
+    assert "the first as 'bus' and 'car' (frames 2, 3)" in result.stdout
+    assert "fewer than 10 training frames of 'van'" in result.stdout
+    shown = json.loads(run("init", tmp_path / "w", "--data", tmp_path / "x.npz", "--json").stdout)
+    assert sum(shown["classes"]["van"].values()) == 2 and shown["classes"]["van"]["train"] >= 1
+    assert {item["stage"] for item in shown["estimates"]} >= {"base", "targets", "surrogate"}
+
+
+def test_init_with_a_camera_and_held_out_images(tmp_path: Path) -> None:
+    class_folders(tmp_path / "old", count=20)
+    class_folders(tmp_path / "new", count=40, first=60)
+    picture(tmp_path / "old" / "a" / "large.png", 9, (40, 30))
+    arguments = ["--data", tmp_path / "old", "--held-out", tmp_path / "new"]
+    refused = run("init", tmp_path / "w", *arguments)
+    assert refused.exit_code == 2 and "--camera 640x480" in refused.stderr
+    assert not (tmp_path / "w" / "rrise.toml").exists()
+    shown = json.loads(run("init", tmp_path / "w", *arguments, "--camera", "8x6", "--json").stdout)
+    assert shown["splits"] == {"train": 41, "tuning": 16, "calibration": 32, "verification": 16, "test": 16}
+    made = Workspace.open(tmp_path / "w")
+    assert made.dataset.frames.shape == (121, 6, 8, 3) and made.config.data.camera == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "meant"), [("64", "64 / 255 = 0.251"), ("0.00098", "0.00098 \\* 255 = 0.25")]
+)
+def test_sigma_in_another_unit_is_refused(tmp_path: Path, sigma: str, meant: str) -> None:
+    result = run("init", tmp_path / "w", "--sigma", sigma)
+    assert result.exit_code == 2 and meant.replace("\\", "") in result.stderr and "white 1" in result.stderr
+
+
+def test_samples_that_are_no_multiple_are_refused_at_once(tmp_path: Path) -> None:
+    run("init", tmp_path / "w")
+    path = tmp_path / "w" / "rrise.toml"
+    path.write_text("\ufeff" + path.read_text().replace("train = 500", "train = 50"), encoding="utf-8")
+    result = run("base", tmp_path / "w")
+    assert result.exit_code == 2 and "[targets] train: got 50, expected a multiple of 100" in result.stderr
+
+
+def test_run_does_what_is_missing(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    before = copy.surrogate_path.read_bytes()
+    result = run("run", copy.path)
+    assert result.exit_code == 0, result.stderr
+    assert (copy.path / "report" / "report.html").stat().st_size > 10_000
+    assert copy.surrogate_path.read_bytes() == before and "rrise-export onnx" in result.stdout

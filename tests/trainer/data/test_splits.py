@@ -116,3 +116,52 @@ def test_unknown_split_name() -> None:
     splits = make_splits(dataset(list(range(300)), list(range(300))), SIZES, 0)
     with pytest.raises(TrainerError, match="expected one of train, tuning"):
         splits.indices("validation")
+
+
+def parts(held_out: list[bool], pixels: list[int], clips: list[int] | None = None) -> Dataset:
+    """One-pixel frames of two parts."""
+    frames = np.array(pixels, np.uint8).reshape(-1, 1, 1, 1)
+    own = np.arange(len(frames), dtype=np.int64) if clips is None else np.array(clips, np.int64)
+    return Dataset(frames, np.arange(len(frames)) % 2, ("a", "b"), own, np.array(held_out))
+
+
+def test_held_out_frames_alone_are_drawn_from() -> None:
+    data = parts([False] * 100 + [True] * 100, list(range(200)))
+    sizes = {"tuning": 20, "calibration": 0.3, "verification": 0.2, "test": 30}
+    splits = make_splits(data, sizes, 0)
+    assert splits.train.tolist() == list(range(100))
+    drawn = [splits.indices(name) for name in SPLIT_NAMES[1:]]
+    assert [len(index) for index in drawn] == [20, 30, 20, 30]
+    assert sorted(np.concatenate(drawn).tolist()) == list(range(100, 200))
+    fewer = make_splits(data, {**sizes, "test": 5}, 0)
+    assert len(fewer.test) == 5 and len(fewer.train) == 100
+    with pytest.raises(TrainerError, match="need 101 frames, and 100 are held out"):
+        make_splits(data, {**sizes, "test": 31}, 0)
+
+
+def test_a_held_out_frame_that_was_trained_on_is_in_no_split() -> None:
+    """Also where only a clip of the train part has frames of it, and where the held-out copy comes first."""
+    pixels = [1, *range(50, 90), 1, *range(100, 140)]
+    held_out = [True] * 41 + [False] * 41
+    clips = list(range(82))
+    clips[5] = clips[60]
+    splits = make_splits(
+        parts(held_out, pixels, clips), {"tuning": 9, "calibration": 10, "verification": 10, "test": 10}, 0
+    )
+    drawn = np.concatenate([splits.indices(name) for name in SPLIT_NAMES[1:]])
+    assert splits.train.tolist() == list(range(41, 82))
+    assert not {0, 5} & set(drawn.tolist()) and set(drawn.tolist()) <= set(range(1, 41))
+
+
+def test_rare_classes_reach_train_and_tuning_and_the_other_splits_ignore_labels() -> None:
+    frames = np.arange(300, dtype=np.int64)
+    pixels = np.stack([frames % 256, frames // 256], axis=1).astype(np.uint8).reshape(-1, 2, 1, 1)
+    labels = np.zeros(300, np.int64)
+    labels[290:] = 1
+    for seed in range(30):
+        plain = make_splits(Dataset(pixels, np.arange(300) % 2, ("a", "b"), frames), SIZES, seed)
+        rare = make_splits(Dataset(pixels, labels, ("a", "b"), frames), SIZES, seed)
+        for name in ("calibration", "verification", "test"):
+            assert np.array_equal(plain.indices(name), rare.indices(name))
+        left = (labels[rare.train] == 1).sum(), (labels[rare.tuning] == 1).sum()
+        assert left[0] > 0 and (left[1] > 0 or sum(left) == 1)

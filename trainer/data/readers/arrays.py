@@ -63,9 +63,7 @@ class FileArray:
     def read_into(self, number: int, row: np.ndarray) -> None:
         """Fill `row`, which is contiguous, with the row of that number."""
         if (
-            os.preadv(
-                self._file, [memoryview(row.reshape(-1).view(np.uint8))], self.start + number * self._row
-            )
+            os.preadv(self._file, [row.reshape(-1).view(np.uint8).data], self.start + number * self._row)
             != self._row
         ):
             raise TrainerError(f"{self.path}: ends before row {number}; restore it, or make it again")
