@@ -7,9 +7,11 @@ import math
 import os
 import sys
 import threading
+import warnings
 import weakref
+from contextlib import suppress
 from time import perf_counter, time
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -22,9 +24,17 @@ from rrise.edge_sdk.device.loading import ExecutionState, State
 from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.device.suspension import lift, suspend, suspended_because
 from rrise.edge_sdk.errors import EdgeError, FrameError
+from rrise.edge_sdk.frames.channels import ChannelOrder
 from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
+
+
+class FrameGuard(Protocol):
+    """Says why a frame is no picture of the world; see `edge_sdk.stream.checks`."""
+
+    def problem(self, frame: np.ndarray, *, in_order: bool = True) -> str:
+        """The reason, or an empty text."""
 
 
 class _Hold:
@@ -48,7 +58,11 @@ _HOLDERS = ("certify", "_certify_together", "_free", "_take_over")
 
 
 class Answering:
-    """The answering half of `Certifier`, which adds loading and everything that is not done for each frame."""
+    """The answering half of `Certifier`, which adds loading and everything that is not done for each frame.
+
+    Attributes:
+        hint: what the first frames told about themselves, as that their channels seem to be exchanged; may be empty.
+    """
 
     def __init__(
         self,
@@ -71,6 +85,7 @@ class Answering:
         self._monitor = monitor
         self._hold = _Hold(self._reason_to_withhold())
         self._audits: Optional[AuditLog] = None
+        self.hint = ""
         self._why = why
         self._load_options: Dict[str, Any] = {}
         self._previous: Optional[Dict[str, Any]] = None
@@ -90,6 +105,8 @@ class Answering:
         self._fast_dtype = np.dtype(np.uint8)
         self._note = note_of(state)
         self._once = None if bundle.manifest.guard is None else Once()
+        self._guard: Optional[FrameGuard] = None
+        self._channels: Optional[ChannelOrder] = None
         _LIVE.add(self)
 
     def certify(
@@ -148,6 +165,10 @@ class Answering:
                 )
             if self._out_of_use:
                 return self._refuse(when, start, frame_id)
+            if self._guard is not None and type(batch) is np.ndarray:
+                problem = self._guard.problem(batch[0])
+                if problem:
+                    raise FrameError(problem)
             if self._once is not None and not isinstance(
                 batch, DeviceFrame
             ):  # no engine takes the noise of this tier
@@ -156,7 +177,10 @@ class Answering:
                 label, radius = self._observe(batch, when)
             else:
                 label, radius = self.runtime.answer(batch)
-            return self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
+            certificate = self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
+            if self._channels is not None and encoding is None and self._channels.due():
+                self._compare_channels(batch)
+            return certificate
         except FrameError as error:
             return _invalid(error, start, when, frame_id)
         except _Closed:
@@ -217,6 +241,8 @@ class Answering:
             if capture_time is not None:
                 when = capture_seconds(capture_time)
             results = [self._prepare(frame, encoding, roi) for frame, roi, _ in part]
+            if self._guard is not None:
+                results = [self._guarded(result) for result in results]
             good = [result.frame for result in results if isinstance(result, Prepared)]
             answers: Iterator[Tuple[int, float]] = iter(())
             if good:
@@ -242,6 +268,27 @@ class Answering:
             return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
         finally:
             self._leave()
+
+    def _guarded(self, result: Union[Prepared, FrameError]) -> Union[Prepared, FrameError]:
+        """A frame of a batch, which may be a crop: whether it equals the one before says nothing."""
+        if self._guard is None or isinstance(result, FrameError):
+            return result
+        problem = self._guard.problem(result.frame, in_order=False)
+        return FrameError(problem) if problem else result
+
+    def _compare_channels(self, batch: Union[np.ndarray, DeviceFrame]) -> None:
+        """Ask the network about this frame both ways, and say so, once, if the other way fits the frames better."""
+        if self._channels is None or not isinstance(batch, np.ndarray):
+            return
+        exchanged = np.ascontiguousarray(batch[..., ::-1])
+        given, other = (self.runtime.run(one).probit.item(0) for one in (batch, exchanged))
+        hint = self._channels.add(given, other)
+        if self._channels.done:
+            self._channels = None
+        if hint:
+            self.hint = hint
+            with suppress(Warning):  # a filter may turn it into an exception
+                warnings.warn(hint, RuntimeWarning, stacklevel=3)
 
     def _enter_after_swap(self) -> None:
         """Wait for a swap, which is short; any other occupant is a second thread."""

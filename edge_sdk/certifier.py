@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
@@ -15,9 +15,11 @@ from rrise.edge_sdk.device.drift import DriftMonitor
 from rrise.edge_sdk.device.loading import choose, execution_state, matches_probe, readable, warm_up
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.signing import Trust
+from rrise.edge_sdk.frames.channels import ChannelOrder
 from rrise.edge_sdk.runtime.select import candidates
 
 if TYPE_CHECKING:
+    from rrise.edge_sdk.stream.checks import CheckSettings
     from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
 
@@ -43,6 +45,7 @@ class Certifier(Answering):
         threads: int = 1,
         allow_unverified: bool = False,
         trust: Optional[Trust] = None,
+        checks: Union[bool, CheckSettings] = False,
     ) -> "Certifier":
         """Open a bundle, check all of it, load a runtime, check that too, and warm it up.
 
@@ -56,6 +59,11 @@ class Certifier(Answering):
             allow_unverified: issue certificates on an execution that was neither calibrated nor verified here.
                 The guarantee then does not cover them.
             trust: load only what this key signed, no older release than seen before, and only signed device records.
+            checks: refuse frames that show nothing: dark, frozen, uniform or noise (True: all of them; or settings). For
+                one camera's frames in order; a stream has checks of its own. Frames in GPU memory are not looked at.
+
+        A certifier for single uint8 frames in colour, that nobody names the encoding of, compares 32 of the first frames
+        with red and blue exchanged, and warns once (`RuntimeWarning`, and `hint`) where most fit better that way.
 
         Raises:
             BundleError: the bundle is damaged, contradicts itself, or is not what `trust` asks for.
@@ -82,8 +90,20 @@ class Certifier(Answering):
             "threads": threads,
             "allow_unverified": allow_unverified,
             "trust": trust,
+            "checks": checks,
         }
+        certifier._set_checks(checks)
+        signature = chosen.runtime.graph.signature
+        colour = signature.dtype == "uint8" and signature.frame_shape[2:] == (3,)
+        if colour and signature.batch_size == 1 and bundle.manifest.guard is None:
+            certifier._channels = ChannelOrder()
         return certifier
+
+    def _set_checks(self, checks: Union[bool, CheckSettings]) -> None:
+        from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
+
+        if checks:
+            self._guard = FrameChecks(checks if isinstance(checks, CheckSettings) else CheckSettings.all())
 
     def clone(self) -> "Certifier":
         """A certifier for another thread on the same weights; a suspension of one holds for both.
@@ -107,6 +127,7 @@ class Certifier(Answering):
         found, twin._hold = twin._hold.why, self._hold
         self._hold.why = self._hold.why or found
         twin._load_options, twin._once = self._load_options, self._once
+        twin._set_checks(self._load_options.get("checks", False))
         return twin
 
     def swap(self, path: PathLike) -> None:

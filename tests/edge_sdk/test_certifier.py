@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rrise.edge_sdk import (
     BundleError,
     Certificate,
     Certifier,
+    CheckSettings,
     EdgeError,
     Roi,
     RuntimeFault,
@@ -304,3 +306,62 @@ def test_files_that_may_not_be_read_are_the_packages_error(hand_bundle, monkeypa
     monkeypatch.setattr(loading, "load_device_calibration", refuse)
     with pytest.raises(BundleError, match=r"Permission denied.*readable"):
         Certifier.load(hand_bundle)
+
+
+def test_checks_in_certify(hand_bundle):
+    """A covered lens and a hung driver were certified; `stream` alone looked."""
+    frames = list(helpers.random_frames(Spec(), 20))
+    black, flat = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 77, np.uint8)
+    with Certifier.load(hand_bundle) as plain, Certifier.load(hand_bundle, checks=True) as certifier:
+        assert [certifier.certify(frame).radius for frame in frames] == [
+            plain.certify(frame).radius for frame in frames
+        ]
+        assert plain.certify(black).status is not Status.INVALID_INPUT
+        for loaded in (certifier, certifier.clone()):
+            for frame, word in ((black, "dark"), (flat, "uniform")):
+                answer = loaded.certify(frame)
+                assert answer.status is Status.INVALID_INPUT and word in answer.reason
+                assert word in loaded.certify_batch([frame, frame, frames[0]])[1].reason
+        verdicts = [certifier.certify(frames[0]).reason for _ in range(5)]
+        assert "frozen" in verdicts[4] and "frozen" not in verdicts[2]
+        assert [answer.reason for answer in certifier.certify_batch([frames[0]] * 5)] == [""] * 5
+        certifier.swap(hand_bundle)
+        assert certifier.certify(black).status is Status.INVALID_INPUT
+
+
+@pytest.fixture(scope="module")
+def colour_bundle(tmp_path_factory):
+    return helpers.make_bundle(tmp_path_factory.mktemp("colour") / "b", Spec((6, 6, 3), seed=2))
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_exchanged_channels_are_hinted_at_once(colour_bundle, exchanged):
+    """Frames that a bundle is surer of with red and blue exchanged, as OpenCV delivers them to a bundle of rgb8."""
+    with Certifier.load(colour_bundle) as certifier:
+        frames = helpers.random_frames(Spec((6, 6, 3)), 400)
+
+        def surer(frame):
+            return certifier.runtime.run(np.ascontiguousarray(frame)[None]).probit.item(0)
+
+        right = [
+            frame if surer(frame) > surer(frame[:, :, ::-1]) else frame[:, :, ::-1].copy() for frame in frames
+        ]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for frame in right:
+                certifier.certify(frame[:, :, ::-1].copy() if exchanged else frame)
+        hints = [str(one.message) for one in told if "exchanged" in str(one.message)]
+        assert len(hints) == exchanged and bool(certifier.hint) == exchanged
+        if exchanged:
+            assert (
+                "32 of 32 frames" in hints[0] and "encoding='bgr8'" in hints[0] and hints[0] == certifier.hint
+            )
+
+
+def test_frames_whose_encoding_is_named_are_not_compared(colour_bundle):
+    with Certifier.load(colour_bundle) as certifier:
+        for frame in helpers.random_frames(Spec((6, 6, 3)), 40):
+            certifier.certify(frame, encoding="rgb8")
+        assert certifier._channels is not None and certifier._channels._looks == 0
+    with Certifier.load(colour_bundle, checks=CheckSettings()) as certifier:
+        assert certifier._guard.settings == CheckSettings()

@@ -214,6 +214,6 @@ def test_a_release_put_in_place_of_a_faulty_one_is_not_suspended(copied, tmp_pat
         Path(second).rename(copied)
         certifier.suspend("a fault")
         answer = certifier.certify(FRAME)
-        assert answer.status is Status.SUSPENDED and "another release" in answer.reason
+        assert answer.status is Status.SUSPENDED and "not kept for the next start" in answer.reason
     with Certifier.load(copied) as innocent:
         assert innocent.certify(FRAME).status in ANSWERED

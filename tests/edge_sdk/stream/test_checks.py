@@ -46,7 +46,56 @@ def test_the_subsample_is_small_and_a_copy():
     assert subsample(np.zeros((5, 7, 1), np.uint8)).shape == (5, 7, 1)
 
 
-@pytest.mark.parametrize("wrong", [{"dark": -1}, {"dark": 255}, {"frozen_after": -1}, {"dark": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dark": -1},
+        {"dark": 255},
+        {"frozen_after": -1},
+        {"dark": float("nan")},
+        {"noise": -1},
+        {"noise": float("nan")},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(EdgeError, match="expected"):
         CheckSettings(**wrong)
+
+
+def _scene(shape, seed=0):
+    """Areas with a little sensor noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 200, (-(-shape[0] // 8), -(-shape[1] // 8), shape[2]))
+    area = np.kron(coarse, np.ones((8, 8, 1)))[: shape[0], : shape[1]]
+    return np.clip(area + rng.normal(0, 6, shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (64, 48, 1), (224, 224, 3)])
+def test_uniform_and_noise_frames_are_found_where_asked_for(shape):
+    checks, rng = FrameChecks(CheckSettings.all()), np.random.default_rng(0)
+    assert [checks.problem(_scene(shape, seed)) for seed in range(30)] == [""] * 30
+    for level in (0, 90, 255):
+        assert checks.problem(np.full(shape, level, np.uint8))
+    one_colour = np.broadcast_to(np.arange(50, 50 + shape[2], dtype=np.uint8), shape).copy()
+    assert "uniform" in checks.problem(one_colour)
+    one_colour[shape[0] // 2, shape[1] // 2] = 0
+    assert "uniform" not in checks.problem(one_colour)
+    noises = {
+        "uniform": lambda: rng.integers(0, 256, shape),
+        "normal": lambda: np.clip(128 + rng.normal(0, 40, shape), 0, 255),
+        "faint": lambda: 120 + rng.normal(0, 8, shape),
+    }
+    for name, make in noises.items():
+        found = ["noise" in checks.problem(make().astype(np.uint8)) for _ in range(40)]
+        assert sum(found) >= 38, name
+    assert FrameChecks(CheckSettings()).problem(noises["uniform"]().astype(np.uint8)) == ""
+
+
+def test_small_frames_are_not_judged_for_noise():
+    checks = FrameChecks(CheckSettings.all())
+    assert all(checks.problem(RNG.integers(0, 256, (8, 8, 1), dtype=np.uint8)) == "" for _ in range(50))
+
+
+def test_crops_of_one_picture_do_not_freeze():
+    checks = FrameChecks(CheckSettings.all())
+    assert [checks.problem(_scene((32, 32, 3)), in_order=False) for _ in range(9)] == [""] * 9
