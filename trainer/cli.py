@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from rrise.calibration.console import SuggestingGroup, duration, run_command, summary
 from rrise.calibration.errors import CheckFailed
@@ -131,7 +132,7 @@ def _benchmark(workspace: Workspace, device: str, engine: str, allow_code: bool,
     result = run_benchmark(
         source_of(workspace, workspace.base(allow_code=allow_code)),
         workspace.preprocess,
-        workspace.frames("train")[:64],
+        np.asarray(workspace.dataset.take(workspace.splits.train[:64])),
         len(workspace.dataset.class_names),
         engines=tuple((name, dtype) for dtype in dtypes for name in names),
         device=device,

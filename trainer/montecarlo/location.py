@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 from zarr.abc.store import Store
@@ -22,8 +23,18 @@ class Location:
 
     @staticmethod
     def of(path: str | Path) -> Location:
-        """The location of a path or URL."""
-        return Location(str(path) if "://" in str(path) else str(Path(path)))
+        """The location of a path or URL. What is called file:// is a folder like another, with its locks."""
+        text = str(path)
+        if "://" not in text:
+            return Location(str(Path(path)))
+        url = urlsplit(text)
+        if url.scheme != "file":
+            return Location(text)
+        if url.netloc not in ("", "localhost") or not url.path:
+            raise TrainerError(
+                f"{text}: expected a folder of this machine, such as file:///data/targets.zarr"
+            )
+        return Location(str(Path(unquote(url.path))))
 
     @property
     def local(self) -> bool:
@@ -33,7 +44,15 @@ class Location:
     def store(self, inner: str = "") -> Store:
         """The Zarr store at `inner` below this location."""
         address = f"{self.address}/{inner}" if inner else self.address
-        return LocalStore(address) if self.local else FsspecStore.from_url(address)
+        if self.local:
+            return LocalStore(address)
+        try:
+            return FsspecStore.from_url(address)
+        except (ImportError, ValueError) as error:
+            raise TrainerError(
+                f"{self.address}: cannot be opened ({error}); install what fsspec needs for it, such as `pip install s3fs` for "
+                "s3://, or use a folder"
+            ) from error
 
     def exists(self, inner: str) -> bool:
         """Whether there is a file `inner`."""
