@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration.console import Progress
-from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.bounds import reference_radius, unproved
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.references import References
 from rrise.trainer.counting import Counting, counting_for
@@ -133,6 +133,36 @@ def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarr
             f"{workspace.path}` (it continues)"
         )
     return store.counts()
+
+
+def check_against_store(workspace: Workspace, pack: References) -> None:
+    """A reference pack must say what the store of counts says, where that is there: every proof believes its counts.
+
+    Raises TrainerError: other counts, radii that they do not prove, or a store of something else.
+    """
+    name = AUDIT if pack.split == "test" else pack.split
+    if not (workspace.targets_path / name / "zarr.json").exists():
+        return
+    stream = next(item for item in all_streams(workspace) if item.name == name)
+    counts = open_stream(workspace, stream, pack.base_digest).counts()
+    path = workspace.references_path(pack.split)
+    again = f"run `rrise-train targets {workspace.path}` again"
+    if not np.array_equal(counts, pack.counts):
+        changed = (
+            len(counts)
+            if counts.shape != pack.counts.shape
+            else int((counts != pack.counts).any(axis=1).sum())
+        )
+        raise TrainerError(
+            f"{path}: {changed} frames have other counts than {workspace.targets_path}, expected the same; {again}"
+        )
+    rows, classes = np.nonzero(pack.radius > 0)
+    radius, samples = pack.radius[rows, classes], pack.num_samples[rows]
+    beyond = unproved(pack.counts[rows, classes], samples, radius, pack.sigma, pack.beta)
+    if beyond.any():
+        raise TrainerError(
+            f"{path}: {int(beyond.sum())} reference radii are larger than their counts prove; {again}"
+        )
 
 
 def _sample(

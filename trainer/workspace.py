@@ -180,7 +180,8 @@ class Workspace:
         return network
 
     def references(self, split: str) -> References:
-        """The reference pack of a split; refused where it belongs to another base classifier, sigma or split."""
+        """The reference pack of a split; refused where it belongs to another base classifier, sigma or split, or says
+        something else than the store of counts."""
         path = self.references_path(split)
         if not path.exists():
             raise TrainerError(f"{path}: no such file; run `rrise-train targets {self.path}` first")
@@ -198,6 +199,9 @@ class Workspace:
                 raise TrainerError(
                     f"{path}: {name}: got {have}, expected {want}; run `rrise-train targets {self.path}` again"
                 )
+        from rrise.trainer.targets import check_against_store
+
+        check_against_store(self, references)
         return references
 
     def fingerprint(self) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from rrise.edge_sdk.device.device_calibration import load_device_calibration
 from rrise.edge_sdk.device.replayed import replay_sentence
 from rrise.edge_sdk.device.verification_record import load_record
 from rrise.edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
-from rrise.edge_sdk.runtime.base import Runtime
+from rrise.edge_sdk.runtime.base import Outputs, Runtime
 from rrise.edge_sdk.runtime.select import Candidate, candidates
 
+HEAD_TOLERANCE = 1e-3
+"""Of the probit, and in units of sigma of the radius: the head is computed in float32 everywhere."""
 PROBIT_TOLERANCE = 0.05
 """A probe answer that is further from the recorded one than this is another function, not another rounding."""
 
@@ -161,8 +163,29 @@ def matches_probe(bundle: Bundle, artefact: str, runtime: Runtime) -> bool:
             f" at most {PROBIT_TOLERANCE}; this runtime does not compute the exported function: try another provider,"
             " and report it with the output of `rrise-edge doctor`"
         )
+    _check_radii(bundle, artefact, got)
     pairs = ((got.label, expected.label), (got.radius, expected.radius), (got.probit, expected.probit))
     return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
+
+def _check_radii(bundle: Bundle, artefact: str, got: Outputs) -> None:
+    """A runtime may compute the probit well and the head behind it badly: each radius must be what the record makes of it.
+
+    Raises:
+        BundleError: a radius is larger than that of a probit that is `HEAD_TOLERANCE` larger, or not a number.
+    """
+    record = bundle.calibrations.get(artefact)
+    if record is None:
+        return
+    above = (got.probit + np.float32(HEAD_TOLERANCE)).astype(np.float32)
+    highest = record.head.radius(above, got.label, got.difficulty).astype(np.float64)
+    wrong = int((~(got.radius <= highest + HEAD_TOLERANCE * bundle.manifest.sigma)).sum())
+    if wrong:
+        raise BundleError(
+            f"probe: {wrong} of {len(got.radius)} radii are larger than the calibration record makes of their probit; this"
+            " runtime does not compute the exported head: try another provider, and report it with the output of"
+            " `rrise-edge doctor`"
+        )
 
 
 def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact: bool) -> ExecutionState:

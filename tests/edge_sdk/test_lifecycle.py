@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rrise.edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.device_calibration import recalibrate
-from rrise.edge_sdk.device.loading import choose
+from rrise.edge_sdk.device.loading import choose, matches_probe
 from rrise.edge_sdk.device.suspension import suspend
 from rrise.edge_sdk.formats.manifest import Manifest
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
@@ -386,3 +387,21 @@ def test_a_bundle_that_was_moved_away_is_not_suspended_in_its_place(copied, othe
         certificate = certifier.certify(FRAMES[0])
         assert certificate.status is Status.SUSPENDED and "not kept for the next start" in certificate.reason
     assert not (copied / "device").exists()
+
+
+@pytest.mark.parametrize("wrong", [0.01, float("nan"), float("inf")])
+def test_a_runtime_that_computes_the_head_badly_is_refused(hand_bundle, wrong):
+    """Label and probit are right, the radius is not: an unverified execution that was allowed would issue it."""
+    bundle = Bundle.open(hand_bundle)
+    inner = OnnxRuntime.load(bundle.model("fp32"))
+
+    class Bad:
+        execution, graph, note = replace(inner.execution, provider="other"), inner.graph, ""
+
+        def run(self, frames, noise=None):
+            outputs = inner.run(frames)
+            return replace(outputs, radius=outputs.radius + np.float32(wrong))
+
+    with pytest.raises(BundleError, match="larger than the calibration record makes of their probit"):
+        matches_probe(bundle, "fp32", Bad())
+    assert matches_probe(bundle, "fp32", inner)

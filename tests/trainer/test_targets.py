@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
+from rrise.calibration.tables.references import References
 from rrise.trainer.base import train_base
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.store import recorded_engines
@@ -132,3 +134,24 @@ def test_counts_from_before_go_on_with_the_module(workspace: Path, tmp_path: Pat
         path.write_text(json.dumps(content))
     assert build_targets(edit(copy, "audit = 400", "audit = 500")).drawn == 40 * 100
     assert recorded_engines(copy.targets_path, copy.base_digest) == {""}
+
+
+def test_a_pack_whose_counts_are_not_the_stores_is_refused(workspace: Path, tmp_path: Path) -> None:
+    """Misses made hits in every pack would pass calibration, gate and check: nothing but the store knows better."""
+    copy = copied(workspace, tmp_path)
+    pack = copy.references("calibration")
+    counts = pack.counts.copy()
+    counts[:3] = 0
+    counts[np.arange(3), pack.target[:3]] = pack.num_samples[:3]
+    better = References.from_counts(
+        pack.frames, pack.clip, pack.target, counts, pack.num_samples, split="calibration", sigma=pack.sigma,
+        class_names=pack.class_names, base_digest=pack.base_digest, beta=pack.beta,
+    )  # fmt: skip
+    better.save(copy.references_path("calibration"))
+    with pytest.raises(TrainerError, match=r"[123] frames have other counts than .*targets.zarr"):
+        copy.references("calibration")
+    radius = pack.radius.copy()
+    radius[0, int(radius[0].argmax())] += np.float32(0.05)
+    dataclasses.replace(pack, radius=radius).save(copy.references_path("calibration"))
+    with pytest.raises(TrainerError, match="1 reference radii are larger than their counts prove"):
+        copy.references("calibration")
