@@ -272,6 +272,12 @@ class Certifier(Answering):
         return self._why
 
     @property
+    def withheld(self) -> str:
+        """Why every certificate is withheld now (suspended, unverified), or an empty text."""
+        held = self._hold.why
+        return "" if held is None else held[1]
+
+    @property
     def execution(self) -> Execution:
         """Which computation answers."""
         return self.runtime.execution

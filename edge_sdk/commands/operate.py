@@ -33,7 +33,13 @@ from rrise.edge_sdk.commands.options import (
     help="For recordings: still or dark pictures are no fault, and no sign of drift.",
 )
 @click.option("--count", type=int, help="Stop after so many frames. [default: at the end of the source]")
-@click.option("--metrics-port", type=int, help="Serve Prometheus metrics on this port of localhost.")
+@click.option("--metrics-port", type=int, help="Serve Prometheus metrics on this port.")
+@click.option(
+    "--metrics-address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address that serves them; 0.0.0.0 for every network, which sees them without a password.",
+)
 @click.option("--record", type=click.Path(path_type=Path), help="Folder of a flight recorder (MCAP).")
 @click.option(
     "--allow-unverified", is_flag=True, help="Issue certificates that the guarantee does not cover."
@@ -62,6 +68,7 @@ def watch(
     replay: bool,
     count: Optional[int],
     metrics_port: Optional[int],
+    metrics_address: str,
     record: Optional[Path],
     allow_unverified: bool,
     viewer: bool,
@@ -98,6 +105,7 @@ def watch(
             replay
         ):  # no evidence of what the camera sees now: the drift monitor, which no clone has, leaves it alone
             certifier = stack.enter_context(certifier.clone())
+        metrics.watch(certifier)
         audits: Optional[AuditProcess] = None
         if audit is not None:
             base = BaseModel.load(audit, certifier.bundle, record=base_record, accept=accept_base)
@@ -109,7 +117,7 @@ def watch(
             encoding = certifier.bundle.manifest.input.encoding
             shown = stack.enter_context(RerunViewer(encoding, file=viewer_file))
         if metrics_port is not None:
-            stack.enter_context(MetricsServer(metrics, metrics_port))
+            stack.enter_context(MetricsServer(metrics, metrics_port, metrics_address))
         opened = int(source) if source.isdigit() else source
         stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
         with _stopped_by_signals():

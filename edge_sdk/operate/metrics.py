@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Dict, List
+from typing import TYPE_CHECKING, Dict, List, Optional
 
 from rrise.edge_sdk.certificate import Certificate, Status
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.stream.stream import StreamCounts
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.certifier import Certifier
 
 LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 RADIUS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -47,6 +50,14 @@ class Metrics:
         )
         self._radius = Histogram("rrise_radius", "Certified radii, L2 in [0, 1] pixel units.", RADIUS_BUCKETS)
         self._stream = {"received": 0, "dropped": 0, "reconnects": 0}
+        self._certifier: Optional[Certifier] = None
+        self._classes: Dict[str, int] = {}
+
+    def watch(self, certifier: "Certifier") -> None:
+        """Serve this certifier's state, suspension and bundle too, as they are whenever `text` is called."""
+        with self._lock:
+            self._certifier = certifier
+            self._classes = dict.fromkeys(certifier.bundle.manifest.class_names, 0)
 
     def add(self, certificate: Certificate) -> None:
         """Count one certificate."""
@@ -55,6 +66,8 @@ class Metrics:
             self._latency.add(certificate.latency)
             if certificate:
                 self._radius.add(certificate.radius)
+                name = str(certificate.name)
+                self._classes[name] = self._classes.get(name, 0) + 1
 
     def set_stream(self, counts: StreamCounts) -> None:
         """Take over what a stream has counted."""
@@ -79,7 +92,54 @@ class Metrics:
                     f"# TYPE {full} counter",
                     f"{full} {count}",
                 ]
-            return "\n".join([*lines, *self._latency.lines(), *self._radius.lines()]) + "\n"
+            lines += [*self._latency.lines(), *self._radius.lines(), *self._class_lines()]
+            if self._certifier is not None:
+                lines += _certifier_lines(self._certifier)
+            return "\n".join(lines) + "\n"
+
+    def _class_lines(self) -> List[str]:
+        head = [
+            "# HELP rrise_certified_total Certified frames by class.",
+            "# TYPE rrise_certified_total counter",
+        ]
+        rows = [f"rrise_certified_total{_labels(name=name)} {count}" for name, count in self._classes.items()]
+        return head + rows if rows else []
+
+
+def _certifier_lines(certifier: "Certifier") -> List[str]:
+    """Gauges: is it suspended or out of use, how is its execution covered, and which release answers."""
+    manifest, execution, state = certifier.bundle.manifest, certifier.execution, certifier.state.state
+    info = _labels(
+        release=manifest.digest,
+        artefact=certifier.artefact,
+        runtime=execution.runtime,
+        version=execution.version,
+        provider=execution.provider,
+        signed="no" if certifier.bundle.signature is None else str(certifier.bundle.signature.release),
+    )
+    gauges = {
+        "rrise_withheld": (
+            "1 while certificates are withheld: suspended or unverified.",
+            certifier.withheld != "",
+        ),
+        "rrise_fault": ("1 once the runtime failed; load the bundle again.", certifier.fault is not None),
+    }
+    lines: List[str] = []
+    for name, (told, value) in gauges.items():
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", f"{name} {int(value)}"]
+    lines += ["# HELP rrise_state How this execution is covered.", "# TYPE rrise_state gauge"]
+    lines += [f"rrise_state{_labels(state=str(one.value))} {int(one is state)}" for one in type(state)]
+    lines += ["# HELP rrise_bundle_info Which release answers.", "# TYPE rrise_bundle_info gauge"]
+    return [*lines, f"rrise_bundle_info{info} 1"]
+
+
+def _labels(**values: str) -> str:
+    """Labels in the exposition format, with what may stand in a class name escaped."""
+    escaped = {
+        name: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        for name, value in values.items()
+    }
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped.items()) + "}"
 
 
 class MetricsServer:

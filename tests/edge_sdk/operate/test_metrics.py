@@ -76,3 +76,37 @@ def test_server(metrics):
             MetricsServer(metrics, server.port)
     with pytest.raises(EdgeError, match="another port"):
         MetricsServer(metrics, 70_000)
+
+
+def test_state_suspension_bundle_and_classes(copied):
+    from rrise.edge_sdk import Certifier
+    from tests.edge_sdk import helpers
+
+    made = Metrics()
+    with Certifier.load(copied) as certifier:
+        made.watch(certifier)
+        certified = [certifier.certify(frame) for frame in helpers.random_frames(helpers.Spec(), 30)]
+        for certificate in certified:
+            made.add(certificate)
+        text = made.text()
+        for name in helpers.NAMES:
+            expected = sum(bool(one) and one.name == name for one in certified)
+            assert _value(text, f'rrise_certified_total{{name="{name}"}}') == expected
+        assert _value(text, "rrise_withheld") == 0 == _value(text, "rrise_fault")
+        assert _value(text, f'rrise_state{{state="{certifier.state.state.value}"}}') == 1
+        assert (
+            sum(float(row.rsplit(" ", 1)[1]) for row in text.splitlines() if row.startswith("rrise_state"))
+            == 1
+        )
+        assert f'release="{certifier.bundle.manifest.digest}"' in text
+        certifier.suspend("a test")
+        assert _value(made.text(), "rrise_withheld") == 1
+        parser = pytest.importorskip("prometheus_client.parser")
+        families = {family.name for family in parser.text_string_to_metric_families(made.text())}
+        assert {"rrise_bundle_info", "rrise_state", "rrise_withheld", "rrise_certified"} <= families
+
+
+def test_class_names_are_escaped():
+    made = Metrics()
+    made.add(Certificate(Status.CERTIFIED, 0, 'a "b"\\\n', 0.5, 0.0, 0.0, 0.1, None, ""))
+    assert 'rrise_certified_total{name="a \\"b\\"\\\\\\n"} 1' in made.text()
