@@ -91,9 +91,7 @@ def study(
     "--confidence", default="0.95", show_default=True, help="Over the calibration set; not for marginal."
 )
 @click.option("--beta", default="0.1", show_default=True, help="Miss probability of each Monte Carlo bound.")
-@click.option(
-    "--radius", type=float, help="Choose noise and maps for this radius.  [default: the mean radius]"
-)
+@radius_options("the mean radius")
 @click.option(
     "--frames", type=int, default=0, help="Frames of the calibration split to come.  [default: as many]"
 )
@@ -107,13 +105,14 @@ def guard(
     error: str,
     confidence: str,
     beta: str,
-    radius: Optional[float],
+    radius: Optional[str],
+    weights: Optional[str],
     frames: int,
     out: Optional[Path],
     json_flag: bool,
 ) -> None:
     """Guarded tier: what each attack budget costs, from tuning scores made with several NOISE levels."""
-    scores = {}
+    scores, objective = {}, objective_from(radius, weights)
     for text in tables:
         noise, _, path = text.partition("=")
         level = numbers(noise, "NOISE=SCORES")[0]
@@ -122,7 +121,8 @@ def guard(
         scores,
         Guarantee.of(kind, error, confidence, beta),
         numbers(rho, "--rho"),
-        radius=radius,
+        radius=objective.radii or None,
+        weights=objective.weights,
         num_calibration=frames,
     )
     if out is not None:

@@ -37,6 +37,8 @@ STAIRS = ("step", "staircase")
 def map_names(tuning: Scores, guarantee: Guarantee, objective: Objective) -> Iterator[Tuple[str, bool]]:
     """Names of the maps worth trying, each with and without the surrogate's difficulty where it has one.
 
+    A staircase takes a difficulty that there is: an offset of 0, where it does nothing, is among those that its thresholds are
+    placed around.
     A selective threshold on the raw radius does not say who is issued where a difficulty scales the offset; the stairs, which
     it does not suit either, have a sequence of offsets instead.
     """
@@ -48,7 +50,8 @@ def map_names(tuning: Scores, guarantee: Guarantee, objective: Objective) -> Ite
     elif objective.radii and len(tuning) >= MIN_FRAMES:
         maps.append("staircase")
     for name in maps:
-        yield name, False
+        if name != "staircase" or tuning.difficulty is None:
+            yield name, False
         if tuning.difficulty is not None and (guarantee.kind != "selective" or name in STAIRS):
             yield name, True
 

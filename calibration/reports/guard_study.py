@@ -66,6 +66,7 @@ def study_guard(
     *,
     radii: Sequence[float] = (),
     radius: Radius = None,
+    weights: Sequence[float] = (),
     num_calibration: int = 0,
 ) -> GuardStudy:
     """Foretell what the guarded tier would issue for every rho and noise.
@@ -76,6 +77,7 @@ def study_guard(
         rhos: attack budgets, [0, 1] pixel units.
         radii: to report at; empty: 0, sigma, 2 sigma, 3 sigma.
         radius: the radius, or increasing radii, of which certificates are wanted; None: the mean radius.
+        weights: what a certificate of each radius is worth; 1 by default.
         num_calibration: frames of the calibration split to come; 0: as many as the tuning split has.
 
     Raises:
@@ -93,7 +95,14 @@ def study_guard(
     chosen: List[Tuple[float, Optional[float]]] = []
     for rho in rhos:
         mine = [
-            _row(tables[noise], guarantee, Guard(rho, noise), wanted, Objective.of(radius), num_calibration)
+            _row(
+                tables[noise],
+                guarantee,
+                Guard(rho, noise),
+                wanted,
+                Objective.of(radius, weights),
+                num_calibration,
+            )
             for noise in sorted(tables)
         ]
         rows += mine

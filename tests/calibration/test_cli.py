@@ -207,6 +207,8 @@ def test_guard_compares_noise_levels(folder: Path) -> None:
     done = _run("guard", table, "--rho", "0.02,0.05", "--frames", "2000", "--out", folder / "guard.json")
     assert done.exit_code == 0, done.output
     assert [row["rho"] for row in json.loads((folder / "guard.json").read_text())["rows"]] == [0.02, 0.05]
+    stairs = _run("guard", table, "--rho", "0.02", "--frames", "2000", "--radius", "0.15,0.3", "--json")
+    assert json.loads(stairs.stdout)["rows"][0]["map"].startswith("staircase"), stairs.output
     bad = _run("guard", "tuning.npz", "--rho", "0.02")
     assert bad.exit_code == 2 and "expected numbers" in bad.output
 
