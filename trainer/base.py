@@ -26,13 +26,12 @@ from rrise.trainer.networks import (
     build_network,
     differences,
     load_network,
-    load_weights,
     read_header,
     read_safetensors,
     save_network,
 )
 from rrise.trainer.onnx_files import embedded
-from rrise.trainer.specs import base_spec, session_for
+from rrise.trainer.specs import base_spec, load_start, session_for
 from rrise.trainer.workspace import Workspace
 
 FILE_FRAMES = 64
@@ -145,7 +144,7 @@ def _take_own(workspace: Workspace, settings: dict[str, Any], allow_code: bool) 
     network = build_network(spec, allow_code=allow_code).eval()
     source = workspace.path / asked.weights
     tensors, _ = read_safetensors(source)
-    load_weights(network, tensors, str(source))
+    load_start(network, tensors, str(source), new_head=False)
     name = asked.factory or asked.network
     _check_own(workspace, network, name)
     save_network(workspace.base_path, network, spec, settings)

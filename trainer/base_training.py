@@ -18,8 +18,8 @@ from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, schedule_for
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import consistency, gaussian
 from rrise.trainer.learning.views import View, noisy
-from rrise.trainer.networks import Ensemble, build_network, load_weights, save_network
-from rrise.trainer.specs import base_spec
+from rrise.trainer.networks import Ensemble, build_network, save_network
+from rrise.trainer.specs import base_spec, load_start
 from rrise.trainer.workspace import Workspace
 
 WATCHED = 512
@@ -157,7 +157,7 @@ class _Work:
             torch.manual_seed(self.workspace.config.base.seed + 100 * member)
             network = build_network(base_spec(self.workspace), allow_code=self.allow_code)
         if self.weights:
-            load_weights(network, *self.weights)
+            load_start(network, *self.weights, new_head=True)
         return network
 
     def _objective(self, recipe: Recipe) -> Objective:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor, nn
+
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session, open_session
+from rrise.trainer.networks import load_weights
+from rrise.trainer.networks.pretrained import Named, normalisation, pretrained_weights
 from rrise.trainer.workspace import Workspace
 
 
@@ -28,11 +32,38 @@ def session_for(
 
 
 def base_spec(workspace: Workspace) -> dict[str, Any]:
-    """Spec of the network that [base] describes: the user's factory, or the residual network."""
+    """Spec of the network that [base] describes: the user's factory, a library's, or the residual network."""
     asked = workspace.config.base
     if asked.factory:
         return {"kind": "factory", "factory": asked.factory, "arguments": dict(asked.arguments)}
+    if asked.network:
+        channels = workspace.training_inputs().shape[0]
+        mean, std = normalisation(asked.network, channels, asked.arguments)
+        return {
+            "kind": "library",
+            "name": asked.network,
+            "num_classes": len(workspace.dataset.class_names),
+            "in_channels": channels,
+            "arguments": dict(asked.arguments),
+            "mean": mean,
+            "std": std,
+        }
     return resnet_spec(workspace, asked.widths, asked.blocks)
+
+
+def load_start(network: nn.Module, tensors: Mapping[str, Tensor], origin: str, *, new_head: bool) -> None:
+    """Load weights to start from or to take as they are; of a library's network under the library's own names.
+
+    new_head: whether a last layer for other classes may start anew.
+    """
+    if isinstance(network, Named):
+        tensors, fresh = pretrained_weights(network, tensors, origin)
+        if fresh and not new_head:
+            raise TrainerError(
+                f'{origin}: its last layer is for other classes than these frames have; use [base] train = "fine-tune", '
+                "which starts that layer anew"
+            )
+    load_weights(network, tensors, origin)
 
 
 def resnet_spec(workspace: Workspace, widths: tuple[int, ...], blocks: tuple[int, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.network_checks import prepare
 from rrise.trainer.networks.difficulty import WithDifficulty
 from rrise.trainer.networks.ensemble import Ensemble
+from rrise.trainer.networks.pretrained import library_network
 from rrise.trainer.networks.resnet import ResNet
 from rrise.trainer.user_code import user_code
 
@@ -20,8 +21,8 @@ def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Mo
     """Build the network that `spec` describes, with fresh weights.
 
     spec: {"kind": "resnet", ...arguments of ResNet}, {"kind": "factory", "factory": "package.module:function",
-        "arguments": {...}}, {"kind": "ensemble", "members": [spec, ...]}, or {"kind": "difficulty", "network": spec,
-        "num_features": F, "hidden": H}.
+        "arguments": {...}}, {"kind": "library", ...arguments of library_network}, {"kind": "ensemble",
+        "members": [spec, ...]}, or {"kind": "difficulty", "network": spec, "num_features": F, "hidden": H}.
     allow_code: a factory is code from outside rrise and runs only when this is true.
     """
     arguments = {key: value for key, value in spec.items() if key != "kind"}
@@ -29,13 +30,15 @@ def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Mo
         return ResNet(**arguments)
     if spec.get("kind") == "factory":
         return load_factory(spec["factory"], spec.get("arguments", {}), allow_code=allow_code)
+    if spec.get("kind") == "library":
+        return library_network(**arguments)
     if spec.get("kind") == "ensemble":
         return Ensemble([build_network(member, allow_code=allow_code) for member in spec["members"]])
     if spec.get("kind") == "difficulty":
         inner = build_network(spec["network"], allow_code=allow_code)
         return WithDifficulty(inner, spec["num_features"], spec["hidden"])
     raise TrainerError(
-        f"network kind {spec.get('kind')!r}: expected 'resnet', 'factory', 'ensemble' or 'difficulty'"
+        f"network kind {spec.get('kind')!r}: expected 'resnet', 'factory', 'library', 'ensemble' or 'difficulty'"
     )
 
 
