@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 COVERAGE_FALSE_ALARM = 1e-4
 """Probability that the coverage check stops a release whose true miscoverage is exactly alpha."""
 CERTIFIED_FRAMES = 32
+ISSUES = "issues certificates"
 Reference = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]]
 """The PyTorch surrogate: frames -> label, probit, difficulty or None."""
 
@@ -92,6 +93,7 @@ def gate(
         checks.append(_check_head(record, answers))
         checks += _check_replay(record, answers["calibration"], calibration, runtime, scored)
         checks.append(_check_coverage(record, answers["verification"], verification, runtime))
+        checks.append(_check_worth(answers["verification"]))
         comparison = _compare(record, answers, (calibration, verification), reference)
         if noise is None:
             checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
@@ -212,6 +214,12 @@ def _scores(references: References, answers: Answers, runtime: Runtime) -> Score
         execution=runtime.execution,
         difficulty=answers.difficulty,
     )
+
+
+def _check_worth(mine: Answers) -> Check:
+    """A bundle that certifies nothing keeps every promise, and is of no use to anybody."""
+    issued = int((mine.radius > 0).sum())
+    return Check(ISSUES, issued > 0, f"{issued} of {len(mine.radius)} verification frames", "at least one")
 
 
 def _check_coverage(record: Calibration, mine: Answers, references: References, runtime: Runtime) -> Check:

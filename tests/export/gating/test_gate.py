@@ -347,3 +347,12 @@ def test_where_everything_is_issued_rounding_of_far_distances_does_not_count() -
     assert (mine.radius > 0).all() and compare(
         graded(mine, head), graded(theirs, head), 0.25
     ).radius_increase == 0
+
+
+def test_a_bundle_that_certifies_nothing_is_stopped() -> None:
+    from rrise.export.gating.compare import Answers
+    from rrise.export.gating.gate import _check_worth
+
+    label, probit = np.zeros(3, np.int64), np.zeros(3, np.float32)
+    assert not _check_worth(Answers(label, np.zeros(3, np.float32), probit)).passed
+    assert _check_worth(Answers(label, np.array([0, 0.1, 0], np.float32), probit)).passed
