@@ -28,11 +28,13 @@ from rrise.calibration import (
     frame_digest,
 )
 from rrise.calibration.promise.crossfit import signed_reference
+from rrise.calibration.promise.maps import step_map
 from rrise.calibration.promise.plan import choose_plan
 from rrise.calibration.promise.quantile import quantile_map
+from rrise.calibration.promise.selective import offset_grid
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.storage.files import write_json
-from rrise.calibration.tables.evaluation import audit
+from rrise.calibration.tables.evaluation import judge
 
 SIGMA = 0.25
 RADII = (0.25, 0.5, 0.75)
@@ -40,7 +42,6 @@ TUNING, CALIBRATION, EVALUATION = 1000, 4000, 5000
 COHEN_ALPHA = 0.001
 SETTINGS = ((0.0, False), (0.1, False), (0.3, False), (1.0, False), (0.1, True), (0.3, True), (1.0, True))
 """Probit noise, and whether it is uneven."""
-GUARANTEE = Guarantee.of("pac", "0.05", "0.95", "0.1")
 
 
 @dataclass(frozen=True)
@@ -103,30 +104,43 @@ def make_scores(
     )
 
 
-def heads(tuning: Scores, calibration: Scores, plans: bool) -> "dict[str, CertificateHead]":
+def heads(
+    tuning: Scores, calibration: Scores, plans: bool, error: str = "0.05"
+) -> "dict[str, CertificateHead]":
     """Calibrated heads of every method; maps are fitted on the tuning images only."""
+    promise = Guarantee.of("pac", error, "0.95", "0.1")
     plugin = np.float32(SIGMA) * tuning.probit
     curves = {
         "plain offset": IDENTITY,
-        "clopper-pearson": clopper_pearson_map(SIGMA, 10_000, float(GUARANTEE.beta)),
-        "quantile": quantile_map(plugin, signed_reference(tuning, GUARANTEE), float(GUARANTEE.alpha)),
+        "clopper-pearson": clopper_pearson_map(SIGMA, 10_000, float(promise.beta)),
+        "quantile": quantile_map(plugin, signed_reference(tuning, promise), float(promise.alpha)),
     }
     found = {}
     for name, curve in curves.items():
-        found[name] = calibrate(calibration, GUARANTEE, curve, difficulty=False).head
+        found[name] = calibrate(calibration, promise, curve, difficulty=False).head
         if calibration.difficulty is not None:
-            found[f"{name} + difficulty"] = calibrate(calibration, GUARANTEE, curve).head
+            found[f"{name} + difficulty"] = calibrate(calibration, promise, curve).head
     for radius in RADII if plans else ():
-        plan = choose_plan(tuning, GUARANTEE, radius=radius, num_calibration=len(calibration))
+        plan = choose_plan(tuning, promise, radius=radius, num_calibration=len(calibration))
         head = calibrate(calibration, plan.guarantee, plan.map, difficulty=plan.difficulty).head
         found[f"chosen for {radius:g}"] = head
+        among = Guarantee.of("selective", error, "0.95", "0.1")
+        grid = offset_grid(tuning, among, step_map(radius))
+        head = calibrate(calibration, among, step_map(radius), difficulty=False, offsets=grid).head
+        found[f"step at {radius:g}, selective"] = head
     return found
 
 
 def study(
-    parts: Parts, noise: float, splits: int, *, uneven: bool = False, plan_splits: int = 0
+    parts: Parts,
+    noise: float,
+    splits: int,
+    *,
+    uneven: bool = False,
+    plan_splits: int = 0,
+    error: str = "0.05",
 ) -> "dict[str, object]":
-    """Means over random splits: share issued at each radius, and certificates that the audit proves wrong.
+    """Means over random splits: share issued at each radius, the part of it that holds (net), and what is proved wrong.
 
     `plan_splits`: on how many of the splits maps are also chosen for each radius, which takes longer.
     """
@@ -138,37 +152,51 @@ def study(
         tuning, rest = known.take(order[:TUNING]), order[TUNING : TUNING + CALIBRATION]
         calibration, test = known.take(rest), judged.take(order[-EVALUATION:])
         tables = heads(
-            replace(tuning, split="tuning"), replace(calibration, split="calibration"), split < plan_splits
+            replace(tuning, split="tuning"),
+            replace(calibration, split="calibration"),
+            split < plan_splits,
+            error,
         )
         for name, head in tables.items():
             radius = head.radius(test.probit, test.label, test.difficulty)
-            verdict = audit(test, radius)
+            found = judge(test, radius)
+            verdict = found.verdict()
             shares = [float(np.mean(radius >= r)) for r in RADII]
-            rows.setdefault(name, []).append([*shares, verdict.wrong / len(test), verdict.wrong_at_most])
+            net = [float(np.mean((radius >= r) & found.holds)) for r in RADII]
+            rows.setdefault(name, []).append(
+                [*shares, *net, verdict.wrong / len(test), verdict.wrong_at_most]
+            )
         evaluated = known.take(order[-EVALUATION:])
-        for level in (COHEN_ALPHA, float(GUARANTEE.beta)):
+        for level in (COHEN_ALPHA, 0.1):
             direct = _direct(evaluated, level)
             rows.setdefault(f"Monte Carlo, alpha {level:g}", []).append(
-                [*(float(np.mean(direct >= r)) for r in RADII), 0, 0]
+                [*(2 * [float(np.mean(direct >= r)) for r in RADII]), 0, 0]
             )
+        share = test.label_counts() / test.num_samples.astype(np.float64)
+        true = SIGMA * ndtri(share)
+        oracle = 2 * [float(np.mean(true >= r)) for r in RADII]
+        rows.setdefault("images with such a radius", []).append([*oracle, 0, 0])
     means = {name: np.mean(values, axis=0) for name, values in rows.items()}
     spread = {name: np.std(values, axis=0) for name, values in rows.items()}
     return {
         "noise": noise,
         "uneven": uneven,
         "splits": {name: len(values) for name, values in rows.items()},
-        "issued": {name: [float(value) for value in row[:-2]] for name, row in means.items()},
-        "deviation": {name: [float(value) for value in row[:-2]] for name, row in spread.items()},
-        "proved_wrong": {name: float(row[-2]) for name, row in means.items() if not name.startswith("Monte")},
-        "wrong_or_undecided": {
-            name: float(row[-1]) for name, row in means.items() if not name.startswith("Monte")
-        },
+        "error": error,
+        "issued": {name: [float(value) for value in row[: len(RADII)]] for name, row in means.items()},
+        "net": {name: [float(value) for value in row[len(RADII) : -2]] for name, row in means.items()},
+        "deviation": {name: [float(value) for value in row[: len(RADII)]] for name, row in spread.items()},
+        "proved_wrong": {name: float(row[-2]) for name, row in means.items() if not _known(name)},
+        "wrong_or_undecided": {name: float(row[-1]) for name, row in means.items() if not _known(name)},
         "largest_proved_wrong": {
-            name: max(row[-2] for row in values)
-            for name, values in rows.items()
-            if not name.startswith("Monte")
+            name: max(row[-2] for row in values) for name, values in rows.items() if not _known(name)
         },
     }
+
+
+def _known(name: str) -> bool:
+    """Rows of what is true, or promised for each image, which no audit judges here."""
+    return name.startswith(("Monte", "images"))
 
 
 def _direct(scores: Scores, level: float) -> np.ndarray:
@@ -178,14 +206,20 @@ def _direct(scores: Scores, level: float) -> np.ndarray:
 
 def show(result: "dict[str, object]") -> None:
     """One table on the terminal."""
-    issued, wrong = result["issued"], result["proved_wrong"]
-    assert isinstance(issued, dict) and isinstance(wrong, dict)
+    issued, wrong, net = result["issued"], result["proved_wrong"], result["net"]
+    assert isinstance(issued, dict) and isinstance(wrong, dict) and isinstance(net, dict)
     kind = "uneven probit noise" if result["uneven"] else "probit noise"
-    print(f"\n{kind} {result['noise']:g}, share issued, labels ignored, in per cent")
-    print(f"  {'':32}" + "".join(f"  r={radius:<5g}" for radius in RADII) + "  proved wrong")
+    print(
+        f"\n{kind} {result['noise']:g}, eps {result['error']}, share issued -> net of wrong ones, labels ignored, in per cent"
+    )
+    print(f"  {'':32}" + "".join(f"  r={radius:<13g}" for radius in RADII) + "  proved wrong")
     for name, row in issued.items():
         share = f"{100 * wrong[name]:9.2f}" if name in wrong else ""
-        print(f"  {name:32}" + "".join(f"  {100 * value:6.2f} " for value in row) + share)
+        print(
+            f"  {name:32}"
+            + "".join(f"  {100 * a:6.2f} -> {100 * b:5.2f}" for a, b in zip(row, net[name]))
+            + share
+        )
 
 
 def main() -> None:
@@ -197,18 +231,21 @@ def main() -> None:
     parser.add_argument(
         "--plan-splits", type=int, default=100, help="splits on which maps are chosen for a radius"
     )
+    parser.add_argument("--errors", default="0.05", help="error levels, as in 0.1,0.05,0.01")
+    parser.add_argument("--noises", default="", help="only these probit noises, even ones, as in 0,0.3")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     parts = load_parts(arguments.counts)
     results = []
-    for noise, uneven in SETTINGS:
-        plans = 0 if uneven else arguments.plan_splits
-        results.append(study(parts, noise, arguments.splits, uneven=uneven, plan_splits=plans))
-        show(results[-1])
+    settings = [(float(text), False) for text in arguments.noises.split(",") if text] or SETTINGS
+    for error in arguments.errors.split(","):
+        for noise, uneven in settings:
+            plans = 0 if uneven else arguments.plan_splits
+            found = study(parts, noise, arguments.splits, uneven=uneven, plan_splits=plans, error=error)
+            results.append(found)
+            show(found)
     if arguments.out is not None:
-        write_json(
-            arguments.out, {"guarantee": GUARANTEE.to_json(), "radii": list(RADII), "studies": results}
-        )
+        write_json(arguments.out, {"radii": list(RADII), "studies": results})
 
 
 if __name__ == "__main__":

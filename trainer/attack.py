@@ -20,7 +20,7 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.storage.digests import frame_digests
 from rrise.calibration.storage.files import write_json
-from rrise.calibration.tables.evaluation import AuditVerdict, audit
+from rrise.calibration.tables.evaluation import AuditVerdict, audit, issued_share
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.calibrate import record_path
 from rrise.trainer.counting import counting_for
@@ -55,6 +55,8 @@ class AttackResult:
     rho: L2 budget of the attack, [0, 1] pixel units. promised: error level that the record promises under this
     attack, or None where it promises nothing (plain tier, or a budget above the guard's).
     moved: mean L2 distance by which frames were moved.
+    radii: 0, half of sigma and sigma. issued, issued_attacked: share of frames with a certificate of at least each. Few false
+    certificates are no merit where hardly any is issued.
     """
 
     rho: float
@@ -62,6 +64,9 @@ class AttackResult:
     attacked: Rate
     promised: float | None
     moved: float
+    radii: tuple[float, ...] = ()
+    issued: tuple[float, ...] = ()
+    issued_attacked: tuple[float, ...] = ()
 
     @property
     def broken(self) -> bool:
@@ -75,6 +80,9 @@ class AttackResult:
             "attacked": self.attacked.to_json(),
             "promised": self.promised,
             "moved": self.moved,
+            "radii": list(self.radii),
+            "issued": list(self.issued),
+            "issued_attacked": list(self.issued_attacked),
         }
 
 
@@ -106,12 +114,16 @@ def attack(
     table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed))
     guard = record.guarantee.guard
     covered = guard is not None and settings.rho <= guard.rho
+    radii = (0.0, record.head.sigma / 2, record.head.sigma)
     result = AttackResult(
         rho=settings.rho,
         clean=rate(before, record),
         attacked=rate(table, record),
         promised=float(record.guarantee.error) if covered or settings.rho == 0 else None,
         moved=float((moved - clean).flatten(1).norm(dim=1).mean()),
+        radii=radii,
+        issued=_issued(before, record, radii),
+        issued_attacked=_issued(table, record, radii),
     )
     write_json(workspace.path / "attack.json", result.to_json())
     return result
@@ -130,6 +142,11 @@ def on_grid(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
     factor = (max(rho - slack, 0.0) / length).clamp_max(1.0)
     inside = clean + (moved - clean) * factor[:, None, None, None]
     return torch.round(inside * steps) / steps
+
+
+def _issued(scores: Scores, record: Calibration, radii: tuple[float, ...]) -> tuple[float, ...]:
+    radius = record.head.radius(scores.probit, scores.label, scores.difficulty)
+    return tuple(float(value) for value in issued_share(radius, radii))
 
 
 def rate(scores: Scores, record: Calibration) -> Rate:

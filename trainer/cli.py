@@ -31,6 +31,8 @@ from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 Command = Callable[..., Any]
 
+WEAK = "; hardly anything is issued at the last, so few false certificates there prove little"
+
 
 @click.group(cls=SuggestingGroup)
 def main() -> None:
@@ -207,6 +209,9 @@ def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
 @click.option("--rho", type=float, help="L2 budget in [0, 1] pixel units; by default the guard's, else 0.1.")
 @click.option("--steps", default=20, show_default=True, help="Steps of gradient ascent.")
 @click.option(
+    "--restarts", default=2, show_default=True, help="Ascents per label; from the second on, random starts."
+)
+@click.option(
     "--samples", default=10000, show_default=True, help="Monte Carlo samples that judge each frame."
 )
 @click.option("--seed", default=0, show_default=True)
@@ -214,6 +219,7 @@ def attack_command(
     workspace: Path,
     rho: float | None,
     steps: int,
+    restarts: int,
     samples: int,
     seed: int,
     allow_code: bool,
@@ -222,11 +228,24 @@ def attack_command(
     """Attack the certificates of the test frames; exit status 1 where a promise is broken."""
     opened = Workspace.open(workspace)
     budget = rho if rho is not None else opened.config.guard.rho or 0.1
-    result = attack(opened, Search(budget, steps, seed=seed), num_samples=samples, allow_code=allow_code)
+    result = attack(
+        opened,
+        Search(budget, steps, seed=seed, restarts=restarts),
+        num_samples=samples,
+        allow_code=allow_code,
+    )
     rows = [
         ("budget", f"L2 {result.rho:g}, moved by {result.moved:.3g} on average"),
         ("false certificates", f"before {_rate(result.clean)}"),
         ("", f"after  {_rate(result.attacked)}"),
+        (
+            "issued",
+            ", ".join(
+                f"r = {r:.3g}: {before:.3f}, attacked {after:.3f}"
+                for r, before, after in zip(result.radii, result.issued, result.issued_attacked, strict=True)
+            )
+            + (WEAK if result.issued and result.issued[-1] < 0.05 else ""),
+        ),
         ("promised", "nothing under attack" if result.promised is None else f"at most {result.promised:g}"),
     ]
     summary("attack", rows, result.to_json(), as_json)

@@ -92,6 +92,8 @@ class TargetsConfig:
     selection: N0 of Cohen's CERTIFY; certify: its N, one independent stream each; audit: draws that judge
     issued certificates. dtype: precision in which the base classifier runs. engine: what runs it, "auto" for the fastest that
     agrees (torch, torch-compile, onnxruntime, openvino, tensorrt). batch_size 0 = found by trial.
+    looks: at how many N the references may be finished and looked at; beta is split over that number from the first on,
+    so it is fixed before the counts are drawn. Whoever may raise N twice needs 3.
     """
 
     train: int = 500
@@ -105,6 +107,7 @@ class TargetsConfig:
     dtype: str = "float32"
     engine: str = "auto"
     batch_size: int = 0
+    looks: int = 1
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def _check_numbers(config: Config) -> None:
     ]
     positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
     positive += [("[targets] certify", size) for size in config.targets.certify]
+    positive.append(("[targets] looks", config.targets.looks))
     positive += [(f"[splits] {name}", size) for name, size in config.splits.sizes().items()]
     for name, section in _learning(config):
         positive += [

@@ -22,6 +22,9 @@ from rrise.trainer.workspace import REFERENCE_SPLITS, Workspace
 AUDIT = "audit"
 """The stream that judges certificates on the test split; the pack of that split carries its counts."""
 
+PROMISED = ("calibration", "verification")
+"""Streams on whose bounds a promise or its check rests: how often their N may be raised is fixed beforehand."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -89,6 +92,9 @@ def build_targets(
     stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
         store.check_num_samples(stream.num_samples)
+    for store, stream in zip(stores, chosen, strict=True):
+        if stream.name in PROMISED:
+            store.plan_looks(workspace.config.targets.looks, stream.num_samples)
     todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
     with Progress(sum(todo), "evaluations", "Monte Carlo") as progress:
         for store, stream in zip(stores, chosen, strict=True):
@@ -97,7 +103,7 @@ def build_targets(
         counts = store.counts()
         workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
-            _write_references(workspace, stream.split, counts, len(store.looks()), base.digest)
+            _write_references(workspace, stream.split, counts, _looks(workspace, stream, store), base.digest)
     total = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
     seconds = time.monotonic() - start
     return TargetsResult(sum(todo), max(total - sum(todo), 0), seconds, counting.sentence)
@@ -185,10 +191,17 @@ def _sample(
     )
 
 
+def _looks(workspace: Workspace, stream: Stream, store: CountStore) -> int:
+    """Over how many looks beta is split: the number that was fixed beforehand where a promise rests on the counts."""
+    if stream.name in PROMISED:
+        return workspace.config.targets.looks
+    return max(len(store.looks()), 1)
+
+
 def _write_references(
     workspace: Workspace, split: str, counts: np.ndarray, looks: int, base_digest: str
 ) -> None:
-    """looks: how often the counts were finished, at an N that was raised afterwards; beta is split over them."""
+    """looks: over how many finished N beta is split."""
     index = workspace.splits.indices(split)
     beta = float(parse_level(workspace.config.guarantee.beta, "beta"))
     pack = References.from_counts(

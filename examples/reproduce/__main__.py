@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import DATASETS, load_source
+from examples.reproduce.net import ERRORS, recompute, write_net
 from examples.reproduce.rows import Row
 from examples.reproduce.run import Run
 from examples.reproduce.settings import Settings, preset
@@ -158,6 +159,28 @@ def pack(dataset: str, data: Path, out: Path, parts: int) -> None:
             )
             written.append((path.name, f"{len(rows):,} images, {path.stat().st_size / 2**20:.1f} MiB"))
     summary("Packed", written, {}, False)
+
+
+@main.command("net")
+@click.argument(
+    "folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--errors", default=",".join(ERRORS), show_default=True, help="Error levels, side by side.")
+@click.option("--json", "as_json", is_flag=True)
+@run_command
+def net(folders: tuple[Path, ...], errors: str, as_json: bool) -> None:
+    """Finished runs again, net of wrong certificates: net.json and net.md in each folder, from the scores kept there."""
+    shown, found = [], {}
+    for folder in folders:
+        rows = recompute(folder, tuple(errors.split(",")))
+        page = write_net(folder, rows)
+        found[str(folder)] = [asdict(row) for row in rows]
+        for row in rows:
+            if row.net is not None:
+                text = f"gross {100 * row.gross.value:.1f}, net {100 * row.net.value:.1f}"
+                shown.append((f"{folder.name}: {row.method}, eps {row.error}, r = {row.radius:g}", text))
+        shown.append(("table", str(page)))
+    summary("Certified accuracy in percent", shown, found, as_json)
 
 
 def parse_changes(settings: Settings | ThirdParty, changes: Sequence[str]) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from examples.reproduce.clock import Clock
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.hardware import layout_for
 from rrise.trainer.learning.schedule import one_cycle
 from rrise.trainer.networks import read_safetensors
 
@@ -69,7 +70,7 @@ def fit(
     checkpoint belongs to other settings.
     """
     network.to(device).train()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=layout_for(network, device))  # type: ignore[call-overload]
     optimiser = _optimiser(network, schedule)
     generator = torch.Generator(device).manual_seed(schedule.seed)
     size = min(schedule.batch_size, num_frames)

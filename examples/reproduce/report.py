@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from examples.reproduce.measures import Difference, Share
 from examples.reproduce.rows import Row
 from rrise.calibration.reports.plots import accuracy_curves
+from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.storage.files import atomic_file, write_json
 
 
@@ -47,35 +47,56 @@ def write(
 
 
 def markdown(title: str, about: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> str:
-    """A page with three tables under each heading: what is certified, what it rests on and costs, the gap to CERTIFY."""
+    """A page with tables under each heading: net, gross, wrong among issued, what it rests on and costs, gaps to CERTIFY."""
     lines = [f"# {title}", ""]
     lines += [f"- {name}: {_text(value)}" for name, value in about.items()]
     for name, rows in tables.items():
         radii = rows[0].radii
         lines += ["", f"## {name}", ""]
-        head = ["method", "guarantee", *(f"r = {radius:g}" for radius in radii), "ACR", "issued"]
-        lines += _table(head, [_certified(row) for row in rows])
+        head = ["method", "guarantee", *(f"r = {radius:g}" for radius in radii)]
+        oracle = ["oracle", "the most that any method can have", *map(_interval, rows[0].oracle)]
+        lines += ["Net certified accuracy:", "", *_table(head, [*map(_net, rows), oracle])]
+        lines += ["", "Gross certified accuracy, wrong certificates included:", ""]
+        lines += _table([*head, "ACR", "issued"], [_certified(row) for row in rows])
+        lines += ["", "Wrong among the certificates of at least r, by the audit's share of hits:", ""]
+        lines += _table(head, [[row.method, row.guarantee, *map(_interval, row.wrong_at)] for row in rows])
         head = ["method", "guarantee", "wrong", "wrong among issued", "worst class", "undecided"]
         head += ["agreement", "probit RMSE", "passes", "ms", "offline passes", "break-even", "chosen"]
         lines += ["", *_table(head, [_grounds(row) for row in rows])]
         compared = [row for row in rows if row.gap]
         if compared:
-            head = ["points behind CERTIFY at its largest N", "guarantee", *(f"r = {r:g}" for r in radii)]
-            lines += ["", *_table(head, [_behind(row) for row in compared])]
+            head = ["net points behind CERTIFY at its largest N", "guarantee", *(f"r = {r:g}" for r in radii)]
+            lines += ["", *_table(head, [_behind(row, row.net_gap) for row in compared])]
+            for other in compared[0].net_gaps:
+                head[0] = f"net points behind {other}"
+                lines += ["", *_table(head, [_behind(row, row.net_gaps[other]) for row in compared])]
+            head[0] = "gross points behind CERTIFY at its largest N"
+            lines += ["", *_table(head, [_behind(row, row.gap) for row in compared])]
     lines += ["", _LEGEND, ""]
     return "\n".join(lines)
 
 
 _LEGEND = (
-    "Certified accuracy in percent of all test frames (abstentions count as wrong) with 95 % Clopper-Pearson intervals; "
+    "Certified accuracy in percent of all test frames (abstentions count as wrong) with 95 % Clopper-Pearson intervals; net "
+    "leaves out certificates whose radius exceeds the true one by the audit's share of hits, the bracket behind it is what the "
+    "audit proves and what it does not refute, and oracle is the most that any method can have; CERTIFY's certificates and the "
+    "verified tier's, which have a promise each, count until the audit refutes them; "
     "ACR is the average certified radius, wrong labels counting 0; issued is the share with a certificate. Wrong: "
     "certificates that the independent audit draws refute at level 0.001. A guarantee per input holds for each input "
     "over its own draws; one over inputs bounds the share of wrong certificates among new inputs. Every row's promise "
     "holds by itself: whoever picks the best row must pick it on other frames. Offline passes: base evaluations before "
     "the first query (training step = 3), without base training, audit and CERTIFY; break-even is against the largest N. "
-    "Points behind CERTIFY are differences on the same frames; negative is ahead, and a method may be ahead because part "
-    "of its certificates, at most eps of the frames, is wrong."
+    "Points behind CERTIFY are differences on the same frames; negative is ahead. Gross, a method may be ahead because part "
+    "of its certificates, at most eps of the frames, is wrong; net it cannot."
 )
+
+
+def _net(row: Row) -> list[str]:
+    cells = [
+        f"{_interval(net)} {{{100 * low.value:.1f}, {100 * high.value:.1f}}}"
+        for net, low, high in zip(row.net, row.proved, row.not_refuted)
+    ]
+    return [row.method, row.guarantee, *cells]
 
 
 def _certified(row: Row) -> list[str]:
@@ -102,8 +123,8 @@ def _grounds(row: Row) -> list[str]:
     ]
 
 
-def _behind(row: Row) -> list[str]:
-    return [row.method, row.guarantee, *(_interval(gap) for gap in row.gap)]
+def _behind(row: Row, gaps: Sequence[Difference]) -> list[str]:
+    return [row.method, row.guarantee, *(_interval(gap) for gap in gaps)]
 
 
 def _interval(share: Share | Difference) -> str:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from examples.reproduce.measures import Difference, Share
 from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap
 from rrise.calibration.promise.plan import choose_plan
 from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import break_even
 from rrise.calibration.tables.evaluation import (
     AuditVerdict,
     audit,
     certified_accuracy,
-    certified_right,
+    judge,
     label_agreement,
     probit_rmse,
 )
@@ -36,8 +36,11 @@ TABLE_BETA = Fraction(1, 10)
 class Row:
     """One method under one promise.
 
-    accuracy: certified accuracy at each of `radii`. gap: of each to CERTIFY at its largest budget; empty for CERTIFY
-    itself. wrong: by the audit, of all test frames; wrong_issued: of those with a certificate; worst_class: the predicted
+    accuracy: certified accuracy at each of `radii`, gross: certificates that are wrong count. net: without those, by the
+    audit's share of hits; proved, not_refuted: between which it lies. oracle: the most that any method can have.
+    wrong_at: share of the certificates of at least each radius that do not hold. gap, net_gap: of accuracy and of net to
+    CERTIFY at its largest budget; empty for CERTIFY itself. net_gaps: of net to further budgets. wrong: by the audit, of all
+    test frames; wrong_issued: of those with a certificate; worst_class: the predicted
     class with the largest share wrong among its certificates. undecided: certificates that the audit could neither
     confirm nor refute. agreement, rmse: of the surrogate; None without one. offline_passes: base evaluations spent before
     the first query, less base training, audit and CERTIFY. break_even: queries after which CERTIFY at `against` draws
@@ -49,6 +52,13 @@ class Row:
     radii: tuple[float, ...]
     accuracy: tuple[Share, ...]
     gap: tuple[Difference, ...]
+    net: tuple[Share, ...]
+    proved: tuple[Share, ...]
+    not_refuted: tuple[Share, ...]
+    oracle: tuple[Share, ...]
+    wrong_at: tuple[Share, ...]
+    net_gap: tuple[Difference, ...]
+    net_gaps: dict[str, tuple[Difference, ...]]
     average_radius: float
     issued: Share
     wrong: Share | None
@@ -74,6 +84,7 @@ class Cost:
     """passes, milliseconds: of one query; offline: base passes; against: draws of the CERTIFY it is compared with.
 
     certified: where that CERTIFY certifies the true label, bool [radii, test frames]; None where nothing is compared.
+    others: the same for further CERTIFY budgets, by name.
     """
 
     passes: float
@@ -81,6 +92,7 @@ class Cost:
     against: int
     milliseconds: float | None = None
     certified: np.ndarray | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,25 +132,40 @@ def evaluate(
     surrogate: bool = True,
     audited: bool = True,
     rho: float = 0.0,
+    per_input: bool = False,
 ) -> Row:
     """Judge certificates (label int64 [n], radius float32 [n], 0 = none) on the test frames.
 
     test: whose counts are draws that neither the method nor its references have seen; audited False where there are
-    none. rho: guarded tier: a certificate promises radius + rho around the clean frame, so that is audited.
+    none: then every certificate counts as one that holds. rho: guarded tier: a certificate promises radius + rho around
+    the clean frame, so that is audited. per_input: each certificate has a promise of its own, and counts until the audit
+    refutes it.
     """
     judged = replace(test, label=label)
-    right = certified_right(label, radius, test.target, radii)
+    found = judge(test, radius, label=label, extra=rho, per_input=per_input)
+    if not audited:
+        found = replace(found, holds=np.ones(len(test), bool), refuted=np.zeros(len(test), bool))
+    right, net, worth = found.gross(radii), found.net(radii), found.worth(radii)
     theirs = None if cost.certified is None else cost.certified[:, : len(test)]
     claimed = np.where(radius > 0, radius + np.float32(rho), np.float32(0))
-    verdict = audit(judged, claimed) if audited else None
+    verdict = found.verdict() if audited else None
     worst, share = _worst_class(judged, claimed) if audited else (None, None)
     saved = cost.against - cost.passes
     return Row(
         method=method,
         guarantee=guarantee,
         radii=tuple(radii),
-        accuracy=tuple(Share.of(int(row.sum()), len(test)) for row in right),
+        accuracy=tuple(row.gross for row in worth),
         gap=() if theirs is None else tuple(map(Difference.of, theirs, right)),
+        net=tuple(row.net for row in worth),
+        proved=tuple(row.proved for row in worth),
+        not_refuted=tuple(row.not_refuted for row in worth),
+        oracle=tuple(row.oracle for row in worth),
+        wrong_at=tuple(row.wrong for row in worth),
+        net_gap=() if theirs is None else tuple(map(Difference.of, theirs, net)),
+        net_gaps={
+            name: tuple(map(Difference.of, other[:, : len(test)], net)) for name, other in cost.others.items()
+        },
         average_radius=float(np.mean(np.where(label == test.target, radius, 0.0))),
         issued=Share.of(int((radius > 0).sum()), len(test)),
         wrong=Share.of(verdict.wrong, verdict.frames) if verdict else None,
@@ -251,6 +278,7 @@ def certify_rows(
                 choice=f"N0 = {draws:,}",
                 surrogate=False,
                 audited=audited,
+                per_input=True,
             )
         )
     return rows

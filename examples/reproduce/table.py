@@ -51,6 +51,7 @@ def make_table(run: Run) -> Mapping[str, list[Row]]:
     """Do whatever stage is missing, then write results.json, table.md and the figures into the run's folder."""
     asked = run.settings
     certify = run.certify()
+    certify.save(run.folder / "scores" / "certify.npz")
     best = certify.at(max(asked.certify), CERTIFY_ALPHA)
     right = certified_right(best.label, best.radius, certify.target, asked.columns)
     against = asked.selection + max(asked.certify)
@@ -157,6 +158,7 @@ def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
         first,
         asked.columns,
         spent,
+        per_input=True,
         choice=f"proposals of ours at eps {asked.errors[0]}; median {np.median(samples):,.0f} draws",
     )
 

@@ -103,7 +103,13 @@ def _report(
     late = _certify(work, counts.references, counts.audit)
     best = early.at(REFERENCE_DRAWS, CERTIFY_ALPHA)
     right = certified_right(best.label, best.radius, early.target, asked.radii)
-    costs = _costs(asked, work, scores, right)
+    largest = late.at(int(counts.audit[0].sum()), CERTIFY_ALPHA)
+    others = {
+        f"CERTIFY, N = {int(counts.audit[0].sum()):,}": certified_right(
+            largest.label, largest.radius, late.target, asked.radii
+        )
+    }
+    costs = _costs(asked, work, scores, right, others)
     rows = certify_rows(early, scores["ours"].test, asked.radii, None)
     # These draws are the audit itself, so they cannot judge this row.
     rows += certify_rows(late, scores["ours"].test, asked.radii, None, audited=False)
@@ -135,7 +141,11 @@ def _report(
 
 
 def _costs(
-    asked: ThirdParty, work: Work, scores: dict[str, Tables], certified: np.ndarray
+    asked: ThirdParty,
+    work: Work,
+    scores: dict[str, Tables],
+    certified: np.ndarray,
+    others: dict[str, np.ndarray],
 ) -> dict[str, Cost]:
     """Offline passes count what others drew; a pass of the surrogate counts as one of the base classifier."""
     train = work.counts.train[work.rows["train"]]
@@ -144,7 +154,7 @@ def _costs(
     for name in scores:
         members = asked.members if name == "ours" else 1
         costs[name] = Cost(
-            members, drawn + work.passes[name], REFERENCE_DRAWS, work.milliseconds[name], certified
+            members, drawn + work.passes[name], REFERENCE_DRAWS, work.milliseconds[name], certified, others
         )
     return costs
 

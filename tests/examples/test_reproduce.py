@@ -12,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import norm
+from scipy.stats import beta as beta_law
+from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from examples.reproduce.__main__ import main, parse_changes
 from examples.reproduce.clock import Clock, OutOfTime
 from examples.reproduce.data import Images, load_source
 from examples.reproduce.learn import Schedule, fit
-from examples.reproduce.measures import Difference, Share
 from examples.reproduce.rows import Choice, Cost, Tables, calibrated_row, published_prior
 from examples.reproduce.run import SPLITS, Run, split
 from examples.reproduce.settings import preset
@@ -30,6 +30,7 @@ from rrise.calibration.cli import main as calibrate_main
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.storage.files import read_json
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.data.augment import augment
@@ -473,3 +474,73 @@ def test_a_published_row_follows_from_the_scores_that_are_kept(name: str) -> Non
     assert [share.hits for share in row.accuracy] == [share["hits"] for share in published["accuracy"]]
     assert row.choice == published["choice"] and row.wrong is not None
     assert row.wrong.hits == published["wrong"]["hits"] <= 0.05 * len(parts["test"])
+    shown = net_row(name, "0.05", 0.5)
+    place = published["radii"].index(0.5)
+    assert row.net[place].hits == shown["net"]["hits"] < shown["gross"]["hits"] == row.accuracy[place].hits
+    assert row.wrong_at[place].hits == shown["wrong"]["hits"]
+    assert row.oracle[place].hits == shown["oracle"]["hits"] >= row.net[place].hits
+
+
+def net_row(name: str, error: str, radius: float) -> dict[str, object]:
+    """The row of our step at one level and radius, as published net of wrong certificates."""
+    rows = read_json(RESULTS / name / "net.json", "net")["rows"]
+    return next(
+        row
+        for row in rows
+        if row["method"] == "RRISE, ours, a step" and (row["error"], row["radius"]) == (error, radius)
+    )
+
+
+def test_net_of_one_published_row_by_hand() -> None:
+    """CIFAR-10, sigma 0.25, r = 0.25 at eps 0.05: from the arrays, with numpy and scipy and nothing of ours."""
+    shown = net_row("cifar10", "0.05", 0.25)
+    assert shown["choice"].startswith("map step 0.25, beta 0.05") and "difficulty" not in shown["choice"]
+    arrays = {
+        part: np.load(RESULTS / "cifar10" / "scores" / "ours" / f"{part}.npz")
+        for part in ("calibration", "test")
+    }
+
+    def read(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = arrays[part]
+        hits = table["counts"][np.arange(len(table["label"])), table["label"]].astype(float)
+        return np.float32(0.25) * table["probit"], hits, table["num_samples"].astype(float)
+
+    raw, hits, draws = read("calibration")
+    lower = beta_law.ppf(0.05, hits, draws - hits + 1)
+    alpha, frames = 0.05 * (1 - 0.05), len(raw)
+    rank = int(binom.ppf(0.95, frames, 1 - alpha)) + 1  # the smallest k with BinomCDF(k - 1) >= 1 - delta
+    # A frame whose reference reaches r costs nothing at any offset; the others until they are no longer issued.
+    costs = np.sort(np.where(0.25 * norm.ppf(lower) >= 0.25, -np.inf, raw))
+    raw, hits, draws = read("test")
+    issued = raw > costs[rank - 1]
+    right = issued & (arrays["test"]["label"] == arrays["test"]["target"])
+    holds = 0.25 * norm.ppf(hits / draws) >= 0.25
+    assert right.sum() == shown["gross"]["hits"] == 543
+    assert (right & holds).sum() == shown["net"]["hits"] == 520
+    assert (issued & ~holds).sum() == shown["wrong"]["hits"] and issued.sum() == shown["wrong"]["frames"]
+
+
+def test_without_certifys_counts_the_interval_is_the_widest_that_the_audit_allows() -> None:
+    """The value is the exact difference of the published share; kept counts give the paired interval instead."""
+    shown = net_row("cifar10", "0.05", 0.25)
+    behind, certify = shown["behind"]["CERTIFY, N = 10,000"], shown["certify"]["CERTIFY, N = 10,000"]
+    assert behind["value"] == pytest.approx(certify["value"] - shown["net"]["value"]) and not shown["paired"]
+    test = np.load(RESULTS / "cifar10" / "scores" / "ours" / "test.npz")
+    hits, draws = test["counts"][np.arange(1000), test["target"]], test["num_samples"]
+    reachable = 0.25 * norm.ppf(beta_law.ppf(0.999, hits + 1, np.maximum(draws - hits, 1e-9))) >= 0.25
+    assert behind["lost"] == reachable.sum() - shown["net"]["hits"]
+    assert behind["won"] == reachable.sum() - certify["hits"]
+
+
+def test_a_finished_run_keeps_certifys_counts_and_is_read_net(finished: Path) -> None:
+    done = CliRunner().invoke(main, ["net", str(finished), "--errors", "0.1"])
+    assert done.exit_code == 0, done.output
+    rows = read_json(finished / "net.json", "net")["rows"]
+    step = next(row for row in rows if row["method"] == "RRISE, ours, a step")
+    assert step["paired"] and "CERTIFY, N = 200" in step["behind"]
+    published = rows_of(finished)["RRISE, ours, for r = 0.25"]
+    assert step["net"]["hits"] == published["net"][2]["hits"] <= step["gross"]["hits"]
+    assert step["behind"]["CERTIFY, N = 200"]["value"] == pytest.approx(published["net_gap"][2]["value"])
+    assert "oracle" in (finished / "net.md").read_text()
+    enclosed = next(row for row in rows if row["method"] == "RRISE, as in the paper")
+    assert enclosed["net"] is None and enclosed["least"] <= enclosed["most"]

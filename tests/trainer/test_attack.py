@@ -47,7 +47,7 @@ def test_finds_the_direction_in_which_the_surrogate_overshoots() -> None:
     clean = torch.full((4, 1, 2, 2), 0.5)
     clean[:, 0, 0, 0] = 0.55
     head = CertificateHead(0.25, offset=(0.0,))
-    moved = search(base, surrogate, head, clean, 2, Search(0.2, steps=10))
+    moved = search(base, surrogate, head, clean, 2, Search(0.2, steps=10, restarts=1))
     way = (moved - clean).flatten(1)
     assert (way.norm(dim=1) <= 0.2 + 1e-6).all()
     assert (way[:, 0].abs() > 0.15).all() and (way[:, 2:].abs() < 0.05).all()
@@ -184,3 +184,33 @@ def test_noise_that_needs_more_frames_than_there_are_is_worth_nothing(guarded: W
     assert worth(changed, table, 0.1) == 0
     edit(changed, "rho = 0.4", "rho = 0.02")
     assert worth(guarded, table, 0.1) > 0
+
+
+def test_a_step_is_not_spent_on_pixels_at_the_end_of_their_range() -> None:
+    """Pixel 0 is white already and pulls the gradient; all of the budget goes to pixel 1, which the surrogate trusts too."""
+
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = 3 * (x[:, 0, 0, 0] - 0.5) + 0.3 * (x[:, 0, 0, 1] - 0.5)
+            return torch.stack([-value, value], dim=1)
+
+    clean = torch.full((3, 1, 2, 2), 0.5)
+    clean[:, 0, 0, 0] = 1.0
+    head = CertificateHead(0.25, offset=(0.0,))
+    moved = search(Linear(0.0), network(Two()), head, clean, 2, Search(0.2, steps=10, restarts=1))
+    assert (moved[:, 0, 0, 1:].sub(0.5).flatten(1).norm(dim=1) > 0.15).all()
+
+
+def test_frames_without_a_certificate_are_moved_towards_one() -> None:
+    """Half of the budget reaches the threshold, so the attack gets a certificate where the clean frame has none."""
+    base, surrogate = Linear(20.0, pixel=1), network(Linear(6.0, pixel=0))
+    clean = torch.full((4, 1, 2, 2), 0.5)
+    clean[:, 0, 0, 0] = 0.52
+    head = CertificateHead(0.25, offset=(0.25,))
+    moved = search(base, surrogate, head, clean, 2, Search(0.2, steps=10))
+    value = moved[:, 0, 0, 0]  # issued from Phi^-1 = 1 on, that is 12 |value - 1/2| = logit Phi(1)
+    assert ((value > 0.638) | (value < 0.362)).all()
+    far = search(base, surrogate, replace(head, offset=(5.0,)), clean, 2, Search(0.2, steps=10))
+    assert ((far - clean).flatten(1).norm(dim=1) > 0.15).all(), (
+        "nothing can be issued; it comes as near as it can"
+    )

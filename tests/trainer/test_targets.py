@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,26 @@ def test_more_samples_continue(workspace: Path, tmp_path: Path) -> None:
     hits = after.counts.max(axis=1).astype(float)
     expected = np.maximum(0.25 * norm.ppf(beta_law.ppf(0.05, hits, 300 - hits + 1)), 0)
     np.testing.assert_allclose(after.radius.max(axis=1), expected, atol=1e-6)
+
+
+def test_how_often_n_may_be_raised_is_fixed_beforehand(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    with pytest.raises(TrainerError, match=r"would be look 2 .* looks = 1 was fixed beforehand"):
+        build_targets(edit(copy, "calibration = 200", "calibration = 300"))
+    with pytest.raises(TrainerError, match="got looks = 2, expected 1"):
+        build_targets(edit(copy, "looks = 1", "looks = 2"))
+    planned = edit(copied(workspace, tmp_path / "planned"), "looks = 1", "looks = 2")
+    shutil.rmtree(planned.targets_path)
+    for num_samples in (200, 300):
+        opened = edit(planned, "calibration = 200", "calibration = 300") if num_samples == 300 else planned
+        build_targets(opened)
+        pack = opened.references("calibration")
+        hits = pack.counts.max(axis=1).astype(float)
+        # Half of beta 0.1 from the first look on.
+        expected = 0.25 * norm.ppf(beta_law.ppf(0.05, hits, num_samples - hits + 1))
+        np.testing.assert_allclose(pack.radius.max(axis=1), np.maximum(expected, 0), atol=1e-6)
+    with pytest.raises(TrainerError, match="would be look 3"):
+        build_targets(edit(planned, "calibration = 300", "calibration = 400"))
 
 
 def test_reference_radius_against_scipy(workspace: Path) -> None:

@@ -191,12 +191,40 @@ class CountStore:
     def looks(self) -> tuple[int, ...]:
         """The N at which all frames were finished, smallest first: the counts could be looked at there.
 
-        Raising N after looking costs confidence: a bound that shall hold with miss probability beta at the last of
-        them is taken at beta / len(looks), which covers all of them where their number was fixed beforehand
-        (MATHEMATICS, condition (c)); otherwise the attempt that calibration logs tells.
+        Raising N after looking costs confidence: a bound that shall hold with miss probability beta at whichever of them
+        one stops is taken at beta / planned at each, with a number `plan_looks` that was fixed before the first. Beta
+        divided by the looks so far is not enough: over nine looks it misses with probability .14 instead of .1.
         """
         found: Any = self._open_again().attrs.get("looks", [])
         return tuple(int(size) for size in found)
+
+    def plan_looks(self, planned: int, num_samples: int) -> int:
+        """Keep how many looks there may be, before the first; returns that number.
+
+        Raises:
+            TrainerError: another number was kept before, or finishing at `num_samples` would be a look too many.
+        """
+        looks = self.looks()
+        kept: Any = self._open_again().attrs.get("planned_looks")
+        if kept is None:
+            # Counts from before the number was kept: those looks were what they were.
+            kept = max(len(looks), 1) if looks else planned
+            try:
+                self._group.attrs["planned_looks"] = kept
+            except OSError as error:
+                raise self._cannot_write("the number of looks", error) from error
+        if int(kept) != planned:
+            raise TrainerError(
+                f"stream {self.identity.stream!r}: got looks = {planned}, expected {kept}, which was fixed before its counts "
+                f"were drawn; set [targets] looks = {kept}, or draw new calibration frames"
+            )
+        if num_samples not in looks and len(looks) >= planned:
+            raise TrainerError(
+                f"stream {self.identity.stream!r}: {num_samples} samples would be look {len(looks) + 1} at its counts, finished "
+                f"at {', '.join(map(str, looks))} before, and [targets] looks = {planned} was fixed beforehand; keep that N, or "
+                "draw new calibration frames (another [splits] seed) with a larger looks"
+            )
+        return planned
 
     def record_look(self, num_samples: int) -> None:
         """Note that every frame has `num_samples` now."""
