@@ -370,9 +370,12 @@ def test_a_bundle_may_issue_given_radii_and_nothing_else(
     runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
     assert recalibrate(bundle, "fp32", runtime, source.calibration, write=False).margin == 0.0
     # Where the references lie lower, a margin makes the certificates a little smaller than the steps.
+    # (Of frames that are not all of the export's: its own frames with other radii are refused.)
     pack = source.calibration
-    lower = replace(pack, radius=np.maximum(pack.radius - np.float32(0.02), 0))
-    assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.05
+    rows = ("digest", "frames", "clip", "target", "counts", "num_samples", "radius")
+    lower = replace(pack, **{name: getattr(pack, name)[1:] for name in rows})
+    lower = replace(lower, radius=np.maximum(lower.radius - np.float32(0.02), 0))
+    assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.1
     # Another execution whose probits rise by a rounding is not verified, unless the caller takes the risk.
     for artefact_runtime, verdict in ((runtime, Verdict.PASSED), (Nudged(runtime), Verdict.NUMERICS)):
         assert verify(bundle, "fp32", artefact_runtime, source.verification, write=False).verdict is verdict
