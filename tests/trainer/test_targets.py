@@ -124,9 +124,11 @@ def test_unfinished_stream_says_what_to_run(workspace: Path, tmp_path: Path) -> 
 
 
 def test_sizes_that_no_block_divides_are_refused_before_sampling(workspace: Path, tmp_path: Path) -> None:
-    copy = edit(copied(workspace, tmp_path), "audit = 400", "audit = 450")
-    with pytest.raises(TrainerError, match="multiple of the sample block"):
-        build_targets(copy)
+    """When the settings are read, before anything else is spent."""
+    with pytest.raises(
+        TrainerError, match=r"audit: got 450, expected a multiple of 100.* nearest are 400 and 500"
+    ):
+        edit(copied(workspace, tmp_path), "audit = 400", "audit = 450")
 
 
 def test_one_engine_counts_everything_and_is_part_of_the_identity(workspace: Path, tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def _share_rare_classes(owner: np.ndarray, labels: np.ndarray, clips: np.ndarray
             groups = np.unique(clips[(owner == other) & (labels == label)])
             if len(groups) > keep:
                 owner[clips == groups[0]] = lacking
+                # In exchange for a group of the commonest class there, so that sizes stay as they were asked.
+                common = np.bincount(labels[owner == lacking]).argmax()
+                given = np.unique(clips[(owner == lacking) & (labels == common) & (clips != groups[0])])
+                if common != label and len(given) > 1:
+                    owner[clips == given[0]] = other
 
 
 def join_groups(clips: np.ndarray, digests: np.ndarray) -> np.ndarray:

@@ -163,5 +163,6 @@ def test_rare_classes_reach_train_and_tuning_and_the_other_splits_ignore_labels(
         rare = make_splits(Dataset(pixels, labels, ("a", "b"), frames), SIZES, seed)
         for name in ("calibration", "verification", "test"):
             assert np.array_equal(plain.indices(name), rare.indices(name))
+        assert len(rare.tuning) == len(plain.tuning)
         left = (labels[rare.train] == 1).sum(), (labels[rare.tuning] == 1).sum()
         assert left[0] > 0 and (left[1] > 0 or sum(left) == 1)
