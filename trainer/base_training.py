@@ -94,6 +94,7 @@ def train_under_noise(
         save_network(workspace.base_path, module, work.spec(), metadata)
         copies = _copies(workspace, recipes(workspace)[best])
         workspace.record_cost("base", trained=copies * sum(item.examples for item in trained))
+    session.finish("base")
     work.kept.clear()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def copied(workspace: Path, tmp_path: Path) -> Workspace:
 def edit(workspace: Workspace, old: str, new: str) -> Workspace:
     """The workspace after replacing `old`, which must be there, by `new` in its rrise.toml."""
     path = workspace.path / "rrise.toml"
-    text = path.read_text()
+    # Settings as they are parsed, without what explains them.
+    text = re.sub(r"^#.*\n|  #.*$", "", path.read_text(), flags=re.MULTILINE)
     assert old in text
     path.write_text(text.replace(old, new, 1))
     return Workspace.open(workspace.path)

@@ -49,7 +49,7 @@ def test_head_leaves_the_logits_alone_and_stays_positive(workspace: Path) -> Non
         assert torch.equal(logits, surrogate.module(x))
     assert difficulty.shape == (40,) and (difficulty > 0).all()
     assert (difficulty >= DIFFICULTY_FLOOR * learned.module.scale).all()
-    assert learned.passes == 2 * 360 * 40
+    assert learned.passes == 2 * len(made.splits.train) * 40
 
 
 def test_any_network_can_have_the_head(workspace: Path) -> None:
@@ -74,4 +74,4 @@ def test_through_file_scores_and_calibration(workspace: Path, tmp_path: Path) ->
     raw = record.head.raw_radius(predicted.probit)
     expected = np.maximum(raw - np.float32(record.head.offset[0]) * predicted.difficulty, 0)
     np.testing.assert_allclose(radius, expected, atol=1e-7)
-    assert copy.cost().to_json()["surrogate-difficulty"]["passes"] == 2 * 360 * 40
+    assert copy.cost().to_json()["surrogate-difficulty"]["passes"] == 2 * len(copy.splits.train) * 40
