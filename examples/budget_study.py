@@ -26,12 +26,10 @@ from rrise.calibration import break_even, calibrate, clopper_pearson_map
 from rrise.calibration.console import run_command, summary
 from rrise.calibration.tables.cost import CostEntry
 from rrise.calibration.tables.evaluation import certified_accuracy
-from rrise.calibration.tables.thinning import thin, thin_counts
+from rrise.calibration.tables.thinning import thin
 from rrise.trainer import Workspace, train_surrogate
 from rrise.trainer.calibrate import score_all, seen_digests
 from rrise.trainer.choice import guarantee_for
-from rrise.trainer.montecarlo import CountStore
-from rrise.trainer.targets import stored_counts
 
 QUERY_SAMPLES = 10_000
 
@@ -132,34 +130,15 @@ def scratch(source: Path, target: Path, way: Way, seed: int) -> Workspace:
     )
     surrogate = dataclasses.replace(
         original.config.surrogate, method=way.method, epochs=way.epochs, stored_epochs=way.epochs,
-        samples_per_view=way.samples, difficulty=False, seed=seed,
+        samples_per_view=way.samples, stored_samples=way.samples if way.method == "stored" else 0,
+        difficulty=False, seed=seed,
     )  # fmt: skip
-    targets = original.config.targets
-    if way.method == "stored":
-        thin_training(original, target, way.samples, seed)
-        targets = dataclasses.replace(targets, train=way.samples)
     data = original.config.data
     if (source / data.source).exists():
         data = dataclasses.replace(data, source=str((source / data.source).resolve()))
-    config = dataclasses.replace(original.config, surrogate=surrogate, data=data, targets=targets)
+    config = dataclasses.replace(original.config, surrogate=surrogate, data=data)
     (target / "rrise.toml").write_text(config.to_toml())
     return Workspace(target, config)
-
-
-def thin_training(original: Workspace, target: Path, count: int, seed: int) -> None:
-    """Leave the copy at `target` with `count` of each training frame's stored draws."""
-    digest = original.base_digest
-    counts = stored_counts(original, "train", digest)
-    shutil.rmtree(target / original.targets_path.name / "train")
-    store = CountStore.open(
-        target / original.targets_path.name, stream="train",
-        digests=original.splits.digests[original.splits.indices("train")], num_classes=counts.shape[1],
-        sigma=original.config.smoothing.sigma, seed=original.config.smoothing.seed, base_digest=digest,
-        dtype=original.config.targets.dtype, sample_block=count,
-    )  # fmt: skip
-    thinned = thin_counts(counts, count, np.random.default_rng(seed))
-    for start in range(0, len(thinned), store.identity.image_block):
-        store.write(start, thinned[start : start + store.identity.image_block])
 
 
 def surrogate_cost(workspace: Workspace, way: Way) -> tuple[int, int]:
@@ -167,7 +146,7 @@ def surrogate_cost(workspace: Workspace, way: Way) -> tuple[int, int]:
     entry = next(
         item for item in workspace.cost().entries if item.stage.startswith(f"surrogate-{way.method}")
     )
-    stored = len(workspace.splits.train) * workspace.config.targets.train if way.method == "stored" else 0
+    stored = len(workspace.splits.train) * way.samples if way.method == "stored" else 0
     return entry.passes + stored, entry.trained
 
 

@@ -150,7 +150,7 @@ def settings_for(data: str, settings: Path | None, small: bool) -> trainer.Confi
         return chosen
     base = dataclasses.replace(chosen.base, epochs=8)
     targets = dataclasses.replace(
-        chosen.targets, train=40, tuning=60, calibration=60, verification=60, certify=(100,), audit=100
+        chosen.targets, train=100, tuning=100, calibration=100, verification=100, certify=(100,), audit=100
     )
     surrogate = dataclasses.replace(chosen.surrogate, method="fresh", epochs=2)
     return dataclasses.replace(chosen, base=base, targets=targets, surrogate=surrogate)

@@ -38,6 +38,7 @@ def test_the_network_is_the_published_one() -> None:
     assert shapes["features.17.conv.3.running_mean"] == (320,) and len(shapes) == 314
 
 
+@pytest.mark.long
 def test_certifies_generated_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = EXAMPLE["MobileNetV2"]().eval()

@@ -53,7 +53,7 @@ def test_calibrate_shows_promise_limits_and_monte_carlo(workspace: Path, tmp_pat
 
 def test_second_attempt_is_shown(workspace: Path, tmp_path: Path) -> None:
     copy = edit(copied(workspace, tmp_path), 'error = "0.05"', 'error = "0.1"')
-    assert "the calibration split was used before" in run("calibrate", copy.path).stdout
+    assert "2 of this product: calibrated more strictly" in run("calibrate", copy.path).stdout
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,7 @@ def record_of(bundle: Bundle) -> VerificationRecord:
         "execution": execution,
         "references": "0" * 64,
         "frames": 10,
+        "independent": 10,
         "margin": 0.01,
         "probe": "0" * 64,
     }

@@ -20,6 +20,8 @@ from rrise.export.pipeline import gate_bundle
 from rrise.export.releasing.recheck import MANIFEST, RECORD, RECORDED
 from tests.export import damage
 
+RANK, COVERAGE = "rank of the offset", "coverage of the verification frames"
+
 
 def fewer_ranked(record: Calibration) -> Calibration:
     """A smaller offset whose record says that it is the score of a lower rank."""
@@ -55,7 +57,10 @@ def test_a_consistent_edit_is_found(
     with Certifier.load(copy) as certifier:
         assert certifier.state.state is State.CALIBRATED, "without a key nothing on the robot can tell"
     (report,) = gate_bundle(copy, workspace)
-    assert [check.name for check in report.checks if not check.passed] == [found_by]
+    found = {check.name for check in report.checks if not check.passed}
+    # A rank that the guarantee does not give is seen by the gate as well, and so may be too many certificates.
+    assert found_by in found and found <= {found_by, RANK, COVERAGE}
+    assert (RANK in found) == (edit.get("record") in (fewer_ranked, weaker_promise))
 
 
 def test_check_holds_float32_to_its_own_rounding(bundle: Path, workspace: Path) -> None:

@@ -124,6 +124,7 @@ def kill_and_check(script: Path, survivor, path: Path, kills: int, seed: int, ex
     np.testing.assert_array_equal(survivor.open_store(path).counts(), expected)
 
 
+@pytest.mark.long
 def test_killed_five_times(script, survivor, expected, tmp_path):
     kill_and_check(script, survivor, tmp_path / "t.zarr", 5, seed=0, expected=expected)
 
