@@ -322,7 +322,7 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
         (
             "wrong certificates",
             f"at most {promise.wrong_per_hour(frame_rate):,.0f} an hour expected at {frame_rate:g} frames/s; a ten "
-            f"times smaller error needs {promise.ten_times_smaller().frames_needed():,} calibration frames",
+            f"times smaller error needs {promise.ten_times_smaller().spent(1).frames_needed():,} calibration frames",
         ),
         ("offset", record.message()),
         (

@@ -113,7 +113,9 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "execution": tables.calibration.execution.to_json(),
         "wrong_per_hour": tables.calibration.guarantee.wrong_per_hour(tables.frame_rate),
         "frame_rate": tables.frame_rate,
-        "frames_for_ten_times_less": tables.calibration.guarantee.ten_times_smaller().frames_needed(),
+        "frames_for_ten_times_less": tables.calibration.guarantee.ten_times_smaller()
+        .spent(tables.calibration.attempt)
+        .frames_needed(),
         "radii": list(radii),
         "certified_accuracy": {name: _floats(row.gross(radii).mean(axis=1)) for name, row in judged.items()},
         "worth": {name: [asdict(worth) for worth in row.worth(radii)] for name, row in judged.items()},
