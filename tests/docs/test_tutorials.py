@@ -20,8 +20,8 @@ PACKAGES = {
     "rrise-edge": "edge_sdk",
 }
 QUICK = {
-    "epochs": "12", "stored_epochs": "2", "train": "60", "tuning": "60", "calibration": "100", "verification": "60",
-    "test": "40", "audit": "200", "certify": "[100]", "method": '"fresh"',
+    "epochs": "12", "stored_epochs": "2", "train": "100", "tuning": "100", "calibration": "200", "verification": "100",
+    "audit": "200", "certify": "[100]", "method": '"fresh"',
 }  # fmt: skip
 """Settings that make a tutorial a matter of seconds."""
 
@@ -47,7 +47,9 @@ def run(line: str, folder: Path) -> str:
 def quicken(settings: Path) -> None:
     splits, text = settings.read_text(encoding="utf-8").split("[base]")
     for key, value in QUICK.items():
-        text = re.sub(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+        # Of the keys that have this name, those that hold a value of this kind.
+        kind = "[0-9]" if value[0].isdigit() else re.escape(value[0])
+        text = re.sub(rf"^{key} = {kind}.*$", f"{key} = {value}", text, flags=re.MULTILINE)
     settings.write_text(f"{splits}[base]{text}", encoding="utf-8")
 
 

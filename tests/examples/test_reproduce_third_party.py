@@ -66,6 +66,7 @@ def test_the_third_party_path_makes_the_same_table(
         run_third_party(folder, replace(ASKED, loss="ce"), source, third_party_counts(source), CPU, Clock())
 
 
+@pytest.mark.long
 def test_a_student_learns_from_its_teacher_what_the_counts_do_not_say(
     source: Source, finished: tuple[Path, dict[str, Row]], tmp_path: Path
 ) -> None:

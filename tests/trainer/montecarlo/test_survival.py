@@ -358,6 +358,7 @@ def test_two_processes_give_the_counts_and_the_training_of_one(
     np.testing.assert_allclose(first, training.trained(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_of_two_processes_is_killed_and_the_run_still_finishes(script, survivor, expected, tmp_path):
     """torchrun starts both again; they continue from the store."""
     path = tmp_path / "t.zarr"
