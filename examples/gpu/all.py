@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
@@ -171,12 +170,7 @@ def run_step(out: Path, step: Step, end: float) -> None:
     with (out / f"{step.name}.log").open("w", encoding="utf-8") as log:
         try:
             ended = subprocess.run(
-                step.command,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                timeout=min(left, step.limit),
-                env=environment(),
+                step.command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=min(left, step.limit)
             )
         except subprocess.TimeoutExpired:
             click.echo(
@@ -195,11 +189,6 @@ def run_step(out: Path, step: Step, end: float) -> None:
         "result": parsed(ended.stdout),
     }
     write_json(out / f"{step.name}.json", result)
-
-
-def environment() -> dict[str, str]:
-    """One thread for ONNX Runtime on shared cores is the product's default; torch's own choice stays."""
-    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def parsed(text: str) -> Any:

@@ -15,11 +15,12 @@ from examples.reproduce.difficulty import DRAWS, learn_difficulty
 from examples.reproduce.learn import LossOf, Schedule
 from examples.reproduce.run import Run, safe
 from examples.reproduce.settings import Recipe, plain
-from examples.reproduce.views import blend, jensen_shannon
+from examples.reproduce.views import blend
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.data.augment import augment
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.losses import jensen_shannon
 from rrise.trainer.learning.views import fresh_shares
 from rrise.trainer.networks import Network, build_network, differences, load_network, save_network
 

@@ -26,11 +26,12 @@ from examples.reproduce.rows import TABLE_BETA, Tables
 from examples.reproduce.scoring import execution, milliseconds_per_frame, pack, predict, score
 from examples.reproduce.settings import plain
 from examples.reproduce.third_party_counts import Counts
-from examples.reproduce.views import jensen_shannon, mixing_weights, probit_regression
+from examples.reproduce.views import mixing_weights
 from rrise.calibration.storage.digests import json_digest
 from rrise.trainer.data.augment import augment
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.losses import jensen_shannon, probit_regression
 from rrise.trainer.networks import build_network, save_network
 
 SPLITS = ("tuning", "calibration", "test")
@@ -204,7 +205,7 @@ class Work:
             if asked.loss in ("ce", "both"):
                 total = total + F.cross_entropy(logits, target)
             if asked.loss in ("probit", "both"):
-                total = total + probit_regression(logits, target, draws)
+                total = total + probit_regression(logits.float(), target, draws)
             return total
 
         return loss_of

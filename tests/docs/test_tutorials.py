@@ -12,13 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {
-    "rrise-train": "trainer",
-    "rrise-calibrate": "calibration",
-    "rrise-export": "export",
-    "rrise-edge": "edge_sdk",
-}
+from tests.docs.test_pages import PACKAGES, ROOT
+
 QUICK = {
     "epochs": "12", "stored_epochs": "2", "train": "100", "tuning": "100", "calibration": "200", "verification": "100",
     "audit": "200", "certify": "[100]", "method": '"fresh"',

@@ -25,7 +25,6 @@ from examples.reproduce.run import SPLITS, Run, split
 from examples.reproduce.settings import preset
 from examples.reproduce.surrogates import Surrogates
 from examples.reproduce.table import make_table
-from examples.reproduce.views import jensen_shannon, probit_of_class
 from rrise.calibration.cli import main as calibrate_main
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
@@ -35,6 +34,7 @@ from rrise.calibration.storage.files import read_json
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.data.augment import augment
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.losses import jensen_shannon, probit_of_class
 from rrise.trainer.networks import load_network
 
 CPU = torch.device("cpu")
