@@ -13,12 +13,13 @@ from pathlib import Path
 
 import click
 import numpy as np
-from third_party_references import GUARANTEE, RADII, SIGMA, TUNING, Parts, load_parts, make_scores
+from third_party_references import RADII, SIGMA, TUNING, Parts, load_parts, make_scores
 
-from rrise.calibration import calibrate, clopper_pearson_map
+from rrise.calibration import Guarantee, calibrate, clopper_pearson_map
 from rrise.calibration.console import run_command, summary
 from rrise.calibration.tables.thinning import thin
 
+GUARANTEE = Guarantee.of("pac", "0.05", "0.95", "0.1")
 FRAMES = 4000
 DRAWS = (100, 200, 500, 1000, 2500, 10_000)
 
