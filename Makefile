@@ -1,6 +1,7 @@
 # make demo [DATA=path] [DEMO=folder]   the whole loop on real images, by default in demo or runs/NAME
 # make test               all ordinary tests, with ruff and mypy
 # make docs              the documentation in build/docs, broken links refused
+# make wheel             dist/rrise-VERSION-py3-none-any.whl, for a robot: rrise is in no package index
 # make test-all           the long versions as well: kills, fuzzing, statistics
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ STAMP := $(VENV)/installed
 CHECK := import sys; old = sys.version_info < (3, 11); \
 	sys.exit(sys.executable + " is older than Python 3.11, expected 3.11 or newer: make PYTHON=python3.11" if old else 0)
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" $(if $(DEMO),--workspace "$(DEMO)")
@@ -25,6 +26,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 
 docs: $(STAMP)
 	$(BIN)/python -m mkdocs build --strict -f docs/mkdocs.yml

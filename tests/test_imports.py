@@ -23,6 +23,7 @@ ALLOWED = {
 ROOMS = {
     "calibration": [
         "errors",
+        "requirements",
         "console",
         "images",
         "storage",

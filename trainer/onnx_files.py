@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.user_code import describe
 
@@ -104,7 +105,5 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise TrainerError(
-            "ONNX files need the package onnx; install it with pip install 'rrise[train]'"
-        ) from error
+        raise TrainerError(f"ONNX files need the package onnx: {install('onnx')}") from error
     return onnx

@@ -29,6 +29,7 @@ import numpy as np
 
 from rrise.calibration.errors import ImageError
 from rrise.calibration.images.jpeg import Jpeg, check_decoded, read_jpeg
+from rrise.calibration.requirements import install
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
 """Kinds of files, as Pillow names them."""
@@ -153,7 +154,7 @@ def _opened(stream: Any, formats: Sequence[str]) -> Iterator[Any]:
     try:
         from PIL import Image, ImageFile
     except ImportError as error:
-        raise ImageError("Pillow is not installed: `pip install pillow`") from error
+        raise ImageError(f"Pillow is not installed: {install('pillow')}") from error
     with _whole_files_only(ImageFile), Image.open(stream, formats=list(formats)) as image:
         yield image
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.requirements import install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ def _axes(title: str, x_label: str, y_label: str) -> "tuple[Any, Axes]":
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise CalibrationError("figures need matplotlib: pip install 'rrise[report]'") from None
+        raise CalibrationError(f"figures need matplotlib: {install('matplotlib')}") from None
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)

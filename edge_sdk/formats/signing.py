@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Optional, Union
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.requirements import install
 from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
 from rrise.calibration.storage.files import present, read_json, write_json
 from rrise.edge_sdk.errors import BundleError, EdgeError
@@ -412,5 +413,5 @@ def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
-        raise EdgeError("signatures need the package cryptography: `pip install rrise[sign]`") from error
+        raise EdgeError(f"signatures need the package cryptography: {install('cryptography')}") from error
     return ed25519

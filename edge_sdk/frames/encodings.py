@@ -13,6 +13,7 @@ import numpy as np
 from rrise.calibration.errors import ImageError
 from rrise.calibration.images.files import MAX_PIXELS, open_image
 from rrise.calibration.images.jpeg import check_decoded, read_jpeg
+from rrise.calibration.requirements import install
 from rrise.edge_sdk.errors import FrameError
 
 Pixels = Union[np.ndarray, bytes, bytearray, memoryview]
@@ -152,7 +153,7 @@ def _jpeg_opencv(data: bytes) -> np.ndarray:
     try:
         import cv2
     except ImportError as error:
-        raise FrameError("jpeg: needs Pillow or OpenCV: `pip install rrise[images]`") from error
+        raise FrameError(f"jpeg: needs Pillow or OpenCV: {install('pillow')}") from error
     try:
         jpeg = read_jpeg(data)
         if jpeg.width * jpeg.height > MAX_PIXELS:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rrise.calibration.errors import ImageError
 from rrise.calibration.images.files import SUFFIXES, open_image
+from rrise.calibration.requirements import install
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
 from rrise.edge_sdk.errors import EdgeError, FrameError
 
@@ -80,5 +81,5 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise EdgeError("Pillow is not installed: `pip install rrise[images]`") from error
+        raise EdgeError(f"Pillow is not installed: {install('pillow')}") from error
     return Image

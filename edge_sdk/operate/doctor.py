@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
+from rrise.calibration.requirements import install
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.runtime.base import usable_cores
 
@@ -85,7 +86,7 @@ def _onnxruntime(root: Path) -> List[Finding]:
                 "onnxruntime",
                 "not installed",
                 Level.PROBLEM,
-                "pip install rrise[onnxruntime]; on a Jetson the wheel for its JetPack",
+                f"{install('onnxruntime')}; on a Jetson the wheel for its JetPack",
             )
         ]
     names = [name.replace("ExecutionProvider", "") for name in module.get_available_providers()]

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Set
 
+from rrise.calibration.requirements import install
 from rrise.calibration.storage.digests import PathLike
 from rrise.edge_sdk.certificate import FIELDS, Certificate
 from rrise.edge_sdk.errors import EdgeError
@@ -222,7 +223,7 @@ def read_flight(path: PathLike) -> Iterator[Dict[str, Any]]:
         from mcap.exceptions import McapError
         from mcap.stream_reader import StreamReader
     except ImportError as error:
-        raise EdgeError("mcap is not installed: `pip install rrise[mcap]`") from error
+        raise EdgeError(f"mcap is not installed: {install('mcap')}") from error
     try:
         with open(path, "rb") as file:
             records: Iterator[Any] = StreamReader(file).records
@@ -260,5 +261,5 @@ def _mcap_writer() -> Any:
     try:
         import mcap.writer
     except ImportError as error:
-        raise EdgeError("mcap is not installed: `pip install rrise[mcap]`") from error
+        raise EdgeError(f"mcap is not installed: {install('mcap')}") from error
     return mcap.writer

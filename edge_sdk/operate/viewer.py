@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
+from rrise.calibration.requirements import install
 from rrise.calibration.storage.digests import PathLike
 from rrise.edge_sdk.certificate import Certificate
 from rrise.edge_sdk.errors import EdgeError
@@ -126,9 +127,7 @@ def _import() -> Any:
     try:
         import rerun
     except ImportError as error:
-        raise EdgeError("rerun-sdk is not installed: `pip install rrise[viewer]`") from error
+        raise EdgeError(f"rerun-sdk is not installed: {install('rerun-sdk')}") from error
     if not hasattr(rerun, "Scalars"):
-        raise EdgeError(
-            "viewer: this rerun-sdk is too old, expected 0.23 or newer; `pip install -U rerun-sdk`"
-        )
+        raise EdgeError(f"viewer: this rerun-sdk is too old, expected 0.23 or newer; {install('rerun-sdk')}")
     return rerun

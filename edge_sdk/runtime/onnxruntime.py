@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
+from rrise.calibration.requirements import install
 from rrise.calibration.storage.execution import Execution
 from rrise.edge_sdk.errors import BundleError, FrameError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.formats.contract import (
@@ -188,7 +189,7 @@ def _import() -> Any:
         import onnxruntime
     except ImportError as error:
         raise RuntimeUnavailable(
-            "onnxruntime is not installed: `pip install rrise[onnxruntime]` (on a Jetson: the wheel for your JetPack)"
+            f"onnxruntime is not installed: {install('onnxruntime')} (on a Jetson: the wheel for your JetPack)"
         ) from error
     return onnxruntime
 

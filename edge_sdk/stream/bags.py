@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from rrise.calibration.requirements import install
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.stream.captured import Captured
 from rrise.edge_sdk.stream.ros import IMAGE_TYPES, from_image
@@ -34,7 +35,7 @@ def _read_bag(path: Path, topic: Optional[str]) -> Iterator[Captured]:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
-        raise EdgeError("rosbags is not installed: `pip install rrise[ros]`") from error
+        raise EdgeError(f"rosbags is not installed: {install('rosbags')}") from error
     try:
         named = _Ros1Bag(path) if path.suffix.lower() == ".bag" else path
         with AnyReader([named], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
@@ -54,7 +55,7 @@ def _read_mcap(path: Path, topic: Optional[str]) -> Iterator[Captured]:
         from mcap.reader import make_reader
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
-        raise EdgeError("mcap and rosbags are not installed: `pip install rrise[ros]`") from error
+        raise EdgeError(f"mcap and rosbags are not installed: {install('mcap', 'rosbags')}") from error
     stores: Dict[str, Any] = {
         "cdr": get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr,
         "ros1": get_typestore(Stores.ROS1_NOETIC).deserialize_ros1,

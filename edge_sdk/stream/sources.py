@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from rrise.calibration.requirements import install
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.images import find_images, read_image
 from rrise.edge_sdk.stream.captured import Captured, Source, SourceLost
@@ -196,7 +197,7 @@ def _open_capture(target: Any) -> Any:
         import cv2
     except ImportError as error:
         raise EdgeError(
-            "OpenCV is not installed: `pip install rrise[video]` (on a Jetson: the system's own)"
+            f"OpenCV is not installed: {install('opencv-python-headless')} (on a Jetson: the system's own)"
         ) from error
     pipeline = isinstance(target, str) and "!" in target
     try:

@@ -79,7 +79,9 @@ def test_outputs_with_logits_are_unpacked(libraries: dict[str, Any]) -> None:
 
 
 def test_what_is_missing_or_unknown_is_named(libraries: dict[str, Any]) -> None:
-    with pytest.raises(TrainerError, match='torchvision is not installed; install the "torchvision" extra'):
+    with pytest.raises(
+        TrainerError, match=r"torchvision is not installed: `python -m pip install 'torchvision>=0.21'`"
+    ):
         library_network("torchvision/resnet18", 4, 3, {}, [0.5] * 3, [0.5] * 3)
     with pytest.raises(
         TrainerError, match=r"network 'timm/unknown': cannot be built with {} \(RuntimeError: Unknown model"

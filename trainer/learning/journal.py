@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rrise.calibration.console import Progress
+from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
 
 Hook = Callable[[str, int, dict[str, float]], None]
@@ -63,7 +64,7 @@ def _wandb(folder: Path) -> Hook:
 
 def _missing(package: str) -> TrainerError:
     return TrainerError(
-        f'[training] viewer: {package} is not installed; install the "{package}" extra, or leave the viewer empty '
+        f"[training] viewer: {package} is not installed: {install(package)}, or leave the viewer empty "
         "(the same values are in the workspace's log folder)"
     )
 

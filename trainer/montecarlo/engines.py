@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_of
 from rrise.trainer.montecarlo.neighbours import check_alone
@@ -31,13 +32,13 @@ from rrise.trainer.onnx_files import refuse_references
 from rrise.trainer.user_code import describe, out_of_memory
 
 INSTALL = {
-    "torch": ("torch", "rrise[train]"),
-    "torch-compile": ("torch", "rrise[train]"),
-    "onnxruntime": ("onnxruntime", "rrise[onnxruntime]"),
-    "openvino": ("openvino", "rrise[openvino]"),
+    "torch": ("torch", "torch"),
+    "torch-compile": ("torch", "torch"),
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
     "tensorrt": ("tensorrt", "tensorrt"),
 }
-"""Every engine: the module that it needs, and what to install for it."""
+"""Every engine: the module that it needs, and the package that has it."""
 NAMES = tuple(INSTALL)
 
 
@@ -291,8 +292,8 @@ def open_engine(
     if name not in ENGINES:
         raise TrainerError(f"engine: got {name!r}, expected one of {', '.join(NAMES)}")
     if not installed(name):
-        module, extra = INSTALL[name]
-        raise TrainerError(f"engine {name!r}: the package {module} is not installed; pip install '{extra}'")
+        module, package = INSTALL[name]
+        raise TrainerError(f"engine {name!r}: the package {module} is not installed: {install(package)}")
     return ENGINES[name](source, num_classes, dtype, device)
 
 

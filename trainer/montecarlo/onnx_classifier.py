@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.onnx_files import read_file, refuse_references
 
@@ -25,9 +26,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise TrainerError(
-            "onnxruntime is not installed; install it with pip install 'rrise[onnxruntime]'"
-        ) from error
+        raise TrainerError(f"onnxruntime is not installed: {install('onnxruntime')}") from error
     return onnxruntime
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.network_checks import prepare
 from rrise.trainer.networks.resnet import Standardise
@@ -84,7 +85,7 @@ def _library(name: str, library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise TrainerError(
-            f'network {name!r}: {library} is not installed; install the "{library}" extra of rrise, or bring the network '
+            f"network {name!r}: {library} is not installed: {install(library)}, or bring the network "
             "by [base] factory"
         ) from error
 

@@ -146,7 +146,7 @@ def test_a_missing_or_old_package_is_an_error_with_a_remedy(fake, monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(EdgeError, match=r"pip install rrise\[viewer\]"):
+    with pytest.raises(EdgeError, match=r"python -m pip install 'rerun-sdk>=0.23'"):
         RerunViewer("rgb8")
 
 

@@ -135,7 +135,8 @@ def test_engines_that_cannot_run_say_why(source: Source, monkeypatch: pytest.Mon
         opened("onnxruntime", Source(module=source.module))
     monkeypatch.setattr(engines, "installed", lambda name: False)
     with pytest.raises(
-        TrainerError, match=r"the package openvino is not installed; pip install 'rrise\[openvino\]'"
+        TrainerError,
+        match=r"the package openvino is not installed: `python -m pip install 'openvino>=2024.4'",
     ):
         opened("openvino", source)
 

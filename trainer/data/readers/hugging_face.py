@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rrise.calibration.requirements import install
 from rrise.trainer.data.readers.pictures import header_of, pixels_of
 from rrise.trainer.data.readers.source import Header, Source, clip_numbers, files_stamp, held_out_of, in_order
 from rrise.trainer.errors import TrainerError
@@ -46,7 +47,7 @@ def open_hugging_face(root: Path) -> Source:
         import datasets
     except ImportError as error:
         raise TrainerError(
-            f"{root}: a Hugging Face data set, which the package `datasets` reads: `pip install datasets`"
+            f"{root}: a Hugging Face data set, which the package `datasets` reads: {install('datasets')}"
         ) from error
     try:
         loaded = datasets.load_from_disk(str(root))

@@ -42,5 +42,5 @@ def test_a_saved_data_set_with_parts(tmp_path: Path) -> None:
 def test_without_the_package_its_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(TrainerError, match="pip install datasets"):
+    with pytest.raises(TrainerError, match=r"python -m pip install 'datasets>=2.19'"):
         load_dataset(tmp_path)
