@@ -10,6 +10,7 @@ import click
 
 from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
+from rrise.edge_sdk.commands.demo import demo
 from rrise.edge_sdk.commands.device import drift, recalibrate, reset, verify
 from rrise.edge_sdk.commands.operate import doctor, watch
 from rrise.edge_sdk.commands.options import (
@@ -178,7 +179,7 @@ def bench(
     summary(f"latency of {bundle}", rows, as_json, json_flag)
 
 
-for _command in (verify, recalibrate, drift, reset, references, watch, doctor):
+for _command in (verify, recalibrate, drift, reset, references, watch, doctor, demo):
     main.add_command(_command)
 
 if __name__ == "__main__":

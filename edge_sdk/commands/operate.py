@@ -120,7 +120,7 @@ def watch(
             stack.enter_context(MetricsServer(metrics, metrics_port, metrics_address))
         opened = int(source) if source.isdigit() else source
         stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
-        with _stopped_by_signals():
+        with stopped_by_signals():
             for number, (frame, certificate) in enumerate(stream, start=1):
                 view.add(certificate, stream.counts.dropped)
                 metrics.add(certificate)
@@ -157,7 +157,7 @@ def watch(
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def stopped_by_signals() -> Iterator[None]:
     """Leave the block at Ctrl-C, and at SIGTERM too, which is how a service is stopped: what was seen is kept and told."""
     before = None
     if threading.current_thread() is threading.main_thread():
