@@ -101,7 +101,7 @@ def cell(text: str) -> str:
 
 def settings_page() -> str:
     """Every key of rrise.toml with its default, section by section, with what the code says about it."""
-    from rrise.trainer.config import Config
+    from rrise.trainer.settings.config import Config
 
     parts = ["# Settings\n\nAll keys of `rrise.toml`, made from the code that reads it.\n"]
     for section in dataclasses.fields(Config):

@@ -28,8 +28,8 @@ from rrise.calibration.tables.cost import CostEntry
 from rrise.calibration.tables.evaluation import certified_accuracy
 from rrise.calibration.tables.thinning import thin
 from rrise.trainer import Workspace, train_surrogate
-from rrise.trainer.calibrate import score_all, seen_digests
-from rrise.trainer.choice import guarantee_for
+from rrise.trainer.scores.calibrate import score_all, seen_digests
+from rrise.trainer.scores.choice import guarantee_for
 
 QUERY_SAMPLES = 10_000
 

@@ -106,7 +106,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     Raises:
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
-    from rrise.trainer.calibrate import configured_plan, log_attempt, seen_digests
+    from rrise.trainer.scores.calibrate import configured_plan, log_attempt, seen_digests
     from rrise.trainer.workspace import Workspace
 
     workspace = Workspace.open(path)

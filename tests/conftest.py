@@ -12,7 +12,7 @@ NUM_FRAMES = 600
 
 def tiny_config(source: Path) -> object:
     """Settings of the shared workspace: seconds on one thread, yet accurate enough to issue certificates."""
-    from rrise.trainer.config import parse_config
+    from rrise.trainer.settings.config import parse_config
 
     return parse_config(
         {

@@ -51,6 +51,25 @@ ROOMS = {
         "cli",
     ],
     "export": ["errors", "lowering", "gating", "source", "releasing", "pipeline", "on_device", "cli"],
+    "trainer": [
+        "errors",
+        "brought",
+        "data",
+        "montecarlo",
+        "classifiers",
+        "networks",
+        "learning",
+        "settings",
+        "streams",
+        "workspace",
+        "counts",
+        "base_classifier",
+        "scores",
+        "surrogates",
+        "attacks",
+        "commands",
+        "cli",
+    ],
 }
 MOST_FILES = 15
 HEAVY = ("torch", "scipy", "onnx", "matplotlib", "onnxruntime", "zarr", "sklearn", "PIL", "pandas")

@@ -1,19 +1,19 @@
 """Trains base classifiers and surrogates, draws their Monte Carlo counts, and calibrates on the server."""
 
 from rrise.names import stand_in
-from rrise.trainer.attack import attack
-from rrise.trainer.base import train_base
-from rrise.trainer.calibrate import calibrate
-from rrise.trainer.certify import certify_test_split
-from rrise.trainer.choice import too_few_frames
-from rrise.trainer.config import Config, config_for, load_config
+from rrise.trainer.attacks.attack import attack
+from rrise.trainer.attacks.search import Search
+from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.counts.certify import certify_test_split
+from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.data import Dataset, load_dataset
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, load_network
-from rrise.trainer.search import Search
-from rrise.trainer.surrogate import train_surrogate
-from rrise.trainer.targets import build_targets
+from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.choice import too_few_frames
+from rrise.trainer.settings.config import Config, config_for, load_config
+from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 
 __all__ = [

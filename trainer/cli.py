@@ -14,19 +14,19 @@ from rrise.calibration.errors import CheckFailed
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.evaluation import certified_accuracy
-from rrise.trainer.agree import CONFIDENCE, agree
-from rrise.trainer.attack import Rate, attack
-from rrise.trainer.base import train_base
-from rrise.trainer.calibrate import CalibrateResult, calibrate
-from rrise.trainer.certify import certify_test_split
-from rrise.trainer.cli_start import init, run
-from rrise.trainer.counting import source_of
+from rrise.trainer.attacks.attack import Rate, attack
+from rrise.trainer.attacks.search import Search
+from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.commands.start import init, run
+from rrise.trainer.counts.agree import CONFIDENCE, agree
+from rrise.trainer.counts.certify import certify_test_split
+from rrise.trainer.counts.counting import source_of
+from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.benchmark import run_benchmark
 from rrise.trainer.montecarlo.engines import NAMES, installed
-from rrise.trainer.search import Search
-from rrise.trainer.surrogate import train_surrogate
-from rrise.trainer.targets import build_targets
+from rrise.trainer.scores.calibrate import CalibrateResult, calibrate
+from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 Command = Callable[..., Any]

@@ -15,8 +15,7 @@ from rrise.calibration.storage.digests import combined_digest
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.cost import CostEntry, CostLedger
 from rrise.calibration.tables.references import References
-from rrise.trainer.base_file import base_digest
-from rrise.trainer.config import Config, load_config
+from rrise.trainer.classifiers.base_file import base_digest
 from rrise.trainer.data import Dataset
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.data.preprocess import Preprocess
@@ -24,9 +23,10 @@ from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.splits import Splits, make_splits
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, differences, load_network
-from rrise.trainer.settings_text import commented
+from rrise.trainer.settings.config import Config, load_config
+from rrise.trainer.settings.text import commented
+from rrise.trainer.streams import REFERENCE_SPLITS, check_against_store
 
-REFERENCE_SPLITS = ("tuning", "calibration", "verification")
 SCORED_SPLITS = (*REFERENCE_SPLITS, "test")
 
 
@@ -199,8 +199,6 @@ class Workspace:
                 raise TrainerError(
                     f"{path}: {name}: got {have}, expected {want}; run `rrise-train targets {self.path}` again"
                 )
-        from rrise.trainer.targets import check_against_store
-
         check_against_store(self, references)
         return references
 

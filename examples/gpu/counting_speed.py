@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rrise.calibration.console import run_command, summary
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer import Preprocess
-from rrise.trainer.base_file import NotWritten, exported
+from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.montecarlo.benchmark import run_benchmark
 from rrise.trainer.montecarlo.engines import NAMES, Source, installed

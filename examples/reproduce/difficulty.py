@@ -1,7 +1,7 @@
 """The difficulty head of our surrogate, learned where the data are: how far off its radius may be, frame by frame.
 
-The same recipe as `rrise.trainer.difficulty`, on any device and on a part of the training frames only, because its fresh
-evaluations count towards the offline cost.
+The same recipe as `rrise.trainer.surrogates.difficulty`, on any device and on a part of the training frames only, because its
+fresh evaluations count towards the offline cost.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrise.calibration.promise.plan import default_radii
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.identity import SAMPLE_BLOCK
+from rrise.trainer.montecarlo.storage.identity import SAMPLE_BLOCK
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

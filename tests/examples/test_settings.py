@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rrise.trainer.config import load_config, parse_config
-from rrise.trainer.settings_text import COMMENTS, SECTIONS, commented
+from rrise.trainer.settings.config import load_config, parse_config
+from rrise.trainer.settings.text import COMMENTS, SECTIONS, commented
 
 FILES = sorted((Path(__file__).parents[2] / "examples" / "settings").glob("*.toml"))
 

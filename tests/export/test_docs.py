@@ -10,7 +10,7 @@ from rrise.export.cli import main
 from rrise.export.gating.gate import gate
 from rrise.export.gating.gate_report import COMPARISON_CHECKS
 from rrise.export.source import Source, torch_reference
-from rrise.trainer.config import parse_config
+from rrise.trainer.settings.config import parse_config
 
 TEXT = (Path(__file__).resolve().parents[2] / "export" / "README.md").read_text()
 

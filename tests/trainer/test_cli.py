@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rrise.calibration.tables.evaluation import AuditVerdict
-from rrise.trainer.attack import AttackResult, Rate
+from rrise.trainer.attacks.attack import AttackResult, Rate
 from rrise.trainer.cli import main
 from rrise.trainer.workspace import Workspace
 from tests.trainer.data.pictures import class_folders, picture

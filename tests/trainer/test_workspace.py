@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rrise.calibration.storage.digests import frame_digests
-from rrise.trainer.config import Config, SmoothingConfig
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.settings.config import Config, SmoothingConfig
 from rrise.trainer.workspace import Workspace
 from tests.conftest import save_digits, tiny_config
 from tests.trainer.helpers import copied, edit
@@ -103,7 +103,7 @@ def test_references_of_another_sigma_or_base_are_refused(workspace: Path, tmp_pa
 
 
 def test_surrogate_of_another_base_is_refused(workspace: Path, tmp_path: Path) -> None:
-    from rrise.trainer.base import train_base
+    from rrise.trainer.base_classifier.stage import train_base
     from rrise.trainer.networks import load_network, save_network
 
     copy = copied(workspace, tmp_path)

@@ -17,6 +17,7 @@ from rrise.trainer.data.frames import Dataset, Frames, LazyFrames
 from rrise.trainer.data.geometry import Geometry, broken_pictures, geometry_of
 from rrise.trainer.data.inputs import Inputs, StoredInputs
 from rrise.trainer.data.loading import lazy_frames, resident
+from rrise.trainer.data.lock import WriterLock
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.data.readers.digits import open_digits
 from rrise.trainer.data.readers.opening import local_path, open_source
@@ -24,7 +25,6 @@ from rrise.trainer.data.readers.source import Source, join_held_out
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig
 from rrise.trainer.data.workers import Failure
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.lock import WriterLock
 
 FORMAT = 1
 """Of the files in cache/; another number means that they are made anew."""

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.checkpoint import Position, State, restore_checkpoint, save_checkpoint
 from rrise.trainer.learning.clock import Interrupted
@@ -25,7 +26,6 @@ from rrise.trainer.learning.hardware import choose_precision, describe, layout_f
 from rrise.trainer.learning.journal import Journal
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
-from rrise.trainer.user_code import out_of_memory
 
 REPORT_EVERY = 2.0
 """Seconds between entries of the journal, at which a GPU is asked for its losses."""

@@ -3,7 +3,7 @@
 from rrise.trainer.montecarlo.adaptive import sample_in_stages, staged_radius
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
 from rrise.trainer.montecarlo.sampler import sample_counts
-from rrise.trainer.montecarlo.store import CountStore
+from rrise.trainer.montecarlo.storage.store import CountStore
 from rrise.trainer.montecarlo.verified import verify_proposals
 
 __all__ = [

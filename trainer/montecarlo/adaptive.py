@@ -13,7 +13,7 @@ from rrise.calibration.statistics.sequential import Stages, worth_continuing
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox
 from rrise.trainer.montecarlo.sampler import sample_counts
-from rrise.trainer.montecarlo.store import CountStore
+from rrise.trainer.montecarlo.storage.store import CountStore
 
 TOLERANCE = 0.05
 

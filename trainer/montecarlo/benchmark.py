@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import EngineLabeller, Source, open_engine
-from rrise.trainer.montecarlo.identity import IMAGE_BLOCK, SAMPLE_BLOCK
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.sampler import sample_counts
-from rrise.trainer.montecarlo.store import CountStore
+from rrise.trainer.montecarlo.storage.identity import IMAGE_BLOCK, SAMPLE_BLOCK
+from rrise.trainer.montecarlo.storage.store import CountStore
 
 LOOP_BATCH = 1000  # the default of locuslab's certify.py
 SMALL_BLOCK = 10  # for slow networks, so that a round does not take minutes

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.folding import fold_batch_norm
 from rrise.trainer.montecarlo.neighbours import check_alone
-from rrise.trainer.user_code import user_code
 
 log = logging.getLogger(__name__)
 

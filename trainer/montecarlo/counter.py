@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
-from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from rrise.trainer.montecarlo.storage.identity import Identity
 
 # About as many numbers per thread as stay in the cache while a batch passes through the network.
 NUMBERS_PER_THREAD = 1 << 17

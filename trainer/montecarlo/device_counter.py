@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
 from rrise.trainer.montecarlo.counter import equal_batches
-from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.philox import normals
-from rrise.trainer.user_code import out_of_memory
+from rrise.trainer.montecarlo.storage.identity import Identity
 
 log = logging.getLogger(__name__)
 

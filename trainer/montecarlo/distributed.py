@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.store import CountStore
+from rrise.trainer.montecarlo.storage.store import CountStore
 
 JOINING = timedelta(minutes=1)
 """In which the processes must find each other. gloo's connecting was seen to hang, after a restart above all: then all of

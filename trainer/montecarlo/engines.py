@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.requirements import install
+from rrise.trainer.brought.onnx_files import refuse_references
+from rrise.trainer.brought.user_code import describe, out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_of
 from rrise.trainer.montecarlo.neighbours import check_alone
 from rrise.trainer.montecarlo.onnx_classifier import import_onnxruntime
-from rrise.trainer.onnx_files import refuse_references
-from rrise.trainer.user_code import describe, out_of_memory
 
 INSTALL = {
     "torch": ("torch", "torch"),

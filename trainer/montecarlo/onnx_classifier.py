@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration.requirements import install
+from rrise.trainer.brought.onnx_files import read_file, refuse_references
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.onnx_files import read_file, refuse_references
 
 CPU = "CPUExecutionProvider"
 

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
 from rrise.trainer.montecarlo.counter import Counter, HostCounter, refuse_nan
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.distributed import team
-from rrise.trainer.montecarlo.identity import Identity
 from rrise.trainer.montecarlo.noise import Cell
-from rrise.trainer.montecarlo.store import CountStore
-from rrise.trainer.user_code import out_of_memory
+from rrise.trainer.montecarlo.storage.identity import Identity
+from rrise.trainer.montecarlo.storage.store import CountStore
 
 
 def sample_counts(

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from rrise.trainer.brought.network_checks import prepare
+from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.network_checks import prepare
 from rrise.trainer.networks.difficulty import WithDifficulty
 from rrise.trainer.networks.ensemble import Ensemble
 from rrise.trainer.networks.pretrained import library_network
 from rrise.trainer.networks.resnet import ResNet
-from rrise.trainer.user_code import user_code
 
 
 def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Module:

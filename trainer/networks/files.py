@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file
-from rrise.trainer.blackbox import KINDS, open_black_box
+from rrise.trainer.brought.network_checks import check_finite, fitted
+from rrise.trainer.brought.user_code import user_code
+from rrise.trainer.classifiers.blackbox import KINDS, open_black_box
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.network_checks import check_finite, fitted
 from rrise.trainer.networks.factory import build_network
-from rrise.trainer.user_code import user_code
 
 METADATA_KEY = "rrise"
 

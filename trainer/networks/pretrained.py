@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from rrise.calibration.requirements import install
+from rrise.trainer.brought.network_checks import prepare
+from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.network_checks import prepare
 from rrise.trainer.networks.resnet import Standardise
-from rrise.trainer.user_code import user_code
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

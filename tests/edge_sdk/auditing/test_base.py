@@ -75,7 +75,7 @@ def test_a_base_record_that_names_the_file_is_a_proof(audit_bundle, honest, cont
 
 def test_the_trainers_own_record_is_understood(audit_bundle, honest, tmp_path):
     networks = pytest.importorskip("rrise.trainer.networks")
-    blackbox = pytest.importorskip("rrise.trainer.blackbox")
+    blackbox = pytest.importorskip("rrise.trainer.classifiers.blackbox")
     spec = blackbox.onnx_spec(honest, tmp_path)
     network = blackbox.open_black_box(spec, tmp_path, allow_code=False)
     digest = networks.save_network(tmp_path / "base.safetensors", network, spec, {})

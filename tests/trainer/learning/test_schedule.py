@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from rrise.trainer.config import BaseConfig, SurrogateConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, TRAINED, schedule_for
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule, cosine, layer_factors, one_cycle
+from rrise.trainer.settings.config import BaseConfig, SurrogateConfig
 
 
 def scaler() -> torch.amp.GradScaler:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrise.trainer.base_file import read_onnx, write
+from rrise.trainer.classifiers.base_file import read_onnx, write
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engine_choice, engines, sample_counts
 from rrise.trainer.montecarlo.device_counter import DeviceCounter

@@ -1,0 +1,1 @@
+"""False certificates under an L2 attack."""

@@ -1,0 +1,223 @@
+"""An attack on issued certificates: moves frames within an L2 budget until the radius issued exceeds the true one.
+
+The plain tier promises nothing against it (a frame that an attacker has moved is not exchangeable with calibration
+frames); the guarded tier does. Fresh Monte Carlo of the base classifier at the moved frame is the judge.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rrise.calibration.console import Progress
+from rrise.calibration.promise.guarded import GRID, PIXEL_SCALE, NoiseSource
+from rrise.calibration.promise.record import Calibration
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
+from rrise.calibration.storage.digests import frame_digests
+from rrise.calibration.storage.files import write_json
+from rrise.calibration.tables.evaluation import AuditVerdict, audit, issued_share
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.attacks.search import Search, search
+from rrise.trainer.counts.counting import counting_for
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.networks import Network
+from rrise.trainer.scores.calibrate import record_path
+from rrise.trainer.scores.scoring import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
+from rrise.trainer.workspace import Workspace
+
+INTERVAL = 0.05
+"""Two-sided level of the Clopper-Pearson interval of the rate."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """False certificates among `frames` frames: the verdict, the share wrong, and its 95 % Clopper-Pearson interval."""
+
+    verdict: AuditVerdict
+    share: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self.verdict), "share": self.share, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """False-certificate rate without and with the attack.
+
+    rho: L2 budget of the attack, [0, 1] pixel units. promised: error level that the record promises under this
+    attack, or None where it promises nothing (plain tier, or a budget above the guard's).
+    moved: mean L2 distance by which frames were moved.
+    radii: 0, half of sigma and sigma. issued, issued_attacked: share of frames with a certificate of at least each. Few false
+    certificates are no merit where hardly any is issued.
+    """
+
+    rho: float
+    clean: Rate
+    attacked: Rate
+    promised: float | None
+    moved: float
+    radii: tuple[float, ...] = ()
+    issued: tuple[float, ...] = ()
+    issued_attacked: tuple[float, ...] = ()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the measured rate contradicts the promise beyond its interval."""
+        return self.promised is not None and self.attacked.low > self.promised
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rho": self.rho,
+            "clean": self.clean.to_json(),
+            "attacked": self.attacked.to_json(),
+            "promised": self.promised,
+            "moved": self.moved,
+            "radii": list(self.radii),
+            "issued": list(self.issued),
+            "issued_attacked": list(self.issued_attacked),
+        }
+
+
+def attack(
+    workspace: Workspace, settings: Search, *, num_samples: int = 10000, allow_code: bool = False
+) -> AttackResult:
+    """Attack the PyTorch execution of the surrogate on the test frames, and write attack.json.
+
+    The attacker knows all weights and the calibration record, but not the guard noise of the pass.
+
+    Args:
+        settings: budget and effort of the search.
+        num_samples: fresh Monte Carlo samples at each moved frame, which judge its certificate.
+
+    Raises:
+        TrainerError: the surrogate is not calibrated yet.
+    """
+    base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
+    path = record_path(workspace, surrogate)
+    if not path.exists():
+        raise TrainerError(f"{path}: no such file; run `rrise-train calibrate {workspace.path}` first")
+    record = Calibration.load(path)
+    clean, before = workspace.inputs("test"), Scores.load(path.with_name("test.npz"))
+    moved = on_grid(
+        search(base.module, surrogate, record.head, clean, len(before.class_names), settings),
+        clean,
+        settings.rho,
+    )
+    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed))
+    guard = record.guarantee.guard
+    covered = guard is not None and settings.rho <= guard.rho
+    radii = (0.0, record.head.sigma / 2, record.head.sigma)
+    result = AttackResult(
+        rho=settings.rho,
+        clean=rate(before, record),
+        attacked=rate(table, record),
+        promised=float(record.guarantee.error) if covered or settings.rho == 0 else None,
+        moved=float((moved - clean).flatten(1).norm(dim=1).mean()),
+        radii=radii,
+        issued=_issued(before, record, radii),
+        issued_attacked=_issued(table, record, radii),
+    )
+    write_json(workspace.path / "attack.json", result.to_json())
+    return result
+
+
+def judging_seed(seed: int) -> int:
+    """Seed of the guard noise under which moved frames are judged: no split was scored with that noise."""
+    return 1 + max(SPLIT_SEEDS.values()) + seed
+
+
+def on_grid(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
+    """`moved` with pixel values on the exact grid of the guarded tier, shrunk so that it stays within rho of `clean`."""
+    steps = PIXEL_SCALE / GRID
+    slack = 0.5 / steps * clean[0].numel() ** 0.5
+    length = (moved - clean).flatten(1).norm(dim=1).clamp_min(1e-12)
+    factor = (max(rho - slack, 0.0) / length).clamp_max(1.0)
+    inside = clean + (moved - clean) * factor[:, None, None, None]
+    return torch.round(inside * steps) / steps
+
+
+def _issued(scores: Scores, record: Calibration, radii: tuple[float, ...]) -> tuple[float, ...]:
+    radius = record.head.radius(scores.probit, scores.label, scores.difficulty)
+    return tuple(float(value) for value in issued_share(radius, radii))
+
+
+def rate(scores: Scores, record: Calibration) -> Rate:
+    """False certificates of a record on judged scores."""
+    radius = record.head.radius(scores.probit, scores.label, scores.difficulty)
+    verdict = audit(scores, radius)
+    wrong, frames = np.array([verdict.wrong]), np.array([verdict.frames])
+    low = clopper_pearson_lower(wrong, frames, INTERVAL / 2)
+    high = clopper_pearson_upper(wrong, frames, INTERVAL / 2)
+    return Rate(verdict, verdict.wrong / verdict.frames, float(low[0]), float(high[0]))
+
+
+def _judged(
+    workspace: Workspace, base: Network, surrogate: Network, moved: Tensor, num_samples: int, seed: int
+) -> Scores:
+    """One pass on every moved frame, with one draw of guard noise, beside fresh Monte Carlo counts at that frame."""
+    delivered = moved.numpy()
+    predicted = _one_pass(surrogate, delivered, seed)
+    frames = np.ascontiguousarray(delivered).view(np.uint8)
+    index = workspace.splits.indices("test")
+    return Scores(
+        digest=frame_digests(frames),
+        clip=workspace.splits.clips[index],
+        target=workspace.labels("test"),
+        label=predicted.label,
+        probit=predicted.probit,
+        difficulty=predicted.difficulty,
+        counts=count_at(workspace, base, frames, num_samples),
+        num_samples=np.full(len(frames), num_samples, np.uint32),
+        split="test",
+        sigma=workspace.config.smoothing.sigma,
+        class_names=workspace.dataset.class_names,
+        base_digest=base.digest,
+        execution=pytorch_execution(surrogate.digest, surrogate.guard_noise),
+    )
+
+
+def _one_pass(surrogate: Network, delivered: np.ndarray, seed: int) -> Predicted:
+    if not surrogate.guard_noise:
+        return predict_inputs(surrogate.module, delivered)
+    noise = NoiseSource(surrogate.guard_noise, seed=seed).draw(delivered.shape)
+    return predict_inputs(surrogate.module, delivered + noise / np.float32(PIXEL_SCALE))
+
+
+class FromBits(nn.Module):
+    """uint8 [B, C, h, 4 w] -> float32 [B, C, h, w] with the same bits: lets the engine sample any tensor."""
+
+    def forward(self, frame: Tensor) -> Tensor:
+        return frame.contiguous().view(torch.float32)
+
+
+def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_samples: int) -> np.ndarray:
+    """Class counts uint32 [n, K] of the base classifier around tensors whose bits are `frames` uint8 [n, C, h, 4 w].
+
+    Their noise is independent of every other stream of the workspace.
+    """
+    counting = counting_for(workspace, base)
+    with tempfile.TemporaryDirectory() as folder:
+        store = CountStore.open(
+            f"{folder}/attack.zarr",
+            stream="attack",
+            digests=frame_digests(frames),
+            num_classes=len(workspace.dataset.class_names),
+            sigma=workspace.config.smoothing.sigma,
+            seed=workspace.config.smoothing.seed,
+            base_digest=base.digest,
+            dtype=workspace.config.targets.dtype,
+            engine=counting.engine,
+        )
+        with Progress(len(frames) * num_samples, "evaluations", "judging") as progress:
+            sample_counts(
+                counting.labeller, FromBits(), frames, store, num_samples, progress=progress.advance
+            )
+        return store.counts()

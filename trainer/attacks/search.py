@@ -1,0 +1,201 @@
+"""The search of the attack: projected gradient ascent on the overshoot of the surrogate over the smoothed classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rrise.calibration.console import Progress
+from rrise.calibration.promise.head import CertificateHead
+from rrise.trainer.classifiers.blackbox import BlackBoxModule, labels_of
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.feed import seeded
+from rrise.trainer.networks import Network
+from rrise.trainer.scores.scoring import predict_inputs
+
+BATCH = 64
+CLASSES = 3
+"""Labels aimed at: the surrogate's most likely ones, in turn."""
+SAMPLED_PASSES = 8
+"""Guarded tier: draws of the guard noise under which the attacker compares his results; the judged one he cannot know."""
+FAR = 1e3
+"""A frame on which nothing is issued is worth less than any on which something is, by this, and the nearer one more."""
+VOTES = 100
+"""Noisy evaluations by which the attacker compares his results; the judge draws others."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Budget and effort of the attack.
+
+    rho: L2 budget in [0, 1] pixel units. steps: of gradient ascent. draws: noise draws per step, of the smoothing
+    noise and of the guard noise. restarts: ascents for each label, from the clean frame and then from random points of the
+    ball. seed: of all of them.
+    """
+
+    rho: float
+    steps: int = 20
+    draws: int = 8
+    seed: int = 0
+    restarts: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("rho", self.rho),
+            ("steps", self.steps),
+            ("draws", self.draws),
+            ("restarts", self.restarts),
+        ):
+            if not (math.isfinite(value) and (value > 0 or (name == "rho" and value == 0))):
+                raise TrainerError(f"attack: got {name} {value}, expected a positive number")
+
+
+def search(
+    base: nn.Module,
+    surrogate: Network,
+    head: CertificateHead,
+    clean: Tensor,
+    num_classes: int,
+    settings: Search,
+) -> Tensor:
+    """Move each of `clean`, float32 [n, C, h, w] in [0, 1], by at most rho so that its issued radius overshoots.
+
+    For each aimed-at label the objective is the surrogate's log-odds of it (over the guard noise) minus the smoothed
+    classifier's (over the smoothing noise, with softmax in place of votes). Of all results, half-way ones too, the attacker
+    keeps frame by frame the one that most often issues a radius above his own estimate of the true one; where none issues
+    anything, the one that comes nearest to it.
+    """
+    generator = seeded(settings.seed)
+    labels = labels_of(base, num_classes, "float32")
+    parts = []
+    aims = min(CLASSES, num_classes)
+    with Progress(len(clean) * aims * settings.restarts * settings.steps, "steps", "attack") as progress:
+        for part in clean.split(BATCH):
+            with torch.inference_mode():
+                ranked = _logits(surrogate, part).topk(aims, dim=1).indices
+            found = [part]
+            for label in ranked.clone().unbind(1):
+                for start in range(settings.restarts):
+                    first = part if not start else _anywhere(part, settings.rho, generator)
+                    found += _ascend(base, surrogate, part, first, label, head.sigma, settings, generator)
+                    progress.advance(len(part) * settings.steps)
+            parts.append(_keep_best(labels, surrogate, head, found, generator))
+    return torch.cat(parts)
+
+
+def _anywhere(clean: Tensor, rho: float, generator: torch.Generator) -> Tensor:
+    """A random point on the sphere of radius rho around each frame, pulled back into range."""
+    way = torch.randn(clean.shape, generator=generator)
+    length = way.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    return project(clean + rho * way / length, clean, rho)
+
+
+def _ascend(
+    base: nn.Module,
+    surrogate: Network,
+    clean: Tensor,
+    first: Tensor,
+    label: Tensor,
+    sigma: float,
+    settings: Search,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """The frames half-way and at the end of one ascent that begins at `first`."""
+    moved, kept = first.clone(), []
+    for step in range(settings.steps):
+        moved = moved.detach().requires_grad_(True)
+        claimed = _log_odds(
+            _soft(lambda x: _logits(surrogate, x), moved, surrogate.guard_noise, settings, generator), label
+        )
+        objective = claimed.sum()
+        if not isinstance(
+            base, BlackBoxModule
+        ):  # which has no gradient: then the surrogate alone is attacked
+            objective = objective - _log_odds(_soft(base, moved, sigma, settings, generator), label).sum()
+        (gradient,) = torch.autograd.grad(objective, moved)
+        moved = moved.detach()
+        # A pixel at the end of its range that is pushed further would eat the step and go nowhere.
+        stuck = ((moved <= 0) & (gradient < 0)) | ((moved >= 1) & (gradient > 0))
+        gradient = gradient.masked_fill(stuck, 0.0)
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+        moved = project(moved + 2.5 * settings.rho / settings.steps * gradient / length, clean, settings.rho)
+        if step + 1 in (settings.steps, settings.steps // 2):
+            kept.append(moved)
+    return kept
+
+
+def project(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
+    """The nearest frame within rho of `clean`, and within [0, 1] (pulling a pixel back into range shortens the way)."""
+    way = moved - clean
+    length = way.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return (clean + way * (rho / length).clamp_max(1.0)[:, None, None, None]).clamp(0.0, 1.0)
+
+
+def _logits(surrogate: Network, x: Tensor) -> Tensor:
+    outputs = surrogate.module(x)
+    logits: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits
+
+
+def _soft(
+    network: Callable[[Tensor], Tensor], x: Tensor, noise: float, settings: Search, generator: torch.Generator
+) -> Tensor:
+    """Mean softmax over noise draws, float32 [B, K]; one plain pass where there is no noise."""
+    draws = settings.draws if noise else 1
+    many = x.repeat(draws, 1, 1, 1)
+    if noise:
+        many = many + noise * torch.randn(many.shape, generator=generator)
+    shares: Tensor = network(many).softmax(1).view(draws, len(x), -1).mean(0)
+    return shares
+
+
+def _log_odds(shares: Tensor, label: Tensor) -> Tensor:
+    chosen = shares.gather(1, label[:, None])[:, 0].clamp(1e-6, 1 - 1e-6)
+    return torch.logit(chosen)
+
+
+def _keep_best(
+    labels: Callable[[Tensor], Tensor],
+    surrogate: Network,
+    head: CertificateHead,
+    found: list[Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Of several results per frame, the one with the largest estimated overshoot."""
+    # The same noise for every candidate: else the luckiest of a dozen estimates wins, not the best move.
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    overshoots = torch.stack([_overshoot(labels, surrogate, head, x, seeded(seed)) for x in found])
+    best = overshoots.argmax(0)
+    return torch.stack(found)[best, torch.arange(len(best))]
+
+
+def _overshoot(
+    labels: Callable[[Tensor], Tensor],
+    surrogate: Network,
+    head: CertificateHead,
+    x: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """How much the attacker likes each frame, float64 [B]: mean over passes of whether the radius issued is above his
+    estimate of the true one, and by how much; where nothing is issued, how far it is from that, less `FAR`."""
+    noise = surrogate.guard_noise
+    votes = []
+    with torch.inference_mode():
+        for _ in range(VOTES):
+            votes.append(labels(x + head.sigma * torch.randn(x.shape, generator=generator)).numpy())
+    counts = np.stack(votes)
+    total = np.zeros(len(x))
+    for _ in range(SAMPLED_PASSES if noise else 1):
+        seen = x + noise * torch.randn(x.shape, generator=generator) if noise else x
+        predicted = predict_inputs(surrogate.module, seen.numpy())
+        radius = head.radius(predicted.probit, predicted.label, predicted.difficulty)
+        share = ((counts == predicted.label[None]).sum(0) + 0.5) / (VOTES + 1)
+        above = radius - head.sigma * torch.special.ndtri(torch.from_numpy(share)).numpy()
+        margin = head.raw_radius(predicted.probit) - head.margin(predicted.label, predicted.difficulty)
+        total += np.where(radius > 0, (above > 0) + above, margin - FAR)
+    return torch.from_numpy(total)

@@ -1,0 +1,1 @@
+"""The commands of `rrise-train` that have a module of their own."""

@@ -1,0 +1,199 @@
+"""`rrise-train init` and `rrise-train run`: settings that fit, and every stage that is not done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rrise.calibration.console import run_command, summary
+from rrise.calibration.reports.report import summary_rows, write_report
+from rrise.calibration.reports.summary import ReportTables
+from rrise.calibration.tables.certify import CertifyCounts
+from rrise.calibration.tables.scores import Scores
+from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.commands.presets import PRESETS, estimates, fitting_config, memory_note
+from rrise.trainer.counts.certify import certify_test_split
+from rrise.trainer.counts.targets import build_targets
+from rrise.trainer.data.geometry import parse_camera
+from rrise.trainer.data.settings import DataConfig
+from rrise.trainer.data.splits import SPLIT_NAMES
+from rrise.trainer.data.survey import Survey, survey
+from rrise.trainer.scores.calibrate import calibrate, record_path
+from rrise.trainer.scores.choice import guarantee_for, too_few_frames
+from rrise.trainer.settings.config import Config, load_config, parse_config
+from rrise.trainer.surrogates.stage import train_surrogate
+from rrise.trainer.workspace import Workspace
+
+
+@click.command("init")
+@click.argument("workspace", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help='"digits", an .npz file, a folder of class folders, a .csv or .jsonl listing, a Zarr group, .tar shards, or a '
+    "Hugging Face data set on disk.",
+)
+@click.option("--held-out", default="", help="Another such source: all splits but train come from it alone.")
+@click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
+@click.option("--preset", default="standard", show_default=True, help=f"One of {', '.join(PRESETS)}.")
+@click.option("--sigma", type=float, help="Noise standard deviation in [0, 1] pixel units, such as 0.25.")
+@click.option("--network", default="", help='"timm/NAME" and the like, or "package.module:function".')
+@click.option("--camera", default="", help="Frames of the robot's camera, such as 640x480 (width x height).")
+@click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
+@click.option("--calibration", type=int, help="Number of calibration frames.")
+@click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and record which.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@run_command
+def init(workspace: Path, as_json: bool, **asked: Any) -> None:
+    """Make WORKSPACE with settings that fit data and machine, read the images once, and show what came of it.
+
+    The splits are drawn by the first stage, so rrise.toml can still be edited.
+    """
+    config = _config(workspace, **asked)
+    if (workspace / "rrise.toml").exists():
+        made = Workspace.create(workspace, config)
+    else:
+        # The frames are read before there is a workspace: what cannot be used leaves none behind.
+        made = Workspace(workspace, config)
+        _ = made.data.catalogue, made.foretold_splits()
+        made = Workspace.create(workspace, config)
+    _show(made, as_json)
+
+
+def _config(
+    workspace: Path,
+    *,
+    data: str,
+    held_out: str,
+    template: Path | None,
+    preset: str,
+    sigma: float | None,
+    network: str,
+    camera: str,
+    clips: str,
+    calibration: int | None,
+    skip_broken: bool,
+) -> Config:
+    chosen = DataConfig(
+        _place(data), _place(held_out), parse_camera(camera) if camera else (), clips, skip_broken
+    )
+    if template is None:
+        level = 0.25 if sigma is None else sigma
+        config = fitting_config(workspace, chosen, sigma=level, network=network, preset=preset)
+    else:
+        config = load_config(template)
+        # What the command line says replaces what the template says, and nothing else.
+        given = {key: value for key, value in asdict(chosen).items() if value != getattr(DataConfig(), key)}
+        config = replace(config, data=replace(config.data, **given))
+    tables = config.to_json()
+    if sigma is not None:
+        tables["smoothing"]["sigma"] = sigma
+    if calibration is not None:
+        tables["splits"]["calibration"] = calibration
+    return parse_config(tables)
+
+
+def _place(source: str) -> str:
+    return source if source in ("", "digits") or "://" in source else str(Path(source).resolve())
+
+
+def _show(made: Workspace, as_json: bool) -> None:
+    known, splits = made.data.catalogue, made.foretold_splits()
+    source = made.data.source
+    names = [] if source is None else [source.pictures.where(int(row)) for row in known.rows[:20000]]
+    found = survey(known, splits, names)
+    sizes = {name: len(splits.indices(name)) for name in SPLIT_NAMES}
+    shape, seen = "x".join(map(str, known.geometry.frame_shape)), made.preprocess.size
+    rows = [
+        (
+            "frames",
+            f"{len(known):,} of {shape}, {len(known.class_names)} classes, {found.clips:,} independent groups",
+        ),
+        ("network sees", f"{seen[0]}x{seen[1]} pixels ([preprocess] in rrise.toml)"),
+        *((name, f"{size:,}") for name, size in sizes.items()),
+        *found.rows(),
+        *_promise_rows(made),
+        *(item.row() for item in estimates(made, sizes)),
+        ("memory", memory_note(made)),
+    ]
+    if too_few := too_few_frames(made, splits):
+        rows.append(("attention", too_few))
+    rows += [
+        ("settings", f"{made.path / 'rrise.toml'} (edit them now: the first stage draws the splits)"),
+        ("next", f"rrise-train run {made.path}"),
+    ]
+    summary("workspace", rows, _json(made, found, sizes), as_json)
+
+
+def _promise_rows(made: Workspace) -> list[tuple[str, str]]:
+    noises = made.config.guard.noise or (0.0,)
+    promise = min(
+        (guarantee_for(made, noise).spent(1) for noise in noises), key=lambda item: item.frames_needed()
+    )
+    return [
+        (
+            "promise needs",
+            f"{promise.frames_needed():,} {promise.unit} at error {made.config.guarantee.error}; a ten times "
+            f"smaller error {promise.ten_times_smaller().frames_needed():,}",
+        )
+    ]
+
+
+def _json(made: Workspace, found: Survey, sizes: dict[str, int]) -> dict[str, Any]:
+    table = {name: dict(zip(SPLIT_NAMES, counts, strict=True)) for name, counts in found.classes}
+    return {
+        **asdict(found),
+        "classes": table,
+        "attention": list(found.attention),
+        "splits": sizes,
+        "estimates": [asdict(item) for item in estimates(made, sizes)],
+    }
+
+
+@click.command("run")
+@click.argument("workspace", type=click.Path(path_type=Path))
+@click.option(
+    "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
+)
+@click.option("--allow-code", is_flag=True, help="Run the network factory that rrise.toml names.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@run_command
+def run(workspace: Path, device: str, allow_code: bool, as_json: bool) -> None:
+    """Do every stage that is not done, from the base classifier to the report. Stopped at any time, it continues."""
+    opened = Workspace.open(workspace)
+    say("base classifier")
+    base = train_base(opened, allow_code=allow_code, device=device)
+    say(f"accuracy of one noisy pass {base.noisy_accuracy:.3f}; class counts by Monte Carlo")
+    build_targets(opened, allow_code=allow_code, device=device or "cpu")
+    say("surrogate")
+    trained = train_surrogate(opened, allow_code=allow_code, device=device)
+    say("calibration and, for comparison, CERTIFY")
+    result = calibrate(opened, allow_code=allow_code)
+    certify_test_split(opened, allow_code=allow_code)
+    folder = record_path(opened, opened.surrogate(allow_code=allow_code)).parent
+    tables = ReportTables(
+        calibration=result.record,
+        scores={
+            split: Scores.load(folder / f"{split}.npz") for split in ("calibration", "verification", "test")
+        },
+        certify=CertifyCounts.load(opened.certify_path),
+        cost=opened.cost(),
+        frame_rate=opened.config.guarantee.frame_rate,
+    )
+    numbers = write_report(tables, opened.path / "report")
+    rows = [
+        ("surrogate", f"{trained.method}, worth most on the tuning split"),
+        *summary_rows(numbers),
+        ("report", str(opened.path / "report" / "report.html")),
+        ("next", f"rrise-export onnx {opened.path}"),
+    ]
+    summary("all stages are done", rows, dict(numbers), as_json)
+
+
+def say(what: str) -> None:
+    """What begins now, on stderr."""
+    click.echo(f"{what} ...", err=True)

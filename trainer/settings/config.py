@@ -1,0 +1,364 @@
+"""rrise.toml as frozen dataclasses: every setting of a workspace, with the defaults of the digits demo."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from rrise.calibration.promise.objective import Objective
+from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.settings.checks import check, nearest
+
+SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
+"""Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
+as much more as there are pixels, and a first run should end within minutes."""
+
+
+@dataclass(frozen=True)
+class SmoothingConfig:
+    """sigma: noise standard deviation in [0, 1] pixel units; seed: of all Monte Carlo noise."""
+
+    sigma: float = 0.25
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The base classifier: a network trained here under noise, or the user's own (factory and weights).
+
+    widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size. The
+    first stage may have no block: the stem alone then works at full size, which is the costly one.
+    shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
+    factory: "package.module:function" that returns a torch module; weights: its safetensors file. Like the other two ways
+    of bringing your own, it must not have seen the tuning, calibration, verification or test frames.
+    onnx: an ONNX file, float32 [B, C, H, W] in [0, 1] -> logits.
+    black_box: "package.module:function", a callable from float32 arrays [B, C, H, W] to logits [B, K] or classes [B];
+    version: text that names what it is, since rrise cannot see inside and counts belong to one classifier.
+    widths and blocks then describe the surrogate of an ONNX file or black box.
+
+    network: "" is the residual network of widths and blocks, "timm/NAME", "torchvision/NAME" or "transformers/NAME" one of a
+    model library; weights: its safetensors file, never fetched. arguments: of the factory, or of the library's model.
+    train: "none" takes the weights as they are, "fine-tune" goes on from them under noise, "scratch" starts anew; "auto" is
+    none for a factory with weights, fine-tune for a library's network with weights, else scratch.
+    recipe: "gaussian", "consistency", or "auto": both, and the better on the tuning split is kept. copies: noisy copies
+    of each view (consistency: at least two). strengths: lambdas of consistency to try; entropy: its eta. The best
+    certifies most tuning frames at [guarantee] radius (0: has the largest mean radius).
+    members: networks whose log-probabilities are averaged; such a base classifier never ships, so it may be heavy.
+    optimiser, schedule: "auto" is sgd with one-cycle from scratch, adamw with cosine for fine-tuning. learning_rate 0: what
+    fits both. layer_decay: factor on the rate from each layer to the one before it, when fine-tuning. clip: largest norm of
+    a gradient, 0 = any. ema: decay of the weights' running average, such as 0.999, 0 = none.
+    """
+
+    factory: str = ""
+    weights: str = ""
+    network: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    train: str = "auto"
+    onnx: str = ""
+    black_box: str = ""
+    version: str = ""
+    widths: tuple[int, ...] = (8, 16, 32)
+    blocks: tuple[int, ...] = (0, 1, 1)
+    stem_stride: int = 1
+    recipe: str = "gaussian"
+    copies: int = 1
+    strengths: tuple[float, ...] = (10.0,)
+    entropy: float = 0.5
+    members: int = 1
+    epochs: int = 80
+    batch_size: int = 64
+    optimiser: str = "auto"
+    schedule: str = "auto"
+    learning_rate: float = 0.0
+    weight_decay: float = 5e-4
+    layer_decay: float = 0.75
+    clip: float = 0.0
+    ema: float = 0.0
+    shift: int = 1
+    flip: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Monte Carlo samples per frame: of the training targets, of the references, and of everything on test frames.
+
+    selection: N0 of Cohen's CERTIFY; certify: its N, one independent stream each; audit: draws that judge
+    issued certificates. dtype: precision in which the base classifier runs. engine: what runs it, "auto" for the fastest that
+    agrees (torch, torch-compile, onnxruntime, openvino, tensorrt). batch_size 0 = found by trial.
+    looks: at how many N the references may be finished and looked at; beta is split over that number from the first on,
+    so it is fixed before the counts are drawn. Whoever may raise N twice needs 3.
+    """
+
+    train: int = 500
+    tuning: int = 2000
+    calibration: int = 2000
+    verification: int = 2000
+    selection: int = 100
+    certify: tuple[int, ...] = (100, 1000, 10000)
+    audit: int = 20000
+    certify_alpha: str = "0.001"
+    dtype: str = "float32"
+    engine: str = "auto"
+    batch_size: int = 0
+    looks: int = 1
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """method: "stored" (class counts from the store), "fresh" (new noise on augmented views) or "auto" (both,
+    keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view.
+    mix: share of the fresh views that are blended with another frame, which shows the surrogate what lies between
+    classes, where its largest errors are. difficulty: learn a second head that says how far off it may be, from
+    difficulty_frames training frames.
+
+    start: "base" (the base classifier's weights, which hold its mistakes) or "scratch". widths, blocks: of another residual
+    network than the base classifier's; it starts from scratch. members: surrogates whose log-probabilities are averaged.
+    loss: "ce", and for stored counts of many samples "js", "probit" or "both". stored_samples: of the stored ones that are
+    used, 0 = all. stored_views: augment and blend the frames of stored counts as well, though the counts are those of
+    the frames as they are. teacher: a surrogate's file, whose probabilities at each view get the weight teacher_share
+    (stored counts only).
+    optimiser, schedule, layer_decay, clip, ema: as in [base]. learning_rate 0: what fits the network it starts from, the
+    smaller the better that is."""
+
+    method: str = "auto"
+    start: str = "base"
+    widths: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    members: int = 1
+    epochs: int = 40
+    stored_epochs: int = 80
+    batch_size: int = 64
+    optimiser: str = "auto"
+    schedule: str = "auto"
+    learning_rate: float = 0.0
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+    loss: str = "ce"
+    samples_per_view: int = 4
+    stored_samples: int = 0
+    stored_views: bool = False
+    teacher: str = ""
+    teacher_share: float = 0.5
+    shift: int = 1
+    flip: bool = False
+    mix: float = 0.25
+    difficulty: bool = False
+    difficulty_frames: int = 4096
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How base classifier and surrogate are trained on this machine; nothing here is asked of the weights.
+
+    device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". precision: of the forward pass, "auto" (bfloat16 where
+    the hardware computes in it), "float32", "bfloat16" or "float16". compile: use torch.compile. checkpoint_minutes: work
+    that a kill may cost. viewer: "tensorboard" or "wandb" beside the JSON lines in log/, an extra each.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    checkpoint_minutes: float = 2.0
+    viewer: str = ""
+
+
+@dataclass(frozen=True)
+class GuaranteeConfig:
+    """kind, error, confidence, beta: see `calibration.Guarantee`. Levels are text, so that they are read exactly.
+
+    map: of radii; "auto" tries several on the tuning split. radius: at which most certificates are wanted; 0 = largest
+    mean radius. With a radius the best map is nearly always the step, which issues that radius and no other. Several radii,
+    [0.25, 0.5, 0.75], which must increase: the best map is mostly the staircase, which issues these and no others.
+    weights: what a certificate of each radius is worth; empty = 1.
+    frame_rate: frames per second, for wrong certificates per hour.
+    """
+
+    kind: str = "pac"
+    error: str = "0.05"
+    confidence: str = "0.95"
+    beta: str = "0.1"
+    map: str = "auto"
+    radius: float | tuple[float, ...] = 0.0
+    weights: tuple[float, ...] = ()
+    frame_rate: float = 30.0
+
+    @property
+    def objective(self) -> Objective:
+        """What `radius` and `weights` ask for; no radius is the mean radius."""
+        return Objective.of(self.radius or None, self.weights)
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Guarded tier: one pass on frame plus fresh noise, valid also when an attacker moved the frame by up to rho.
+
+    rho: L2 distance in [0, 1] pixel units. noise: standard deviations to try; the best on the tuning split is kept.
+    Empty: the plain one-pass tier.
+    """
+
+    rho: float = 0.0
+    noise: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class AcceptanceConfig:
+    """What `rrise-export` demands of every precision before it writes a bundle; what is left out is not demanded.
+
+    radii, certified_accuracy: least certified accuracy at each radius, on the verification frames.
+    largest_offset: in [0, 1] pixel units. largest_label_flips: share of frames whose label differs from PyTorch's.
+    max_drop: largest loss of certified accuracy against the bundle given as --baseline.
+    """
+
+    radii: tuple[float, ...] = ()
+    certified_accuracy: tuple[float, ...] = ()
+    largest_offset: float | None = None
+    largest_label_flips: float | None = None
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a workspace; `Config()` is the digits demo."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    splits: SplitsConfig = field(default_factory=SplitsConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    guarantee: GuaranteeConfig = field(default_factory=GuaranteeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested dictionaries of plain values."""
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        """The text of an rrise.toml that `parse_config` reads back to an equal Config."""
+        sections = []
+        for name, section in self.to_json().items():
+            lines = [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
+            sections.append("\n".join([f"[{name}]", *lines]))
+        return "\n\n".join(sections) + "\n"
+
+
+def parse_config(tables: Mapping[str, Any]) -> Config:
+    """Build a Config from nested tables; unknown keys and wrong types are refused with the nearest right key."""
+    return _build(Config, tables, "")
+
+
+def load_config(path: Path) -> Config:
+    """Read an rrise.toml."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+    except OSError as error:
+        raise TrainerError(
+            f"{path}: cannot read it ({error}); make a workspace with `rrise-train init`"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainerError(f"{path}: not valid TOML ({error})") from error
+    try:
+        return parse_config(tables)
+    except TrainerError as error:
+        raise TrainerError(f"{path}: {error}") from error
+
+
+def config_for(source: str, shape: tuple[int, ...]) -> Config:
+    """Settings to start from: those of the digits demo, with splits as shares where there are fewer frames than that,
+    and larger images than the default network is made for resized.
+
+    source: "digits", or the path of an .npz file or folder, which is made absolute. shape: (n, H, W, C) of its frames.
+    """
+    where = source if source == "digits" else str(Path(source).resolve())
+    num_frames, height, width, _ = shape
+    splits, preprocess = SplitsConfig(), PreprocessConfig()
+    if num_frames < 2 * sum(splits.sizes().values()):
+        splits = SplitsConfig(tuning=0.1, calibration=0.2, verification=0.12, test=0.1)
+    if max(height, width) > LARGEST_SIDE:
+        factor = RESIZED_SIDE / max(height, width)
+        size = (max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE))
+        preprocess = PreprocessConfig(size=size)
+    return Config(data=DataConfig(where), splits=splits, preprocess=preprocess)
+
+
+def _build(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise TrainerError(f"{where or 'rrise.toml'}: got {table!r}, expected a table of settings")
+    hints = get_type_hints(kind)
+    names = [entry.name for entry in fields(kind)]
+    for key in table:
+        if key not in names:
+            what = f"[{key}]" if not where else f"{where} {key}"
+            raise TrainerError(f"{what}: unknown; expected one of {', '.join(names)}{nearest(key, names)}")
+    values = {}
+    for key, value in table.items():
+        if is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, f"[{key}]")
+        else:
+            values[key] = _convert(value, hints[key], f"{where} {key}")
+    return kind(**values)
+
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(v, _SCALARS) for v in value.values()):
+            raise TrainerError(
+                f"{name}: got {value!r}, expected a table such as {{ depth = 3 }} of plain values"
+            )
+        return dict(value)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise TrainerError(f"{name}: got {value!r}, expected a list")
+        return tuple(_convert(item, get_args(kind)[0], name) for item in value)
+    allowed = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    lists = [item for item in allowed if get_origin(item) is tuple]
+    if lists and isinstance(value, (list, tuple)):
+        return _convert(value, lists[0], name)
+    allowed = tuple(item for item in allowed if item not in lists)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return value if int in allowed else float(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        text = (
+            ", as text in quotes so that it is read exactly"
+            if allowed == (str,) and isinstance(value, float)
+            else ""
+        )
+        expected = " or ".join([*(item.__name__ for item in allowed), *("a list" for _ in lists)])
+        raise TrainerError(f"{name}: got {value!r}, expected {expected}{text}")
+    if isinstance(value, float) and not math.isfinite(value):
+        # A limit that is NaN would be met by everything.
+        raise TrainerError(f"{name}: got {value}, expected a finite number")
+    return value
+
+
+_SCALARS = (bool, int, float, str)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f'"{key}" = {_toml_value(item)}' for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,106 @@
+"""Every stream of a workspace's Monte Carlo counts, and the one truth about them: what the store holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rrise.calibration.statistics.bounds import unproved
+from rrise.calibration.tables.references import References
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo import CountStore
+
+if TYPE_CHECKING:
+    from rrise.trainer.workspace import Workspace
+
+REFERENCE_SPLITS = ("tuning", "calibration", "verification")
+AUDIT = "audit"
+"""The stream that judges certificates on the test split; the pack of that split carries its counts."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One independent run of Monte Carlo: name, the split whose frames it samples, and samples per frame."""
+
+    name: str
+    split: str
+    num_samples: int
+
+
+def all_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """Every stream of a workspace. Streams never share noise, so the audit judges certificates independently."""
+    asked = workspace.config.targets
+    streams = [Stream("train", "train", asked.train)]
+    streams += [Stream(split, split, getattr(asked, split)) for split in REFERENCE_SPLITS]
+    return (*streams, *certify_streams(workspace), Stream(AUDIT, "test", asked.audit))
+
+
+def certify_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """The streams of Cohen's CERTIFY on the test split: label selection, and one estimation run per budget."""
+    asked = workspace.config.targets
+    selection = Stream("selection", "test", asked.selection)
+    return (selection, *(Stream(f"certify-{size}", "test", size) for size in asked.certify))
+
+
+def open_stream(
+    workspace: Workspace, stream: Stream, base_digest: str, engine: str | None = None
+) -> CountStore:
+    """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed, and to
+    `engine` unless that is None."""
+    return CountStore.open(
+        workspace.targets_path,
+        stream=stream.name,
+        digests=workspace.splits.digests[workspace.splits.indices(stream.split)],
+        num_classes=len(workspace.dataset.class_names),
+        sigma=workspace.config.smoothing.sigma,
+        seed=workspace.config.smoothing.seed,
+        base_digest=base_digest,
+        dtype=workspace.config.targets.dtype,
+        engine=engine,
+    )
+
+
+def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarray:
+    """Counts uint32 [n, K] of a finished stream; a stream that is not finished is refused."""
+    stream = next(item for item in all_streams(workspace) if item.name == name)
+    store = open_stream(workspace, stream, base_digest)
+    missing = store.missing(stream.num_samples)
+    if missing:
+        raise TrainerError(
+            f"{workspace.targets_path}, stream {name!r}: {missing} of its samples are still missing; run "
+            f"`rrise-train {'certify' if name == 'selection' or name.startswith('certify-') else 'targets'} "
+            f"{workspace.path}` (it continues)"
+        )
+    return store.counts()
+
+
+def check_against_store(workspace: Workspace, pack: References) -> None:
+    """A reference pack must say what the store of counts says, where that is there: every proof believes its counts.
+
+    Raises TrainerError: other counts, radii that they do not prove, or a store of something else.
+    """
+    name = AUDIT if pack.split == "test" else pack.split
+    if not (workspace.targets_path / name / "zarr.json").exists():
+        return
+    stream = next(item for item in all_streams(workspace) if item.name == name)
+    counts = open_stream(workspace, stream, pack.base_digest).counts()
+    path = workspace.references_path(pack.split)
+    again = f"run `rrise-train targets {workspace.path}` again"
+    if not np.array_equal(counts, pack.counts):
+        changed = (
+            len(counts)
+            if counts.shape != pack.counts.shape
+            else int((counts != pack.counts).any(axis=1).sum())
+        )
+        raise TrainerError(
+            f"{path}: {changed} frames have other counts than {workspace.targets_path}, expected the same; {again}"
+        )
+    rows, classes = np.nonzero(pack.radius > 0)
+    radius, samples = pack.radius[rows, classes], pack.num_samples[rows]
+    beyond = unproved(pack.counts[rows, classes], samples, radius, pack.sigma, pack.beta)
+    if beyond.any():
+        raise TrainerError(
+            f"{path}: {int(beyond.sum())} reference radii are larger than their counts prove; {again}"
+        )

@@ -1,0 +1,1 @@
+"""The stage that trains the surrogate, and its difficulty head."""
