@@ -19,6 +19,7 @@ from rrise.calibration.promise.objective import Objective, Radius
 from rrise.calibration.promise.record import format_number
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.files import read_json, reading, write_json
+from rrise.calibration.storage.formats import check_format
 from rrise.calibration.tables.scores import Scores
 
 BETAS = (Fraction(1, 50), Fraction(1, 20), Fraction(1, 10), Fraction(1, 5))
@@ -99,10 +100,7 @@ class Plan:
         """Read a plan; raises CalibrationError for anything else."""
         value = read_json(path, "plan")
         with reading(path, "plan"):
-            if value["format"] not in FORMATS:
-                raise CalibrationError(
-                    f"got format {value['format']!r}, expected one of {', '.join(FORMATS)}"
-                )
+            check_format("plan", value["format"], FORMATS, "run `rrise-train calibrate` again")
             plan = cls(
                 guarantee=Guarantee.from_json(value["guarantee"]),
                 map=RadiusMap.from_json(value["map"]),

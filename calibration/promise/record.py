@@ -12,6 +12,7 @@ from rrise.calibration.promise.maps import RadiusMap
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import read_json, write_json
+from rrise.calibration.storage.formats import check_format
 
 FORMATS = ("rrise-calibration/1", "rrise-calibration/2", "rrise-calibration/3")
 """The second is that of a map with a step, the third that of any other staircase: who reads only the ones before would not
@@ -147,10 +148,7 @@ class Calibration:
     def from_json(cls, value: Any) -> "Calibration":
         """Read a record; raises CalibrationError for anything else."""
         got = value.get("format") if isinstance(value, dict) else type(value).__name__
-        if got not in FORMATS:
-            raise CalibrationError(
-                f"calibration record: got format {got!r}, expected one of {', '.join(FORMATS)}; a newer rrise reads newer ones"
-            )
+        check_format("calibration record", got, FORMATS, "calibrate again")
         try:
             record = cls(
                 head=CertificateHead.from_json(value["head"]),

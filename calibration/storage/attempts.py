@@ -17,7 +17,10 @@ from typing import IO, Any, Dict, Iterable, List, Optional, Tuple
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.files import parse_json, present, read_json
+from rrise.calibration.storage.formats import check_format
 
+FORMATS = (1, 2)
+"""Of a line; the first did not name it."""
 _BEGINNING = b'{"attempt": '
 """Of every line."""
 
@@ -83,6 +86,7 @@ class AttemptLog:
                 )
             entry: Dict[str, Any] = {
                 "time": (now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+                "format": FORMATS[-1],
                 "frames": frames,
                 "attempt": parse_json(json.dumps(attempt, allow_nan=False)),
                 "previous": _link(lines[-1]) if lines else "",
@@ -104,6 +108,8 @@ class AttemptLog:
             for text in whole.decode("utf-8").splitlines():
                 found.append(dict(parse_json(text)))
             written = "".join(_text(line) for line in found).encode()
+            for line in found:
+                check_format(f"log of attempts {self.path}", line.get("format", 1), FORMATS, "move it away")
             fields = [(line["frames"], line["attempt"], line["previous"]) for line in found]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CalibrationError(

@@ -17,7 +17,11 @@ import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.storage.formats import check_format
 
+ARRAYS_FORMATS = (1, 2)
+"""Of tables of arrays; the first did not name it."""
+FORMAT_FIELD = "file_format"
 JSON_LIMIT = 64 << 20
 """Bytes of the largest JSON file that is read."""
 _LARGEST_INT = 20
@@ -169,7 +173,8 @@ def names_field(meta: Dict[str, Any], name: str) -> Tuple[str, ...]:
 
 def write_arrays(path: PathLike, arrays: Dict[str, np.ndarray], meta: Dict[str, Any]) -> None:
     """Write arrays and a JSON record as one `.npz`, atomically and with reproducible bytes."""
-    everything = dict(arrays, meta=np.array(json.dumps(meta, sort_keys=True, allow_nan=False)))
+    named = {**meta, FORMAT_FIELD: ARRAYS_FORMATS[-1]}
+    everything = dict(arrays, meta=np.array(json.dumps(named, sort_keys=True, allow_nan=False)))
     with (
         atomic_file(path) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -208,6 +213,7 @@ def read_arrays(
         raise CalibrationError(
             f"cannot read the {what} {path}: {str(error) or type(error).__name__}; restore the file or make it again"
         ) from error
+    check_format(f"{what} {path}", meta.pop(FORMAT_FIELD, 1), ARRAYS_FORMATS, "make it again")
     if table is not None and meta.get("table") != table:
         raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected {table}")
     missing = sorted(set(required) - set(arrays))

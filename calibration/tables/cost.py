@@ -8,7 +8,10 @@ from typing import Any, Dict, Tuple
 
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.files import read_json, reading, write_json
+from rrise.calibration.storage.formats import check_format
 
+FORMATS = ("rrise-cost/1", "rrise-cost/2")
+"""The first had no name, and the stages at the top."""
 TRAINING_PASSES = 3
 """Forward, and backward at twice its cost, per training example."""
 
@@ -41,10 +44,11 @@ class CostLedger:
         return sum(entry.total for entry in self.entries if entry.stage not in without)
 
     def to_json(self) -> Dict[str, Any]:
-        return {
+        stages = {
             entry.stage: {"passes": entry.passes, "trained": entry.trained, "total": entry.total}
             for entry in self.entries
         }
+        return {"format": FORMATS[-1], "stages": stages}
 
     def save(self, path: PathLike) -> None:
         write_json(path, self.to_json())
@@ -53,6 +57,11 @@ class CostLedger:
     def load(cls, path: PathLike) -> "CostLedger":
         value = read_json(path, "cost ledger")
         with reading(path, "cost ledger"):
+            if "format" in value:
+                check_format(
+                    "cost ledger", value["format"], FORMATS, "remove it; it only counts what was spent"
+                )
+                value = value["stages"]
             return cls(
                 tuple(
                     CostEntry(stage, int(row["passes"]), int(row["trained"])) for stage, row in value.items()

@@ -22,6 +22,7 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import unproved
 from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.storage.execution import Execution
+from rrise.calibration.storage.formats import check_format
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import run_all
@@ -73,8 +74,20 @@ class DeviceCalibration:
     def from_json(cls, value: Dict[str, Any]) -> "DeviceCalibration":
         """Raises: BundleError: another format, or a missing or impossible entry."""
         try:
-            if (value["format"], value["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"got {value['format']!r} version {value['version']!r}")
+            check_format(
+                "device calibration",
+                value["format"],
+                (FORMAT,),
+                "run `rrise-edge recalibrate` again",
+                BundleError,
+            )
+            check_format(
+                "device calibration",
+                value["version"],
+                (VERSION,),
+                "run `rrise-edge recalibrate` again",
+                BundleError,
+            )
             record = cls(
                 release=str(value["release"]),
                 execution=Execution.from_json(value["execution"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from rrise.calibration.storage.execution import Execution
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
 
@@ -54,8 +55,20 @@ class VerificationRecord:
     def from_json(cls, value: Dict[str, Any]) -> "VerificationRecord":
         """Raises: BundleError: another format, or a missing or impossible entry."""
         try:
-            if (value["format"], value["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"got {value['format']!r} version {value['version']!r}")
+            check_format(
+                "verification record",
+                value["format"],
+                (FORMAT,),
+                "run `rrise-edge verify` again",
+                BundleError,
+            )
+            check_format(
+                "verification record",
+                value["version"],
+                (VERSION,),
+                "run `rrise-edge verify` again",
+                BundleError,
+            )
             record = cls(
                 release=str(value["release"]),
                 execution=Execution.from_json(value["execution"]),

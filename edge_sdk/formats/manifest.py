@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.storage.digests import PathLike, json_digest
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.contract import ENCODINGS
 from rrise.edge_sdk.formats.noise import ReplayNoise
@@ -17,6 +18,7 @@ from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 
 FORMAT = "rrise-bundle"
 VERSION = 1
+AGAIN = "export the workspace again: rrise-export onnx WORKSPACE"
 DEVICE_FOLDER = "device"  # beside the manifest, outside what is released: what this device made
 MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -163,11 +165,8 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Manifest":
         """Raises: BundleError: another format or version, or a missing or malformed entry."""
-        if value.get("format") != FORMAT or value.get("version") != VERSION:
-            raise BundleError(
-                f"manifest: got format {value.get('format')!r} version {value.get('version')!r}, expected {FORMAT!r} version"
-                f" {VERSION}; install the rrise version that wrote the bundle"
-            )
+        check_format("manifest", value.get("format"), (FORMAT,), AGAIN, BundleError)
+        check_format("manifest", value.get("version"), (VERSION,), AGAIN, BundleError)
         try:
             guard = value.get("guard")
             return cls(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import atomic_file
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError, RuntimeUnavailable
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.sealed import write_sealed
@@ -130,6 +131,9 @@ def load_engine(bundle: Bundle, key: EngineKey) -> Optional[bytes]:
     record = bundle.device_record(record_file, "engine record")
     if record is None:
         return None
+    check_format(
+        str(record_file), record.get("format"), (FORMAT,), "run `rrise-export tensorrt` again", BundleError
+    )
     plan = plan_file.read_bytes()
     if record.get("key") != key.to_json() or record.get("plan") != hashlib.sha256(plan).hexdigest():
         raise BundleError(

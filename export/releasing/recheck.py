@@ -16,6 +16,7 @@ from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.record import Calibration
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.formats.manifest import AGAIN
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.gating.gate_report import Check
 from rrise.export.releasing.bundle import preprocessing_record
@@ -69,7 +70,12 @@ def _check_record(bundle: Bundle, name: str, source: Source, runtime: OnnxRuntim
         again = source.calibrate(score(runtime, source.calibration, noise=source.replay))
     except RriseError as error:
         return Check(RECORD, False, str(error), "a calibration")
-    return _equal(RECORD, _flat(record), _flat(replace(again, execution=record.execution)))
+    found = _equal(RECORD, _flat(record), _flat(replace(again, execution=record.execution)))
+    if not found.passed and record.issued is None:
+        # Records of before that field was kept were calibrated by the rules of their time: that is no edit.
+        older = "a record that an older version of rrise made, by the rules of then"
+        return replace(found, got=f"{older} ({found.got})", limit=f"{found.limit}; {AGAIN} --force")
+    return found
 
 
 def _flat(record: Calibration) -> Dict[str, Any]:

@@ -120,7 +120,7 @@ def test_surrogate_of_another_base_is_refused(workspace: Path, tmp_path: Path) -
 
 def test_cost_is_kept_per_stage(workspace: Path) -> None:
     made = Workspace.open(workspace)
-    cost = made.cost().to_json()
+    cost = made.cost().to_json()["stages"]
     assert cost["targets-calibration"]["passes"] == 100 * 200
     assert cost["targets-audit"]["passes"] == 40 * 400
     # 360 training frames in 5 whole batches of 64, 20 epochs, three passes for a training step

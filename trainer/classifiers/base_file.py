@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file, write_json
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.brought.onnx_files import refuse_references
 from rrise.trainer.brought.user_code import describe
 from rrise.trainer.errors import TrainerError
@@ -102,8 +103,7 @@ def read_record(folder: Path) -> BaseFile | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']!r}")
+        check_format(str(path), value["format"], (FORMAT,), "run `rrise-train base --again`", TrainerError)
         return BaseFile(**value)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainerError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.brought.network_checks import check_finite, fitted
 from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.classifiers.blackbox import KINDS, open_black_box
@@ -23,6 +24,8 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.factory import build_network
 
 METADATA_KEY = "rrise"
+FORMATS = ("rrise-network/1", "rrise-network/2")
+"""The first was not named."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ def save_network(path: Path, module: nn.Module, spec: Mapping[str, Any], metadat
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
     check_finite(module, tensors, "the trained network")
     # One metadata key: safetensors orders several keys at random, and equal networks should have equal digests.
-    content = {"spec": spec, "metadata": metadata, "weights": _weights_digest(tensors)}
+    content = {
+        "format": FORMATS[-1],
+        "spec": spec,
+        "metadata": metadata,
+        "weights": _weights_digest(tensors),
+    }
     header = {METADATA_KEY: json.dumps(content, sort_keys=True)}
     with atomic_file(path) as file:
         file.write(save(tensors, header))
@@ -97,6 +105,8 @@ def _content(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dic
             f"{path}: a safetensors file, but not written by rrise-train (no {METADATA_KEY!r} metadata)"
         )
     content = json.loads(header[METADATA_KEY])
+    again = "run the stage that writes it with --again"
+    check_format(str(path), content.get("format", FORMATS[0]), FORMATS, again, TrainerError)
     return content["spec"], content["metadata"]
 
 

@@ -74,4 +74,6 @@ def test_through_file_scores_and_calibration(workspace: Path, tmp_path: Path) ->
     raw = record.head.raw_radius(predicted.probit)
     expected = np.maximum(raw - np.float32(record.head.offset[0]) * predicted.difficulty, 0)
     np.testing.assert_allclose(radius, expected, atol=1e-7)
-    assert copy.cost().to_json()["surrogate-difficulty"]["passes"] == 2 * len(copy.splits.train) * 40
+    assert (
+        copy.cost().to_json()["stages"]["surrogate-difficulty"]["passes"] == 2 * len(copy.splits.train) * 40
+    )

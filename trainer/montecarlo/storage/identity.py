@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.errors import TrainerError
 
 FORMAT = "rrise-counts"
@@ -73,12 +74,10 @@ class Identity:
     @classmethod
     def read(cls, path: str, attributes: Mapping[str, Any]) -> Identity:
         """The identity in the attributes of a stream; `path` is for messages."""
-        if attributes.get("format") != FORMAT or attributes.get("version") not in (VERSION, ENGINE_VERSION):
-            raise TrainerError(
-                f"{path}: got a Zarr group of format {attributes.get('format')!r}, version "
-                f"{attributes.get('version')!r}; expected {FORMAT!r}, version {VERSION} or {ENGINE_VERSION}. "
-                "Give another path, or remove that group"
-            )
+        again = "give another path, or remove that group to count anew"
+        check_format(f"{path}: Zarr group", attributes.get("format"), (FORMAT,), again, TrainerError)
+        known = (VERSION, ENGINE_VERSION)
+        check_format(f"{path}: Zarr group", attributes.get("version"), known, again, TrainerError)
         try:
             names = [name for name in cls.__dataclass_fields__ if name != "engine"]
             engine = attributes["engine"] if attributes["version"] == ENGINE_VERSION else ""

@@ -118,7 +118,7 @@ def test_damaged_metadata_is_refused_with_a_remedy(make_store, name, content):
         if content is None
         else content
     )
-    with pytest.raises(TrainerError, match=r"(restore|Give another path)"):
+    with pytest.raises(TrainerError, match=r"(restore|give another path)"):
         make_store()
     path.write_bytes(text)
     make_store()
