@@ -176,7 +176,7 @@ def test_counts_that_no_run_could_have_stored_are_refused(make_store):
 
 def test_a_foreign_group_is_refused(make_store, tmp_path):
     zarr.open_group(tmp_path / "targets.zarr", mode="a").create_group("train")
-    with pytest.raises(TrainerError, match=r"format None.*Give another path"):
+    with pytest.raises(TrainerError, match=r"format None.*give another path"):
         make_store()
 
 
