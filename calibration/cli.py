@@ -89,7 +89,7 @@ def fit(
     plan = _plan(table, guarantee, seen, objective_from(radius, weights), choose_beta, map_name, threshold)
     offsets = plan.offsets
     if sequence:
-        if seen is None or guarantee.kind != "selective":
+        if seen is None or not guarantee.rules.among_issued:
             raise CalibrationError("--sequence: expected it with --kind selective and --tuning")
         plan = replace(plan, threshold=None)
         offsets = offset_grid(seen, plan.guarantee, plan.map, difficulty=plan.difficulty)

@@ -7,8 +7,9 @@ from typing import Any, Callable, List, Optional
 import click
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.promise.guarantee import KINDS, Guarantee
+from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.kinds import KINDS, kind_named
 from rrise.calibration.promise.objective import Objective
 
 
@@ -40,9 +41,9 @@ def guarantee_from(
     kind: str, error: str, confidence: Optional[str], beta: str, rho: Optional[float], noise: Optional[float]
 ) -> Guarantee:
     """The guarantee that these options describe; raises CalibrationError where they contradict each other."""
-    if kind == "marginal" and confidence is not None:
+    if confidence is not None and not kind_named(kind).has_confidence:
         raise CalibrationError(
-            "--confidence: got it with --kind marginal, which has none; leave it out or use pac"
+            f"--confidence: got it with --kind {kind}, which has none; leave it out or use pac"
         )
     if (rho is None) != (noise is None):
         raise CalibrationError(

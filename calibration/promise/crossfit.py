@@ -13,7 +13,7 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap, clopper_pearson_map, step_map
 from rrise.calibration.promise.objective import MEAN_RADIUS, Objective
-from rrise.calibration.promise.offsets import clip_maxima, excesses, reference_for
+from rrise.calibration.promise.offsets import excesses, reference_for
 from rrise.calibration.promise.quantile import quantile_map
 from rrise.calibration.promise.selective import choose_threshold, offset_grid
 from rrise.calibration.promise.staircase import allowed_share, fit_staircase
@@ -52,7 +52,7 @@ def map_names(tuning: Scores, guarantee: Guarantee, objective: Objective) -> Ite
     for name in maps:
         if name != "staircase" or tuning.difficulty is None:
             yield name, False
-        if tuning.difficulty is not None and (guarantee.kind != "selective" or name in STAIRS):
+        if tuning.difficulty is not None and (not guarantee.rules.among_issued or name in STAIRS):
             yield name, True
 
 
@@ -161,7 +161,7 @@ def rule_for(
         CalibrationError: no threshold or offset works.
     """
     head = CertificateHead(fit.sigma, curve, difficulty=difficulty)
-    if guarantee.kind != "selective":
+    if not guarantee.rules.among_issued:
         return Rule(head)
     if curve.radii:
         return Rule(head, offset_grid(fit, guarantee, curve, difficulty=difficulty))
@@ -178,9 +178,7 @@ def _trial_radii(rule: Rule, trial: Scores, guarantee: Guarantee, units: int) ->
             radii.append(done.radius(trial.probit, trial.label, trial.difficulty))
         return np.stack(radii)
     excess = excesses(trial, head, guarantee)
-    groups = [np.ones(len(trial), bool)]
-    if guarantee.kind == "per-class":
-        groups = [trial.label == label for label in range(len(trial.class_names))]
+    groups = guarantee.rules.groups(trial.label, len(trial.class_names))
     for step in STEPS:
         offsets = [_offset(excess, group, head, trial, guarantee, units, step) for group in groups]
         done = head.with_offset(offsets)
@@ -198,14 +196,11 @@ def _offset(
     step: int,
 ) -> float:
     """Offset of one group at the share that its part of the calibration split will have, `step` deviations off."""
-    among, expected = excess[group], units * group.mean()
-    if guarantee.kind == "whole-clip":
-        among, expected = clip_maxima(excess, trial.clip), units
+    among, expected = guarantee.rules.scores(excess[group], trial.clip[group]), units * group.mean()
     if head.threshold is not None:
         above = head.raw_radius(trial.probit) > np.float32(head.threshold)
         among, expected = excess[above], units * above.mean()
-    parted = guarantee.kind in ("per-class", "selective")
-    if not len(among) or (parted and guarantee.rank(round(expected)) is None):
+    if not len(among) or (guarantee.rules.parted and guarantee.rank(round(expected)) is None):
         return WITHHELD
     share = rank_share(guarantee, round(expected))
     deviation = math.sqrt(max(share * (1 - share), 1e-12) * (1 / len(among) + 1 / expected))

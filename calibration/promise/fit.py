@@ -12,7 +12,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap
-from rrise.calibration.promise.offsets import clip_maxima, excesses, one_frame_per_clip, reference_for
+from rrise.calibration.promise.offsets import excesses, one_frame_per_clip, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import unproved
 from rrise.calibration.tables.scores import Scores
@@ -58,7 +58,7 @@ def calibrate(
     use_difficulty = scores.difficulty is not None if difficulty is None else difficulty
     _refuse_contradictions(scores, guarantee, use_difficulty, threshold, offsets, map)
     head = CertificateHead(scores.sigma, map, difficulty=use_difficulty, threshold=threshold)
-    chosen = scores if guarantee.kind == "whole-clip" else one_frame_per_clip(scores, seed)
+    chosen = scores if guarantee.rules.whole_clips else one_frame_per_clip(scores, seed)
     found = _fit(chosen, guarantee.spent(attempt), head, offsets)
     fitted = head.with_offset(found.offset)
     radius = fitted.radius(chosen.probit, chosen.label, chosen.difficulty)
@@ -123,27 +123,7 @@ def _refuse_contradictions(
 ) -> None:
     if difficulty and scores.difficulty is None:
         raise CalibrationError("calibrate: got difficulty=True, but this surrogate has no difficulty head")
-    if guarantee.kind != "selective":
-        if threshold is not None or len(offsets):
-            raise CalibrationError(
-                f"calibrate: got a threshold or offsets with kind {guarantee.kind!r}, expected kind 'selective'"
-            )
-        return
-    if (threshold is None) == (not len(offsets)):
-        raise CalibrationError(
-            "calibrate: the selective kind needs a threshold or a list of offsets, not both; choose one on the tuning "
-            "split (rrise.calibration.promise.plan.choose_plan)"
-        )
-    if map.radii and threshold is not None:
-        raise CalibrationError(
-            "calibrate: a threshold on the raw radius does not say who is issued when only radius "
-            f"{' or '.join(f'{radius:g}' for radius in map.radii)} is; give offsets instead, or a map that issues every radius"
-        )
-    if difficulty and threshold is not None:
-        raise CalibrationError(
-            "calibrate: a threshold on the raw radius does not say who is issued when a difficulty scales the offset; "
-            "give offsets instead, or difficulty=False"
-        )
+    guarantee.rules.refuse_choice(threshold, offsets, map.radii, difficulty)
 
 
 @dataclass(frozen=True)
@@ -161,10 +141,9 @@ def _fit(chosen: Scores, guarantee: Guarantee, head: CertificateHead, offsets: S
     if len(offsets):
         return _fixed_sequence(chosen, guarantee, head, offsets)
     excess = excesses(chosen, head, guarantee)
-    if guarantee.kind == "per-class":
+    if guarantee.rules.by_class:
         return _per_class(excess, chosen, guarantee)
-    if guarantee.kind == "whole-clip":
-        excess = clip_maxima(excess, chosen.clip)
+    excess = guarantee.rules.scores(excess, chosen.clip)
     if head.threshold is not None:
         excess = excess[head.raw_radius(chosen.probit) > np.float32(head.threshold)]
     found = _ranked(excess, guarantee)
@@ -197,7 +176,7 @@ def too_few(num_frames: int, guarantee: Guarantee) -> str:
 
 
 def _per_class(excess: np.ndarray, chosen: Scores, guarantee: Guarantee) -> _Fit:
-    groups = [excess[chosen.label == label] for label in range(len(chosen.class_names))]
+    groups = [excess[group] for group in guarantee.rules.groups(chosen.label, len(chosen.class_names))]
     fits = [_ranked(group, guarantee) for group in groups]
     frames = tuple(len(group) for group in groups)
     poor = [
@@ -289,7 +268,7 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
     # Not "greater": a radius that is NaN is no certificate that holds.
     above = ~(np.asarray(radius) <= reference_for(scores, calibration.guarantee))
     allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank
-    if calibration.guarantee.kind == "whole-clip":
+    if calibration.guarantee.rules.whole_clips:
         return RankCheck(len(np.unique(scores.clip[above])), allowed)
     chosen = np.isin(scores.digest, one_frame_per_clip(scores, calibration.seed).digest)
     groups = []

@@ -8,27 +8,9 @@ from typing import Any, Dict, Optional, Tuple
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.kinds import KINDS as KINDS
+from rrise.calibration.promise.kinds import RULES, Kind, kind_named
 from rrise.calibration.statistics.levels import Level, level_text, parse_level
-from rrise.calibration.statistics.ranks import (
-    marginal_frames_needed,
-    marginal_rank,
-    pac_frames_needed,
-    pac_rank,
-)
-
-KINDS = ("pac", "marginal", "selective", "per-class", "whole-clip")
-"""What a share of wrong certificates is taken over: frames (pac, marginal), frames that receive a certificate
-(selective), frames of each predicted class (per-class), clips (whole-clip)."""
-
-UNITS = {
-    "pac": "calibration frames",
-    "marginal": "calibration frames",
-    "selective": "calibration frames that receive a certificate",
-    "per-class": "calibration frames of each predicted class",
-    "whole-clip": "calibration clips",
-}
-"""What `Guarantee.frames_needed` counts. Frames of one clip count once, except in whole-clip."""
-
 
 WARN_ABOVE = 0.2
 """A bound on the wrong share among issued certificates above this is warned of."""
@@ -93,9 +75,8 @@ class Guarantee:
     guard: Optional[Guard] = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise CalibrationError(f"guarantee: got kind {self.kind!r}, expected one of {', '.join(KINDS)}")
-        if (self.confidence is None) != (self.kind == "marginal"):
+        rules = kind_named(self.kind)
+        if (self.confidence is None) == rules.has_confidence:
             raise CalibrationError(
                 f"confidence: got {self.confidence} with kind {self.kind!r}; marginal has none, every other kind needs one"
             )
@@ -107,9 +88,10 @@ class Guarantee:
                 f"confidence: got {level_text(self.confidence)}, expected at least 0.5; it is 1 - delta, so perhaps "
                 f"{level_text(1 - self.confidence)} is meant"
             )
-        if self.guard is not None and self.kind not in ("pac", "marginal"):
+        if self.guard is not None and not rules.guardable:
+            guardable = " or ".join(repr(name) for name, kind in RULES.items() if kind.guardable)
             raise CalibrationError(
-                f"guard: got it with kind {self.kind!r}, expected 'pac' or 'marginal': an attacker can move all his errors "
+                f"guard: got it with kind {self.kind!r}, expected {guardable}: an attacker can move all his errors "
                 "into one class, clip or group of issued frames"
             )
         if self.beta > Fraction(1, 2):
@@ -134,11 +116,16 @@ class Guarantee:
         """Build from text or numbers; `confidence` is ignored for the marginal kind."""
         return cls(
             error=parse_level(error, "error"),
-            confidence=None if kind == "marginal" else parse_level(confidence, "confidence"),
+            confidence=parse_level(confidence, "confidence") if kind_named(kind).has_confidence else None,
             beta=parse_level(beta, "beta"),
             kind=kind,
             guard=guard,
         )
+
+    @property
+    def rules(self) -> Kind:
+        """What the kind decides: units, rank, refusals and words."""
+        return kind_named(self.kind)
 
     @property
     def alpha(self) -> Fraction:
@@ -153,26 +140,26 @@ class Guarantee:
             raise CalibrationError("a marginal guarantee has no confidence")
         return 1 - self.confidence
 
+    @property
+    def _delta(self) -> Optional[Fraction]:
+        return None if self.confidence is None else self.delta
+
     def rank(self, num_frames: int) -> Optional[int]:
         """Which of `num_frames` sorted scores is the offset, counted from 1; None when there are too few.
 
         For the selective kind they are the scores of the frames that receive a certificate, for per-class those of one
         class, for whole-clip the largest score of each clip.
         """
-        if self.kind == "marginal":
-            return marginal_rank(num_frames, self.alpha)
-        return pac_rank(num_frames, self.alpha, self.delta)
+        return self.rules.rank(num_frames, self.alpha, self._delta)
 
     def frames_needed(self) -> int:
         """Least number, of what `unit` says, for which any certificate can be issued."""
-        if self.kind == "marginal":
-            return marginal_frames_needed(self.alpha)
-        return pac_frames_needed(self.alpha, self.delta)
+        return self.rules.needed(self.alpha, self._delta)
 
     @property
     def unit(self) -> str:
         """What `frames_needed` and `rank` count, in words."""
-        return UNITS[self.kind]
+        return self.rules.units
 
     def wrong_per_hour(self, frame_rate: float) -> float:
         """Wrong certificates per hour that the error level permits at `frame_rate` frames a second.
@@ -190,9 +177,7 @@ class Guarantee:
         """
         if not issued or not frames:
             return AmongIssued(issued, frames, 1.0)
-        if self.kind == "selective":
-            return AmongIssued(issued, frames, float(self.error))
-        return AmongIssued(issued, frames, min(float(self.error * frames / issued), 1.0))
+        return AmongIssued(issued, frames, self.rules.among(self.error, issued, frames))
 
     def spent(self, attempt: int) -> "Guarantee":
         """The stricter promise that attempt number `attempt` is calibrated for, so that the best of all keeps this one.
@@ -217,33 +202,13 @@ class Guarantee:
 
     def sentence(self) -> str:
         """The promise in words, with what it is a probability over and under which conditions."""
-        return self._plain_sentence() + ("" if self.guard is None else " " + self._guard_sentence(self.guard))
+        plain = self.rules.sentence(percent(self.error), percent(self.confidence or Fraction(0)))
+        return plain + ("" if self.guard is None else " " + self._guard_sentence(self.guard))
 
     def _guard_sentence(self, guard: Guard) -> str:
         return (
             f"It holds even where an attacker, who cannot foresee the noise of standard deviation {guard.noise:g}, moved "
             f"each new frame by up to {guard.rho:g} in L2, provided that each frame is passed once."
-        )
-
-    def _plain_sentence(self) -> str:
-        error = percent(self.error)
-        if self.kind == "marginal":
-            return (
-                f"A new frame receives a wrong certificate with probability at most {error}, over the draw of the "
-                "calibration frames, their Monte Carlo noise and the new frame, provided that all are exchangeable."
-            )
-        promise = {
-            "pac": f"at most {error} of new frames receive a wrong certificate",
-            "selective": f"at most {error} of the new frames that receive a certificate receive a wrong one",
-            "per-class": f"for each class separately, at most {error} of the new frames that the surrogate gives this "
-            "class receive a wrong certificate",
-            "whole-clip": f"at most {error} of new clips contain a frame with a wrong certificate",
-        }[self.kind]
-        draws = "clips" if self.kind == "whole-clip" else "frames"
-        return (
-            f"With confidence {percent(self.confidence or Fraction(0))} over the calibration {draws} and their Monte "
-            f"Carlo noise, {promise}, provided that calibration and new {draws} are independent draws from one "
-            "distribution."
         )
 
     def conditions(self) -> Tuple[str, ...]:
@@ -255,18 +220,7 @@ class Guarantee:
             "No calibration frame was dropped because of its counts.",
             "Every further attempt at this product, whatever its frames and settings, is logged and spends its share of delta.",
         )
-        own = {
-            "selective": ("The threshold, or the grid of offsets, was chosen on other frames.",),
-            "whole-clip": ("New clips are as long as the calibration clips are.",),
-        }.get(self.kind, ())
-        clips = (
-            ()
-            if self.kind == "whole-clip"
-            else (
-                "Where frames come in clips, one frame of each clip is used, and a new frame is a random frame of a new clip.",
-            )
-        )
-        return common + clips + own
+        return common + self.rules.conditions()
 
     def limits(self) -> str:
         """What the promise does not say; shown wherever a radius is shown to a person."""
@@ -278,7 +232,7 @@ class Guarantee:
             text += ", nor when an attacker has already changed the frame"
         else:
             text += f", nor when an attacker changed the frame by more than {self.guard.rho:g}"
-        if self.kind == "selective":
+        if self.rules.among_issued:
             return text + "."
         return (
             text + "; among the frames that do receive a certificate the share of wrong ones may be larger."

@@ -113,11 +113,3 @@ def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
     order = by_digest[np.random.default_rng(seed).permutation(len(scores))]
     _, first = np.unique(scores.clip[order], return_index=True)
     return scores if len(first) == len(scores) else scores.take(np.sort(order[first]))
-
-
-def clip_maxima(excess: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    """Largest score of each clip, float32 [number of clips]."""
-    _, place = np.unique(clip, return_inverse=True)
-    largest = np.full(place.max() + 1, -np.inf, np.float32)
-    np.maximum.at(largest, place, excess)
-    return largest

@@ -93,10 +93,10 @@ def _within_level(
     units: int,
 ) -> _Stairs:
     """The best stairs for one statistic `reach`, at the share of errors that the rank will permit."""
-    frames = len(np.unique(fit.clip)) if guarantee.kind == "whole-clip" else len(fit)
+    draws = guarantee.rules.num_draws(fit.clip)
     tally = _Tally.of(reach, reference, objective, BANDWIDTH * fit.sigma * (1000 / len(fit)) ** 0.2)
-    if guarantee.kind != "selective":
-        return tally.best(allowed_share(guarantee, units) * frames, objective)
+    if not guarantee.rules.among_issued:
+        return tally.best(allowed_share(guarantee, units) * draws, objective)
     found, issued = tally.best(0.0, objective, allowed_share(guarantee, units)), 1.0
     for _ in range(3):  # the rank among the issued frames permits a smaller share the fewer they are
         issued = found.issued

@@ -200,9 +200,7 @@ class CoverageRow:
 def coverage_rows(tables: ReportTables) -> List[CoverageRow]:
     """Coverage of the calibration split (by construction) and of the verification split (an independent check)."""
     rows = []
-    unit = {"selective": "certificates", "whole-clip": "clips"}.get(
-        tables.calibration.guarantee.kind, "frames"
-    )
+    unit = tables.calibration.guarantee.rules.judged
     for split in ("calibration", "verification"):
         above = _above(tables, split)
         exceeding, count = int(above.sum()), len(above)
@@ -220,13 +218,8 @@ def _above(tables: ReportTables, split: str) -> np.ndarray:
     table, record = tables.scores[split], tables.calibration
     radius = tables.radius(split)
     above = radius > reference_for(table, record.guarantee)
-    if record.guarantee.kind == "whole-clip":
-        clips, place = np.unique(table.clip, return_inverse=True)
-        return np.bincount(place[above], minlength=len(clips)) > 0
-    counted = np.isin(table.digest, one_frame_per_clip(table, record.seed).digest)
-    if record.guarantee.kind == "selective":
-        counted &= radius > 0
-    return np.asarray(above[counted])
+    independent = np.isin(table.digest, one_frame_per_clip(table, record.seed).digest)
+    return record.guarantee.rules.counted(above, clip=table.clip, independent=independent, issued=radius > 0)
 
 
 def _floats(values: np.ndarray) -> List[float]:

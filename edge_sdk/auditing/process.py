@@ -144,7 +144,7 @@ class AuditProcess:
             raise EdgeError(
                 f"audit: the log cannot be kept ({error}); make the bundle's device folder writable"
             ) from error
-        self._selective = guarantee.kind == "selective"
+        self._selective = guarantee.rules.among_issued
         self._preprocess = FramePreprocess.of(self._bundle.manifest)
         self._next, self._given_up, self._closing = -math.inf, False, False
         self._jobs: "queue.Queue[Optional[_Job]]" = queue.Queue(self.settings.waiting)

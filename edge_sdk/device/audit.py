@@ -24,10 +24,8 @@ class AuditLog:
 
     def __init__(self, bundle: Bundle, execution: Execution, guarantee: Guarantee) -> None:
         """Raises: EdgeError: audits of frames say nothing about this guarantee. OSError: nothing can be kept here."""
-        if guarantee.kind == "whole-clip":
-            raise EdgeError(
-                "audit: a guarantee of kind whole-clip speaks of clips, not of frames; audit with another kind"
-            )
+        if guarantee.rules.not_audited:
+            raise EdgeError(f"audit: {guarantee.rules.not_audited}; audit with another kind")
         self._path = bundle.device_folder(execution) / STATE_FILE
         self._error = float(guarantee.error)
         self._test = WrongRateTest(self._error)

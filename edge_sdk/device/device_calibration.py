@@ -207,8 +207,8 @@ def _fit(record: Calibration, guarantee: Guarantee, references: References, outp
     Raises:
         EdgeError: too few units, or none keeps it.
     """
-    kind = guarantee.kind
-    rows = np.arange(len(references)) if kind == "whole-clip" else independent_rows(references)
+    rules = guarantee.rules
+    rows = np.arange(len(references)) if rules.whole_clips else independent_rows(references)
     label, radius = outputs.label[rows], outputs.radius[rows].astype(np.float64)
     stored = references.radius[rows, label]
     trials = references.num_samples[rows]
@@ -219,14 +219,14 @@ def _fit(record: Calibration, guarantee: Guarantee, references: References, outp
             f"recalibrate: {int(beyond.sum())} reference radii are larger than their counts prove; make the pack again"
         )
     reference = to_keep(stored, guarantee).astype(np.float64)
-    if kind == "whole-clip":
+    if rules.whole_clips:
         clips = references.clip[rows]
         _refuse_shared_frames(references)
         rank = _rank(guarantee, len(np.unique(clips)), "clips")
         return _Found(smallest_margin(radius, reference, rank, clips), len(np.unique(clips)), rank)
-    if kind == "per-class":
+    if rules.by_class:
         return _per_class(record, guarantee, references, label, radius, reference)
-    if kind == "selective":
+    if rules.among_issued:
         return _unchanged(guarantee, radius, reference)
     rank = _rank(guarantee, len(rows), "frames")
     return _Found(smallest_margin(radius, reference, rank), len(rows), rank)

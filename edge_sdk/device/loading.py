@@ -209,7 +209,7 @@ def execution_state(bundle: Bundle, artefact: str, runtime: Runtime, probe_exact
     else:
         difference = "; ".join(execution.differences(record.execution))
     verified = load_record(bundle, execution)
-    if verified is not None and verified.margin and record.guarantee.kind == "selective":
+    if verified is not None and verified.margin and record.guarantee.rules.among_issued:
         difference += (
             "; a margin changes which frames receive a certificate, so a selective guarantee has none"
         )

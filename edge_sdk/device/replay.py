@@ -66,7 +66,7 @@ def compare_with_recorded(
     flipped = label != then.label
     change = now - before
     increase = np.where(flipped, 0.0, np.maximum(change, _nearer(record.head, then, outputs, paired)))
-    if record.guarantee.kind == "selective":
+    if record.guarantee.rules.among_issued:
         # Its share is one among issued certificates: a right one that is lost here weakens it as well.
         increase = np.maximum(increase, np.abs(change))
     return Replay(

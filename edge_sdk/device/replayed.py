@@ -22,8 +22,8 @@ DELTA = Fraction(1, 20)
 
 def independent_units(references: References, guarantee: Guarantee, paired: np.ndarray) -> int:
     """Of the replayed frames, bool [n], how many count: one of each clip, or for whole clips the clips."""
-    if guarantee.kind == "whole-clip":
-        return len(np.unique(references.clip[paired]))
+    if guarantee.rules.whole_clips:
+        return guarantee.rules.num_draws(references.clip[paired])
     return int(paired[independent_rows(references)].sum())
 
 
@@ -41,7 +41,7 @@ def replay_sentence(guarantee: Guarantee, units: int) -> str:
         return "How many independent frames were replayed is not known, so nothing is proved: verify again."
     share, delta = unseen_share(guarantee, units), _delta(guarantee)
     both = 1 - delta - (0 if guarantee.confidence is None else guarantee.delta)
-    unit = "clips" if guarantee.kind == "whole-clip" else "frames"
+    unit = guarantee.rules.draws
     replayed = (
         f"{units} independent replayed {unit} prove, with confidence {_percent(float(1 - delta))}, that at most {_percent(share)}"
         f" of new {unit} get a larger certificate here than was calibrated and the margin covers"
@@ -50,25 +50,13 @@ def replay_sentence(guarantee: Guarantee, units: int) -> str:
 
 
 def _consequence(guarantee: Guarantee, share: float) -> str:
-    error, added = float(guarantee.error), _percent(share)
-    if guarantee.kind == "selective":
-        return (
-            f"Of the new frames that receive a certificate at most ({_percent(error)} s + {added}) / (s - {added}) receive a"
-            " wrong one, s being the share that receives one"
-        )
-    if guarantee.kind == "per-class":
-        return (
-            f"For each class at most {_percent(error)} of its new frames receive a wrong certificate, and {added} divided by the"
-            " class's share of frames"
-        )
     if guarantee.guard is not None:
         # An attacker moves what differs here as he moves what is wrong: the level before the shift takes the sum.
         normal, guard = NormalDist(), guarantee.guard
         level = min(float(guard.level(guarantee.error)) + share, 1 - 1e-12)
         error = normal.cdf(normal.inv_cdf(level) + guard.rho / guard.noise)
         return f"So at most {_percent(error)} of new frames receive a wrong certificate, moved ones included"
-    what = "clips contain a frame with" if guarantee.kind == "whole-clip" else "frames receive"
-    return f"So at most {_percent(error + share)} of new {what} a wrong certificate"
+    return guarantee.rules.elsewhere(float(guarantee.error), share)
 
 
 def _delta(guarantee: Guarantee) -> Fraction:

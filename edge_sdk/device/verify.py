@@ -165,7 +165,7 @@ def verify(
     exceeds = radius > to_keep(reference, record.guarantee)
     coverage = _coverage(exceeds, radius > 0, references, record.guarantee)
     # What was calibrated on this device may differ from what was recorded elsewhere: its margin covers that.
-    selective = record.guarantee.kind == "selective"
+    selective = record.guarantee.rules.among_issued
     usual = 0.0 if record.head.map.radii or selective else TOLERANCE * bundle.manifest.sigma
     limit = 0.0 if selective else usual if tolerance is None else tolerance
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
@@ -239,15 +239,9 @@ def _state(bundle: Bundle, artefact: str, runtime: Runtime) -> ExecutionState:
 def _coverage(
     exceeds: np.ndarray, issued: np.ndarray, references: References, guarantee: Guarantee
 ) -> Coverage:
-    if guarantee.kind == "whole-clip":
-        clips = np.unique(references.clip, return_inverse=True)[1].ravel()
-        exceeding, trials = len(np.unique(clips[exceeds])), int(clips.max(initial=-1)) + 1
-    else:
-        chosen = independent_rows(references)
-        if guarantee.kind == "selective":
-            chosen = chosen[issued[chosen]]
-        exceeding, trials = int(exceeds[chosen].sum()), len(chosen)
-    alpha = guarantee.alpha
+    rows = independent_rows(references)
+    wrong = guarantee.rules.counted(exceeds, clip=references.clip, independent=rows, issued=issued)
+    exceeding, trials, alpha = int(wrong.sum()), len(wrong), guarantee.alpha
     return Coverage(
         trials,
         exceeding,

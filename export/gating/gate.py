@@ -242,15 +242,14 @@ def _check_coverage(record: Calibration, mine: Answers, references: References, 
 def _trials(record: Calibration, scores: Scores, radius: np.ndarray) -> List[Tuple[int, int]]:
     """(exceeding, independent units) of what the kind of guarantee counts: frames, issued frames, classes or clips."""
     above = radius > reference_for(scores, record.guarantee)
-    if record.guarantee.kind == "whole-clip":
-        return [(len(np.unique(scores.clip[above])), len(np.unique(scores.clip)))]
-    chosen = np.isin(scores.digest, one_frame_per_clip(scores, record.seed).digest)
-    if record.guarantee.kind == "selective":
-        chosen &= radius > 0
-    if record.guarantee.kind != "per-class":
-        return [(int(above[chosen].sum()), int(chosen.sum()))]
-    groups = [chosen & (scores.label == label) for label in range(len(scores.class_names))]
-    return [(int(above[group].sum()), int(group.sum())) for group in groups]
+    return record.guarantee.rules.trials(
+        above,
+        clip=scores.clip,
+        independent=np.isin(scores.digest, one_frame_per_clip(scores, record.seed).digest),
+        issued=radius > 0,
+        label=scores.label,
+        classes=len(scores.class_names),
+    )
 
 
 def most_by_chance(units: int, rate: float, false_alarm: float) -> int:

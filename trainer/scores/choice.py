@@ -53,9 +53,9 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
         samples = workspace.config.targets.calibration
         curve = clopper_pearson_map(tuning.sigma, samples, float(guarantee.beta))
     threshold = None
-    if guarantee.kind == "selective":
+    if guarantee.rules.among_issued:
         threshold = choose_threshold(tuning, guarantee, curve, radius=objective.radius, num_calibration=size)
-    scaled = tuning.difficulty is not None and guarantee.kind != "selective"
+    scaled = tuning.difficulty is not None and not guarantee.rules.among_issued
     return Plan(guarantee, curve, scaled, threshold, objective, default_radii(tuning.sigma), ())
 
 

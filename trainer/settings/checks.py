@@ -7,8 +7,9 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-from rrise.calibration.promise.guarantee import KINDS, Guarantee
+from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.kinds import KINDS
 from rrise.calibration.statistics.levels import parse_level
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.storage.identity import SAMPLE_BLOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rrise.calibration.promise.kinds import KINDS
 from rrise.trainer.settings.config import Config
 
 SECTIONS = {
@@ -55,7 +56,7 @@ COMMENTS = {
     "targets.dtype": "bfloat16 counts twice as fast where the processor has it",
     "surrogate.method": "stored, fresh, or auto: both, and the better on the tuning split is kept",
     "surrogate.difficulty": "learn how far off the surrogate may be, frame by frame",
-    "guarantee.kind": "pac, marginal, selective, per-class or whole-clip",
+    "guarantee.kind": f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     "guarantee.error": "share of new frames that may receive a wrong certificate",
     "guarantee.confidence": "with which the promise holds over the calibration frames",
     "guarantee.radius": "the radius that the robot needs, or a list of them; 0 = large radii on average",

@@ -11,10 +11,10 @@ from hypothesis.extra.numpy import arrays
 from rrise.calibration import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import CertificateHead
+from rrise.calibration.promise.kinds.clips import clip_maxima
 from rrise.calibration.promise.maps import step_map
 from rrise.calibration.promise.offsets import (
     LEAST,
-    clip_maxima,
     excesses,
     label_reference,
     one_frame_per_clip,
