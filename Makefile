@@ -1,4 +1,4 @@
-# make demo [DATA=path] [DEMO=folder]   the whole loop on real images, by default in demo or runs/NAME
+# make demo [DATA=path] [DEMO=folder]   the whole loop, command by command, by default in demo or runs/NAME
 # make test               all ordinary tests, with ruff and mypy
 # make docs              the documentation in build/docs, broken links refused
 # make wheel             dist/rrise-VERSION-py3-none-any.whl, for a robot: rrise is in no package index
@@ -14,7 +14,7 @@ CHECK := import sys; old = sys.version_info < (3, 11); \
 .PHONY: demo test test-all lint docs wheel clean
 
 demo: $(STAMP)
-	$(BIN)/python examples/01_the_loop.py --data "$(DATA)" $(if $(DEMO),--workspace "$(DEMO)")
+	$(BIN)/python -m rrise.trainer demo $(if $(DEMO),"$(DEMO)") --data "$(DATA)"
 
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

@@ -17,6 +17,7 @@ from rrise.calibration.tables.evaluation import certified_accuracy
 from rrise.trainer.attacks.attack import Rate, attack
 from rrise.trainer.attacks.search import Search
 from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.commands.demo import demo
 from rrise.trainer.commands.start import init, run
 from rrise.trainer.counts.agree import CONFIDENCE, agree
 from rrise.trainer.counts.certify import certify_test_split
@@ -69,6 +70,7 @@ def _training(function: Command) -> Command:
 
 main.add_command(init)
 main.add_command(run)
+main.add_command(demo)
 
 
 @main.command("base")

@@ -1,0 +1,128 @@
+"""`rrise-train demo`: the whole loop with the commands that a user would type, each shown before it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from rrise.calibration.console import duration, run_command, summary
+from rrise.calibration.errors import CheckFailed
+from rrise.calibration.requirements import install
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.workspace import Workspace
+
+PICTURES = 20
+"""Test frames that are written as pictures, for the last step to certify."""
+
+MODULES = {"rrise-train": "rrise.trainer", "rrise-export": "rrise.export", "rrise-edge": "rrise.edge_sdk"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demonstration: what a user would type, and what it does."""
+
+    words: tuple[str, ...]
+    purpose: str
+
+    def line(self) -> str:
+        """The command as it is typed."""
+        return " ".join(self.words)
+
+
+@click.command("demo")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--data", default="digits", show_default=True, help="Digits, or data of your own as for init.")
+@click.option("--preset", default="standard", show_default=True, help="As for init; quick to see it run.")
+@run_command
+def demo(folder: Path | None, data: str, preset: str) -> None:
+    """The whole loop on scikit-learn's digits: settings, training, Monte Carlo, calibration, bundle, certificates.
+
+    FOLDER becomes a workspace: demo, or runs/NAME for data of your own. What is finished there already is kept.
+    """
+    folder = folder or (Path("demo") if data == "digits" else Path("runs") / Path(data).stem)
+    start = time.monotonic()
+    for step in steps_of(folder, data, preset):
+        show(step)
+        execute(step)
+    count = save_pictures(folder)
+    last = Step(
+        ("rrise-edge", "demo", str(folder / "bundle"), str(folder / "pictures")),
+        f"a robot's side: the bundle certifies {count} pictures of the test split",
+    )
+    show(last)
+    execute(last)
+    summary("The loop is closed", closing_rows(folder, time.monotonic() - start), {}, False)
+
+
+def steps_of(folder: Path, data: str, preset: str) -> list[Step]:
+    """What is to be done up to the bundle; an existing workspace or bundle is kept."""
+    steps = []
+    if not (folder / "rrise.toml").exists():
+        words = ("rrise-train", "init", str(folder), "--data", data, "--preset", preset)
+        steps.append(Step(words, "settings that fit the data; edit rrise.toml to change them"))
+    purpose = "train under noise, count by Monte Carlo, train the surrogate, calibrate; minutes, and it can be stopped"
+    steps.append(Step(("rrise-train", "run", str(folder)), purpose))
+    if not (folder / "bundle" / "manifest.json").exists():
+        purpose = "one ONNX file with label and certified radius, calibrated by its own answers and checked"
+        steps.append(Step(("rrise-export", "onnx", str(folder)), purpose))
+    return steps
+
+
+def show(step: Step) -> None:
+    """Print what comes now."""
+    click.echo(f"\n# {step.purpose}\n$ {step.line()}")
+    sys.stdout.flush()
+
+
+def execute(step: Step, run: Callable[[Sequence[str]], int] = subprocess.call) -> None:
+    """Run a step in an interpreter of its own, as from the command line.
+
+    Raises:
+        CheckFailed: it ended with status 1.
+        TrainerError: it could not run.
+    """
+    name, *rest = step.words
+    status = run([sys.executable, "-m", MODULES[name], *rest])
+    if status == 1:
+        raise CheckFailed(f"{step.line()}: a check failed, see above")
+    if status != 0:
+        raise TrainerError(
+            f"{step.line()}: ended with status {status}, see above; mend it and call demo again, what is done is kept"
+        )
+
+
+def save_pictures(folder: Path, count: int = PICTURES) -> int:
+    """Write the first test frames to FOLDER/pictures as PNG files named after their class; returns how many."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise TrainerError(f"demo: pictures need Pillow: {install('pillow')}") from error
+    workspace = Workspace.open(folder)
+    chosen = workspace.splits.test[:count]
+    frames, names = workspace.dataset.take(chosen), workspace.class_names
+    place = folder / "pictures"
+    place.mkdir(exist_ok=True)
+    for number, (frame, label) in enumerate(zip(frames, workspace.labels("test"), strict=False)):
+        flat = frame[:, :, 0] if frame.shape[2] == 1 else frame
+        name = "".join(letter if letter.isalnum() else "-" for letter in names[label])
+        Image.fromarray(flat).save(place / f"{number:02}-{name}.png")
+    return len(chosen)
+
+
+def closing_rows(folder: Path, seconds: float) -> list[tuple[str, str]]:
+    """What was made, and what to do next."""
+    bundle = folder / "bundle"
+    return [
+        ("bundle", f"{bundle} (all that a robot needs)"),
+        ("report", str(folder / "report" / "report.html")),
+        ("time", duration(seconds)),
+        ("promise", f"rrise-edge info {bundle}"),
+        ("your camera", f"rrise-edge demo {bundle} 0 (or a video, or a folder of pictures)"),
+        ("your images", "rrise-train demo --data FOLDER (with one sub-folder for each class)"),
+    ]
