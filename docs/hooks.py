@@ -23,7 +23,7 @@ SHOWN = {
     "trainer/montecarlo/README.md": "how-to/count.md",
     "export/README.md": "how-to/export.md",
     "edge_sdk/README.md": "how-to/run.md",
-    "examples/reproduce/README.md": "measurements.md",
+    "examples/reproduce/README.md": "reproduction.md",
 }
 COMMANDS = {
     "rrise-train": "trainer",

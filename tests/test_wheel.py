@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.docs.test_tutorials import quicken
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("calibration", "edge_sdk", "export", "trainer")
@@ -70,6 +73,32 @@ def test_the_wheel_holds_one_root_and_the_name_that_robots_write(wheel: Path) ->
     assert [n for n in names if n.startswith("edge_sdk/")] == ["edge_sdk/__init__.py", "edge_sdk/py.typed"]
 
 
+def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=wheel.parent / "source", capture_output=True)
+    archive = next(tmp_path.glob("rrise-*.tar.gz"))
+    with tarfile.open(archive) as held:
+        assert all(member.isfile() or member.isdir() for member in held), "links do not survive everywhere"
+        held.extractall(tmp_path / "out", filter="data")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        ".",
+    ]
+    source = tmp_path / "out" / archive.name.removesuffix(".tar.gz")
+    subprocess.run([*command, str(source)], check=True, cwd=tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("rrise-*.whl"))) as again, zipfile.ZipFile(wheel) as first:
+        assert {i.filename: i.CRC for i in again.infolist() if ".dist-info/RECORD" not in i.filename} == {
+            i.filename: i.CRC for i in first.infolist() if ".dist-info/RECORD" not in i.filename
+        }
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_come_from_the_wheel(installed: Path, package: str) -> None:
     assert run(f"from rrise import {package}; print({package}.__file__)", installed).startswith(
@@ -103,6 +132,44 @@ def test_a_project_may_have_folders_of_the_same_names(installed: Path, tmp_path:
 def test_commands_start_from_the_wheel(installed: Path, command: str) -> None:
     help_text = run(f"import sys; from {command} import main; sys.argv[1:] = ['--help']; main()", installed)
     assert "Commands:" in help_text
+
+
+def test_demo_starts_from_the_wheel(installed: Path) -> None:
+    """It ends with the message of its first step, which runs in an interpreter of its own and finds the wheel too."""
+    code = "from rrise.trainer.cli import main; main(['demo', 'w', '--data', 'nowhere'])"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=installed, env=environment
+    )
+    assert done.returncode == 2, done.stderr
+    assert "$ rrise-train init w --data nowhere" in done.stdout
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_the_whole_demo_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """From settings to certified pictures, without a checkout on the import path; with settings of a minute."""
+    pytest.importorskip("sklearn")
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+
+    def command(*words: str) -> str:
+        line = [sys.executable, "-P", "-m", "rrise.trainer", *words]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    command("init", "demo", "--data", "digits", "--preset", "quick")
+    quicken(tmp_path / "demo" / "rrise.toml")
+    said = command("demo", "demo")
+    for step in (
+        "rrise-train run demo",
+        "rrise-export onnx demo",
+        "rrise-edge demo demo/bundle demo/pictures",
+    ):
+        assert f"$ {step}" in said
+    assert "of 20" in said and "The loop is closed" in said
+    assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 20
+    assert "$ rrise-export onnx" not in command("demo", "demo"), "what is finished is kept"
 
 
 def test_the_wheel_installs_the_four_commands(wheel: Path) -> None:

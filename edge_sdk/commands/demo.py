@@ -101,11 +101,12 @@ class Told:
             self.radii.append(certificate.radius)
             self.classes[str(certificate.name)] += 1
         now = (certificate.status, certificate.name)
-        if not self._silent and now != self._before and self._lines < LINES:
+        if not self._silent and now != self._before and self._lines <= LINES:
             self._lines += 1
-            click.echo(f"{frame_id}  {certificate.to_line()}")
-            if self._lines == LINES:
-                click.echo("... (further frames are counted only)")
+            more = self._lines > LINES
+            click.echo(
+                "... further frames are counted only" if more else f"{frame_id}  {certificate.to_line()}"
+            )
         self._before = now
 
     def rows(self) -> List[Tuple[str, str]]:
@@ -115,7 +116,7 @@ class Told:
         if self.radii:
             rows.append(("radius", f"median {median(self.radii):.3g}, largest {max(self.radii):.3g}"))
             names = sorted(self.classes.items(), key=lambda pair: -pair[1])
-            rows.append(("labels", ", ".join(f"{name} {number}" for name, number in names[:10])))
+            rows.append(("labels", ", ".join(f"{name}: {number}" for name, number in names[:10])))
         rows += [(status, str(number)) for status, number in self.statuses.items() if status != "certified"]
         return rows
 
