@@ -119,7 +119,8 @@ def export_onnx(
     )
     rules = policy if policy is not None else source.policy
     unchecked = ["max_drop was not checked, since no --baseline was given"]
-    save_export_report(result, source, unchecked if baseline is None and rules.max_drop is not None else ())
+    notes = unchecked if baseline is None and rules.max_drop is not None else []
+    save_export_report(result, source, [*notes, *([source.plan_note] if source.plan_note else [])])
     for product in result.products:
         for scores in (product.scored, product.recorded):
             table = replace(scores, execution=product.record.execution)

@@ -46,6 +46,7 @@ class Source:
         training_digests: of every frame that the surrogate, the map or a quantiser may have seen.
         attempt: which use of the calibration split this is.
         policy: what a release must reach.
+        plan_note: why the plan is not the one that `rrise-train calibrate` wrote; empty where it is.
         foreign_code: whether the network is a factory of the user's, whose code no digest of ours covers.
 
     In the guarded tier (`guarantee.guard`) the module takes frames and noise.
@@ -73,6 +74,7 @@ class Source:
     attempt: int = 1
     policy: Policy = NO_POLICY
     foreign_code: bool = False
+    plan_note: str = ""
 
     def calibrate(self, scores: Scores) -> Calibration:
         """The record of an artefact with these scores of the calibration split, as this workspace asks for it."""
@@ -106,12 +108,14 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
     Raises:
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
-    from rrise.trainer.scores.calibrate import configured_plan, log_attempt, seen_digests
+    from rrise.trainer.scores.calibrate import log_attempt, seen_digests
+    from rrise.trainer.scores.settled import settled_plan
     from rrise.trainer.workspace import Workspace
 
     workspace = Workspace.open(path)
     base, surrogate = workspace.base(allow_code=allow_code), workspace.surrogate(allow_code=allow_code)
-    plan = configured_plan(workspace, allow_code=allow_code)
+    settled = settled_plan(workspace, surrogate)
+    plan = settled.plan
     guard = plan.guarantee.guard
     if (0.0 if guard is None else guard.noise) != surrogate.guard_noise:
         raise ExportError(
@@ -131,6 +135,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
         difficulty=plan.difficulty,
         threshold=plan.threshold,
         offsets=plan.offsets,
+        plan_note=settled.note,
         training_digests=frozenset(seen_digests(workspace)),
         split_digests={name: workspace.splits.digest(name) for name in SPLITS},
         base_digest=base.digest,

@@ -26,8 +26,9 @@ from rrise.calibration.tables.evaluation import (
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.counts.certify import RADII
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.choice import choose, tuning_scores
+from rrise.trainer.scores.choice import choose
 from rrise.trainer.scores.scoring import pytorch_execution, score
+from rrise.trainer.scores.settled import save_plan
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 
@@ -104,7 +105,7 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
             f"replay of the calibration split: {check.exceeding} radii exceed their reference, expected at most "
             f"{check.allowed}; this is a defect of the arithmetic, nothing was written"
         )
-    plan.save(record_path(workspace, network).with_name("plan.json"))
+    save_plan(workspace, network, plan, tables["tuning"])
     record.save(record_path(workspace, network))
     return evaluate(tables["test"], record)
 
@@ -135,12 +136,6 @@ def score_all(workspace: Workspace, network: Network) -> dict[str, Scores]:
         tables[split] = score(network.module, workspace.preprocess, references, network.digest, noise)
         tables[split].save(workspace.scores_path(folder, split))
     return tables
-
-
-def configured_plan(workspace: Workspace, *, allow_code: bool = False) -> Plan:
-    """Guarantee, map, difficulty and threshold for every execution of this workspace's surrogate."""
-    network = workspace.surrogate(allow_code=allow_code)
-    return choose(workspace, tuning_scores(workspace, network), network.guard_noise)
 
 
 def seen_digests(workspace: Workspace) -> list[bytes]:

@@ -14,7 +14,8 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.attempts import AttemptLog
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.counts.targets import build_targets
-from rrise.trainer.scores.calibrate import calibrate, configured_plan, log_attempt, record_path
+from rrise.trainer.scores.calibrate import calibrate, log_attempt, record_path
+from rrise.trainer.scores.settled import settled_plan
 from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, all_streams
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 from tests.trainer.helpers import copied, edit
@@ -97,8 +98,12 @@ def test_other_splits_are_another_attempt_and_cost_confidence(workspace: Path, t
     copy = copied(workspace, tmp_path)
     log = AttemptLog(copy.path / "attempts.jsonl")
     known = len(log.different())
-    assert log_attempt(copy, copy.surrogate(), configured_plan(copy)) == 1
-    network, plan, pack = copy.surrogate(), configured_plan(copy), copy.references("calibration")
+    assert log_attempt(copy, copy.surrogate(), settled_plan(copy, copy.surrogate()).plan) == 1
+    network, plan, pack = (
+        copy.surrogate(),
+        settled_plan(copy, copy.surrogate()).plan,
+        copy.references("calibration"),
+    )
     copy.__dict__["splits"] = replace(copy.splits, calibration=copy.splits.calibration[5:])
     copy.references = lambda split: pack  # type: ignore[method-assign]
     assert log_attempt(copy, network, plan) == known + 1
