@@ -17,6 +17,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.requirements import install
 from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
 from rrise.calibration.storage.files import present, read_json, write_json
+from rrise.deprecations import warn
 from rrise.edge_sdk.errors import BundleError, EdgeError
 
 SIGNATURE_FILE = "signature.json"
@@ -385,6 +386,7 @@ def _key_bytes(text: str, *, private: bool) -> bytes:
     try:
         if "-----BEGIN" not in text:
             raw = bytes.fromhex(text.strip())
+            warn("hexadecimal-keys", what, stacklevel=4)
         elif private:
             key = serialization.load_pem_private_key(text.encode(), None)
             raw = key.private_bytes_raw() if isinstance(key, ed25519.Ed25519PrivateKey) else b""

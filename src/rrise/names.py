@@ -14,6 +14,8 @@ import sys
 from types import CodeType, ModuleType
 from typing import Any, Dict, Optional, Sequence
 
+from rrise.deprecations import warn
+
 ROOTS = ("calibration", "edge_sdk", "export", "trainer")
 # Where the modules of version 0.1 are now, below rrise.
 MOVED: Dict[str, str] = {
@@ -195,6 +197,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         if found is None:
             return None
+        if present != f"rrise.{name}":
+            warn("moved-modules", name, stacklevel=2)
         package = found.submodule_search_locations is not None
         return importlib.machinery.ModuleSpec(name, _Loader(present), origin=found.origin, is_package=package)
 
