@@ -1,1 +1,1 @@
-"""Reproduces RRISE's headline results beside the methods it replaces: `python -m examples.reproduce --help`."""
+"""RRISE's published comparison as ordinary workspaces: a preparer of data sets, settings for each row, and the table."""

@@ -1,215 +1,205 @@
-"""From a finished run to its table: every method on the same frames, base classifier and references."""
+"""From methods to rows: what each one's certificates are worth at every error level, beside CERTIFY on the same frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from examples.reproduce.ablations import calibration_ablations
-from examples.reproduce.report import write
-from examples.reproduce.rows import (
-    CERTIFY_ALPHA,
-    PAPER,
-    TUNED,
-    Choice,
-    Cost,
-    Row,
-    Tables,
-    calibrated,
-    calibrated_row,
-    certify_rows,
-    evaluate,
-    gap_curve,
-    published_prior,
-)
-from examples.reproduce.run import Run
-from examples.reproduce.surrogates import Surrogates
+from examples.reproduce.methods import Method
+from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
-from rrise.calibration.promise.guarded import Guard
+from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.statistics.bounds import lower_radius, round_down
+from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.statistics.shares import Difference
 from rrise.calibration.tables.certify import CertifyCounts
-from rrise.calibration.tables.evaluation import certified_accuracy, certified_right
+from rrise.calibration.tables.cost import break_even
+from rrise.calibration.tables.evaluation import (
+    AuditVerdict,
+    Judged,
+    Worth,
+    judge,
+    label_agreement,
+    probit_rmse,
+)
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.networks import Network
+from rrise.trainer.choice import plan_for
 
-GAP_ERRORS = ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
+ERRORS = ("0.1", "0.05", "0.01")
 PRIOR_SAMPLES = 100_000
 """N of Accelerated Smoothing's published evaluation."""
 
-TITLES = {
-    "ours": "RRISE, ours",
-    "paper": "RRISE, as in the paper",
-    "prior": "Accelerated Smoothing, calibrated by us",
-    "guarded": "RRISE, guarded tier",
-    "clean": "clean softmax of the base classifier",
-}
+
+@dataclass(frozen=True)
+class Row:
+    """One method under one promise.
+
+    promise, error: in words, and the level as text; "" where nothing is promised over frames. worth: at each of its radii.
+    behind: net points that it lacks against CERTIFY at the largest N on the same frames, at each of them; empty for CERTIFY.
+    verdict: of the audit on all certificates. curve: net at each radius of the figure. offline, passes: base passes
+    before the first query, and of a query. repaid: queries after which CERTIFY at the largest N would have cost more.
+    choice: what the tuning split chose, and the offset.
+    """
+
+    method: str
+    promise: str
+    error: str
+    worth: tuple[Worth, ...]
+    behind: tuple[Difference, ...]
+    verdict: AuditVerdict
+    curve: tuple[float, ...]
+    agreement: float | None
+    probit_rmse: float | None
+    offline: int
+    passes: int
+    repaid: int | None
+    choice: str
 
 
-def make_table(run: Run) -> Mapping[str, list[Row]]:
-    """Do whatever stage is missing, then write results.json, table.md and the figures into the run's folder."""
-    asked = run.settings
-    certify = run.certify()
-    certify.save(run.folder / "scores" / "certify.npz")
-    best = certify.at(max(asked.certify), CERTIFY_ALPHA)
-    right = certified_right(best.label, best.radius, certify.target, asked.columns)
-    against = asked.selection + max(asked.certify)
-    scores, costs = {}, {}
-    for name, network, guard in _networks(run):
-        scores[name] = run.tables(name, network, guard)
-        costs[name] = Cost(1, _offline(run, name), against, run.timing(name, network)["single"], right)
-    rows = certify_rows(certify, scores["clean"].test, asked.columns, run.timing("clean", run.base)["batch"])
-    for error in asked.errors:
-        rows += _calibrated_rows(scores, costs, error, run)
-    rows.append(published_row(scores["prior"].test, costs["prior"], asked.columns))
-    rows.append(_verified_row(run, scores["ours"], costs["ours"]))
-    tables = {"Methods": rows}
-    error = asked.errors[-1]
-    if asked.ablations:
-        others = [recipe.name for recipe in run.settings.recipes() if recipe.name not in TITLES]
-        promise = Guarantee.of("pac", error)
-        tables["Surrogates, one change at a time"] = [
-            calibrated_row(name, scores[name], promise, TUNED, asked.betas, asked.columns, costs[name])
-            for name in ("ours", "paper", *others)
-        ]
-    tables["Calibration of our surrogate, one change at a time"] = calibration_ablations(
-        scores["ours"], error, asked.betas, asked.columns, costs["ours"], asked.seed
-    )
-    _write(run, tables, scores, certify)
-    return tables
+def make_rows(methods: Sequence[Method], errors: Sequence[str], radii: Sequence[float]) -> list[Row]:
+    """CERTIFY at every N, then every method at every level: calibrated as its settings say and, where they name several
+    radii, for each of these alone as well.
 
-
-def _networks(run: Run) -> Iterator[tuple[str, Network, float]]:
-    """Name, network and noise on its own input: the base classifier itself, then every surrogate."""
-    surrogates = Surrogates(run)
-    yield "clean", run.base, 0.0
-    for recipe in run.settings.recipes():
-        network = surrogates.with_difficulty(recipe) if recipe.name == "ours" else surrogates.plain(recipe)
-        yield recipe.name, network, recipe.guard
-
-
-def _offline(run: Run, name: str) -> int:
-    """Base passes spent before the first query: references, and what the surrogate was trained from and with."""
-    spent, asked = run.cost(), run.settings
-    total = (
-        spent["counts-tuning"]
-        + spent["counts-calibration"]
-        + sum(spent.get(f"{stage}-{name}", 0) for stage in ("surrogate", "difficulty"))
-    )
-    for recipe in asked.recipes():
-        if recipe.name == name and recipe.targets == "stored":
-            total += (
-                spent["counts-train"] * (recipe.stored_samples or asked.train_samples) // asked.train_samples
-            )
-    return total
-
-
-def _calibrated_rows(
-    scores: Mapping[str, Tables], costs: Mapping[str, Cost], error: str, run: Run
-) -> list[Row]:
-    asked, rows = run.settings, []
-
-    def add(name: str, title: str, choice: Choice, guard: Guard | None = None) -> None:
-        promise = Guarantee.of("pac", error, guard=guard)
-        rows.append(
-            calibrated_row(title, scores[name], promise, choice, asked.betas, asked.columns, costs[name])
-        )
-
-    for name in ("ours", "prior", "clean"):
-        add(name, TITLES[name], TUNED)
-        for radius in asked.chosen_radii:
-            add(name, f"{TITLES[name]}, for r = {radius:g}", Choice(radius=radius))
-    add("paper", TITLES["paper"], PAPER)
-    if "guarded" in scores:
-        add("guarded", TITLES["guarded"], TUNED, Guard(*asked.guard))
+    Each row uses the calibration split once and its promise holds for that row; whoever picks the best must pick it on
+    other frames.
+    """
+    first, grid = methods[0], figure_grid(radii)
+    rows = _certify_rows(first, radii, grid)
+    best = _certified(first, first.certify.budgets[-1])
+    for method in methods:
+        asked = method.config.guarantee
+        several = isinstance(asked.radius, tuple) and asked.map in ("auto", "staircase")
+        alone = asked.objective.radii if several else ()
+        for error in errors:
+            rows.append(_calibrated(method, error, radii, best, grid))
+            for radius in alone:
+                rows.append(_calibrated(method, error, (radius,), best, grid, alone=radius))
+        if method.config.surrogate.loss == "js":
+            rows.append(_published(method, radii, best, grid))
     return rows
 
 
-def published_row(test: Scores, cost: Cost, radii: tuple[float, ...]) -> Row:
-    """Accelerated Smoothing as published, which promises nothing: no sample was drawn."""
-    return evaluate(
-        "Accelerated Smoothing, as published",
-        "none (no sample was drawn)",
-        test.label,
-        published_prior(test, PRIOR_SAMPLES),
-        test,
-        radii,
-        cost,
-        choice=f"Clopper-Pearson {CERTIFY_ALPHA:g} on floor({PRIOR_SAMPLES:,} softmax)",
+def table_radii(methods: Sequence[Method]) -> tuple[float, ...]:
+    """All radii that any method's settings name; where none does, one, two and three sigma."""
+    found: set[float] = set()
+    for method in methods:
+        asked = method.config.guarantee.radius
+        found |= set(asked) if isinstance(asked, tuple) else {asked} - {0.0}
+    return tuple(sorted(found)) or default_radii(methods[0].test.sigma)
+
+
+def with_radii(method: Method, radii: Sequence[float]) -> Method:
+    """The method with other wanted radii in its settings; no weights."""
+    guarantee = replace(method.config.guarantee, radius=tuple(radii), weights=())
+    return replace(method, config=replace(method.config, guarantee=guarantee))
+
+
+def figure_grid(radii: Sequence[float]) -> tuple[float, ...]:
+    """Radii of the figure."""
+    return tuple(float(value) for value in np.linspace(0, 1.5 * max(radii), 121))
+
+
+def _certified(method: Method, budget: int) -> Judged:
+    """CERTIFY's certificates. Each has a promise of its own, so it counts until the audit refutes it."""
+    alpha = float(parse_level(method.config.targets.certify_alpha, "certify_alpha"))
+    found = method.certify.at(budget, alpha)
+    return judge(method.test, found.radius, label=found.label, per_input=True)
+
+
+def _certify_rows(method: Method, radii: Sequence[float], grid: Sequence[float]) -> list[Row]:
+    table: CertifyCounts = method.certify
+    draws = int(table.selection[0].sum())
+    rows = []
+    for budget in table.budgets:
+        judged = _certified(method, budget)
+        promise = f"per input, {method.config.targets.certify_alpha}"
+        rows.append(_row(f"CERTIFY, N = {budget:,}", promise, "", judged, None, radii, grid, draws + budget))
+    return rows
+
+
+def _calibrated(
+    method: Method,
+    error: str,
+    radii: Sequence[float],
+    best: Judged,
+    grid: Sequence[float],
+    *,
+    alone: float = 0.0,
+) -> Row:
+    """alone: the only radius that is wanted; 0: those of the settings."""
+    asked = replace(method.config.guarantee, error=error)
+    if alone:
+        asked = replace(asked, radius=alone, weights=(), map="auto")
+    config = replace(method.config, guarantee=asked)
+    units = len(np.unique(method.calibration.clip))
+    plan = plan_for(config, method.tuning, method.guard_noise, units)
+    record = calibrate(
+        method.calibration,
+        plan.guarantee,
+        plan.map,
+        training_digests=method.tuning.digest.tolist(),
+        difficulty=plan.difficulty,
+        threshold=plan.threshold,
+        offsets=plan.offsets,
     )
-
-
-def _verified_row(run: Run, tables: Tables, cost: Cost) -> Row:
-    """Our surrogate proposes its calibrated radius at the largest error level, a sequential test confirms it."""
-    asked = run.settings
-    record, _ = calibrated(tables, Guarantee.of("pac", asked.errors[0]), TUNED, asked.betas)
-    proposal = record.head.radius(tables.test.probit, tables.test.label, tables.test.difficulty)
-    radius, samples = run.verified("ours", tables.test.label, proposal)
-    first = tables.test.take(np.arange(len(radius)))
-    passes = 1 + float(samples.mean())
-    milliseconds = run.timing("clean", run.base)["batch"] * passes
-    spent = replace(cost, passes=passes, milliseconds=milliseconds)
-    return evaluate(
-        f"RRISE, verified tier (first {len(radius)} test frames)",
-        f"per input, alpha {CERTIFY_ALPHA:g}",
-        first.label,
-        radius,
-        first,
-        asked.columns,
-        spent,
-        per_input=True,
-        choice=f"proposals of ours at eps {asked.errors[0]}; median {np.median(samples):,.0f} draws",
-    )
-
-
-def _write(
-    run: Run, tables: Mapping[str, list[Row]], scores: Mapping[str, Tables], certify: CertifyCounts
-) -> None:
-    asked = run.settings
-    gap_radius = asked.chosen_radii[0]
-    best = certify.at(max(certify.budgets), CERTIFY_ALPHA)
-    monte_carlo = float(certified_accuracy(best.label, best.radius, certify.target, [gap_radius])[0])
-    compared = {
-        TITLES[name]: (scores[name], PAPER if name == "paper" else TUNED)
-        for name in ("ours", "paper", "prior", "clean")
-    }
-    compared[f"{TITLES['ours']}, for r = {gap_radius:g}"] = (scores["ours"], Choice(radius=gap_radius))
-    gaps = gap_curve(compared, monte_carlo, gap_radius, GAP_ERRORS, asked.betas)
-    grid = np.linspace(0, 4 * asked.sigma, 200)
-    curves = {
-        f"{name}, eps {asked.errors[-1]}": (
-            grid,
-            curve(table, choice, asked.errors[-1], asked.betas, grid),
-        )
-        for name, (table, choice) in compared.items()
-    }
-    label = f"CERTIFY, N = {max(certify.budgets):,}"
-    curves[label] = (grid, certified_accuracy(best.label, best.radius, certify.target, grid.tolist()))
-    write(
-        run.folder, f"{asked.dataset}, sigma {asked.sigma:g}, {asked.preset}", about(run, scores["clean"].test),
-        tables, curves, gaps, GAP_ERRORS, gap_radius,
-    )  # fmt: skip
-
-
-def curve(tables: Tables, choice: Choice, error: str, betas: tuple[str, ...], grid: np.ndarray) -> np.ndarray:
-    """Certified accuracy of a calibrated surrogate at every radius of `grid`."""
-    record, _ = calibrated(tables, Guarantee.of("pac", error), choice, betas)
-    test = tables.test
+    test, guard = method.test, plan.guarantee.guard
     radius = record.head.radius(test.probit, test.label, test.difficulty)
-    return certified_accuracy(test.label, radius, test.target, grid.tolist())
+    judged = judge(test, radius, extra=guard.rho if guard else 0.0)
+    nothing = record.head.issues_nothing
+    offset = "no certificate" if nothing else f"offset {float(np.max(record.head.offset)):.3f}"
+    choice = f"map {plan.map.name}, {offset}" + (", difficulty" if plan.difficulty else "")
+    name = method.name + (", each radius alone" if alone else "")
+    return _row(name, _promise(plan.guarantee), error, judged, best, radii, grid, 0, method, choice)
 
 
-def about(run: Run, test: Scores) -> dict[str, Any]:
-    """What was run on what, for the head of the page and for results.json."""
-    asked = run.settings
-    return {
-        "data": run.data,
-        "settings": asked.to_json(),
-        "base classifier": run.base.digest,
-        "accuracy of the smoothed classifier on test frames": round(
-            float(np.mean(np.argmax(test.counts, axis=1) == test.target)), 4
-        ),
-        "cost in base passes": run.cost(),
-        "machine": run.machine(),
-    }
+def _promise(guarantee: Guarantee) -> str:
+    guard = f", attacker up to {guarantee.guard.rho:g}" if guarantee.guard else ""
+    return f"{guarantee.kind}, eps {float(guarantee.error):g}{guard}"
+
+
+def _published(method: Method, radii: Sequence[float], best: Judged, grid: Sequence[float]) -> Row:
+    judged = judge(method.test, published_prior(method.test, PRIOR_SAMPLES))
+    choice = f"Clopper-Pearson on floor({PRIOR_SAMPLES:,} softmax)"
+    return _row(f"{method.name}, as published", "none", "", judged, best, radii, grid, 0, method, choice)
+
+
+def published_prior(test: Scores, num_samples: int) -> np.ndarray:
+    """Accelerated Smoothing's radius: the Clopper-Pearson bound on floor(N softmax), taken as if those were samples.
+
+    **Guarantee**: none; nothing was sampled. Source: arXiv 2402.07498.
+    """
+    from scipy.special import ndtr
+
+    counts = np.floor(num_samples * ndtr(test.probit.astype(np.float64))).astype(np.int64)
+    radius = lower_radius(counts, num_samples, test.sigma, 0.001)
+    return round_down(np.where(radius > 0, radius, 0.0))
+
+
+def _row(
+    name: str,
+    promise: str,
+    error: str,
+    judged: Judged,
+    best: Judged | None,
+    radii: Sequence[float],
+    grid: Sequence[float],
+    draws: int,
+    method: Method | None = None,
+    choice: str = "",
+) -> Row:
+    """best: CERTIFY at its largest N. method: None for CERTIFY itself, whose query costs `draws` passes."""
+    net = judged.net(radii)
+    behind: tuple[Difference, ...] = ()
+    if best is not None:
+        behind = tuple(Difference.of(theirs, mine) for theirs, mine in zip(best.net(radii), net))
+    common = (name, promise, error, judged.worth(radii), behind, judged.verdict())
+    curve = tuple(float(value) for value in judged.net(grid).mean(axis=1))
+    if method is None:
+        return Row(*common, curve, None, None, 0, draws, None, choice)
+    offline, passes = method.offline_passes, method.config.surrogate.members
+    against = int(method.certify.selection[0].sum()) + method.certify.budgets[-1]
+    repaid = break_even(offline, against - passes + 1) if against > passes else None
+    agreement, error_size = label_agreement(method.test), probit_rmse(method.test)
+    return Row(*common, curve, agreement, error_size, offline, passes, repaid, choice)

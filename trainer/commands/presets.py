@@ -137,7 +137,9 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
     references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
     stored = 3.0 * config.surrogate.stored_epochs * count
     fresh = (3.0 + config.surrogate.samples_per_view) * config.surrogate.epochs * count
-    surrogate = {"stored": stored, "fresh": fresh}.get(config.surrogate.method, stored + fresh)
+    surrogate = {"stored": stored, "fresh": fresh, "unchanged": 0.0}.get(
+        config.surrogate.method, stored + fresh
+    )
     judged = (asked.selection + sum(asked.certify) + asked.audit) * sizes["test"]
     speed = None if own or config.base.network else _passes_per_second(workspace)
     passes = {

@@ -12,6 +12,7 @@ from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
 from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
+from rrise.trainer.config import Config
 from rrise.trainer.data.splits import Splits
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.scoring import score
@@ -20,8 +21,13 @@ from rrise.trainer.workspace import Workspace
 
 def guarantee_for(workspace: Workspace, noise: float) -> Guarantee:
     """The guarantee of [guarantee], guarded by [guard] rho where the surrogate takes noise of that deviation."""
-    asked = workspace.config.guarantee
-    guard = Guard(workspace.config.guard.rho, noise) if noise else None
+    return promised(workspace.config, noise)
+
+
+def promised(config: Config, noise: float) -> Guarantee:
+    """The same, from settings alone."""
+    asked = config.guarantee
+    guard = Guard(config.guard.rho, noise) if noise else None
     return Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, guard)
 
 
@@ -36,8 +42,13 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
 
     No calibration count is looked at.
     """
-    asked, guarantee = workspace.config.guarantee, guarantee_for(workspace, noise)
-    objective, size = workspace.config.guarantee.objective, calibration_units(workspace)
+    return plan_for(workspace.config, tuning, noise, calibration_units(workspace))
+
+
+def plan_for(config: Config, tuning: Scores, noise: float, units: int) -> Plan:
+    """The same, from settings alone. units: independent frames or clips of the calibration split."""
+    asked, guarantee, size = config.guarantee, promised(config, noise), units
+    objective = asked.objective
     if asked.map in ("auto", "staircase"):
         return choose_plan(
             tuning,
@@ -50,7 +61,7 @@ def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
     if asked.map == "identity":
         curve = IDENTITY
     else:
-        samples = workspace.config.targets.calibration
+        samples = config.targets.calibration
         curve = clopper_pearson_map(tuning.sigma, samples, float(guarantee.beta))
     threshold = None
     if guarantee.rules.among_issued:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ENCODINGS = ("auto", "rgb8", "bgr8", "mono8")
 ENGINES = ("auto", "torch", "torch-compile", "onnxruntime", "openvino", "tensorrt")
-METHODS = ("auto", "stored", "fresh")
+METHODS = ("auto", "stored", "fresh", "unchanged")
 RECIPES = ("auto", "gaussian", "consistency")
 TRAIN = ("auto", "none", "fine-tune", "scratch")
 OPTIMISERS, SCHEDULES = ("auto", "sgd", "adamw"), ("auto", "one-cycle", "cosine")

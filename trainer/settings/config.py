@@ -112,8 +112,9 @@ class TargetsConfig:
 
 @dataclass(frozen=True)
 class SurrogateConfig:
-    """method: "stored" (class counts from the store), "fresh" (new noise on augmented views) or "auto" (both,
-    keep the better on the tuning split). samples_per_view: fresh noisy evaluations of each augmented view.
+    """method: "stored" (class counts from the store), "fresh" (new noise on augmented views), "auto" (both, keep the
+    better on the tuning split) or "unchanged" (the base classifier's weights as they are: a yardstick).
+    samples_per_view: fresh noisy evaluations of each augmented view.
     mix: share of the fresh views that are blended with another frame, which shows the surrogate what lies between
     classes, where its largest errors are. difficulty: learn a second head that says how far off it may be, from
     difficulty_frames training frames.

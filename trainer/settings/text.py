@@ -54,7 +54,7 @@ COMMENTS = {
     "targets.certify": "budgets of Cohen's CERTIFY, for comparison only",
     "targets.audit": "draws that judge issued certificates on test frames",
     "targets.dtype": "bfloat16 counts twice as fast where the processor has it",
-    "surrogate.method": "stored, fresh, or auto: both, and the better on the tuning split is kept",
+    "surrogate.method": "stored, fresh, unchanged, or auto: the first two, and the better on the tuning split is kept",
     "surrogate.difficulty": "learn how far off the surrogate may be, frame by frame",
     "guarantee.kind": f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     "guarantee.error": "share of new frames that may receive a wrong certificate",

@@ -127,8 +127,13 @@ def train_surrogate(
 def ways(workspace: Workspace, work: Work) -> list[Way]:
     """Every way that is tried; the unchanged base classifier first, where its weights are the start."""
     asked = workspace.config.surrogate.method
-    methods = ("stored", "fresh") if asked == "auto" else (asked,)
+    methods = {"auto": ("stored", "fresh"), UNCHANGED: ()}.get(asked, (asked,))
     zero = (UNCHANGED,) if work.starts_at_base else ()
+    if not zero and not methods:
+        raise TrainerError(
+            '[surrogate] method = "unchanged": this surrogate does not start at the base classifier\'s weights (a black box or '
+            'ONNX file, start = "scratch", or other widths), expected method = "stored" or "fresh"'
+        )
     return [
         Way(method, noise)
         for method, noise in product((*zero, *methods), workspace.config.guard.noise or (0.0,))
