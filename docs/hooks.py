@@ -24,6 +24,7 @@ SHOWN = {
     "export/README.md": "how-to/export.md",
     "edge_sdk/README.md": "how-to/run.md",
     "examples/reproduce/README.md": "reproduction.md",
+    "examples/reproduce/EARLIER.md": "release-0.1.md",
 }
 COMMANDS = {
     "rrise-train": "trainer",

@@ -1,6 +1,6 @@
 """One bundle for several radii: what a staircase certifies beside one map for all radii and beside a bundle for each radius.
 
-    python examples/staircase.py examples/reproduce/results/cifar10/scores/ours
+    python examples/staircase.py examples/reproduce/results/release-0.1/cifar10
 
 The folder holds the scores of one surrogate: tuning.npz and calibration.npz with the counts of the references, test.npz with
 the counts of an audit. *Gross* is certified accuracy; *net* leaves out the certificates whose radius is above the

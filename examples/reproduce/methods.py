@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from rrise.calibration.storage.files import atomic_file
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostLedger
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.config import Config, load_config
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings_text import commented
+from rrise.trainer.settings.config import Config, load_config
+from rrise.trainer.settings.text import commented
 
 SPLITS = ("tuning", "calibration", "test")
 ROWS = "rows"
@@ -105,7 +106,7 @@ def _of_workspace(path: Path) -> Method:
         )
     cost = path / "cost.json"
     return Method(
-        path.resolve().name,
+        path.absolute().name,
         config,
         **{split: Scores.load(folder / f"{split}.npz") for split in SPLITS},
         certify=CertifyCounts.load(path / "certify.npz"),
@@ -156,7 +157,10 @@ def _short(value: object) -> object:
 
 
 def keep(folder: Path, methods: Sequence[Method]) -> None:
-    """Write what the table can be made from again: settings, scores and costs of each method, and CERTIFY's counts."""
+    """Write what the table can be made from again: settings, scores and costs of each method, and CERTIFY's counts. Rows of an
+    earlier table in this folder go."""
+    if (folder / ROWS).exists():
+        shutil.rmtree(folder / ROWS)
     methods[0].certify.save(folder / "certify.npz")
     for method in methods:
         row = folder / ROWS / method.name

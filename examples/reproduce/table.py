@@ -25,7 +25,7 @@ from rrise.calibration.tables.evaluation import (
     probit_rmse,
 )
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.choice import plan_for
+from rrise.trainer.scores.choice import plan_for
 
 ERRORS = ("0.1", "0.05", "0.01")
 PRIOR_SAMPLES = 100_000

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rrise.calibration.storage.files import atomic_file, read_json, write_json
 from rrise.calibration.tables.cost import CostLedger
-from rrise.trainer.config import Config, load_config
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings_text import commented
+from rrise.trainer.settings.config import Config, load_config
+from rrise.trainer.settings.text import commented
 
 SHARED = ("splits", "preprocess", "smoothing", "base", "targets")
 """Sections of rrise.toml that base classifier, splits and counts were made from."""

@@ -14,10 +14,12 @@ from examples.reproduce.__main__ import main
 from examples.reproduce.prepare import CIFAR10, prepare
 from rrise.trainer.data.readers.arrays import open_npz
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.settings.config import parse_config
+from rrise.trainer.workspace import Workspace
 
 RANDOM = np.random.default_rng(0)
-TRAIN, TEST = (RANDOM.integers(0, 256, (count, 32, 32, 3), np.uint8) for count in (5, 3))
-TRAIN_LABELS, TEST_LABELS = np.array([0, 9, 3, 3, 1]), np.array([2, 0, 9])
+TRAIN, TEST = (RANDOM.integers(0, 256, (count, 32, 32, 3), np.uint8) for count in (5, 6))
+TRAIN_LABELS, TEST_LABELS = np.array([0, 9, 3, 3, 1]), np.array([2, 0, 9, 2, 0, 9])
 
 
 def rows_of(frames: np.ndarray) -> np.ndarray:
@@ -58,24 +60,20 @@ def test_cifar_is_read_from_every_layout(tmp_path: Path, write: object, dataset:
     done = CliRunner().invoke(main, ["prepare", dataset, str(tmp_path), str(target)])
     assert done.exit_code == 0 and "unknown copy" in done.output, done.output
     source = open_npz(target)
-    assert (np.array([source.pictures.read(row) for row in range(8)]) == np.concatenate([TRAIN, TEST])).all()
+    assert (np.array([source.pictures.read(row) for row in range(11)]) == np.concatenate([TRAIN, TEST])).all()
     assert source.labels.tolist() == [*TRAIN_LABELS, *TEST_LABELS]
-    assert source.held_out.tolist() == [False] * 5 + [True] * 3 and len(set(source.clips.tolist())) == 8
+    assert source.held_out.tolist() == [False] * 5 + [True] * 6 and len(set(source.clips.tolist())) == 11
     assert len(source.class_names) == int(dataset[5:]) and source.class_names[3] in ("cat", "3")
 
 
 def test_what_the_trainer_makes_of_it(tmp_path: Path) -> None:
     binary(tmp_path)
     prepare("cifar10", tmp_path, tmp_path / "cifar.npz")
-    from rrise import trainer
-    from rrise.trainer.config import parse_config
-
-    splits = {"tuning": 1, "calibration": 1, "verification": 0, "test": 1}
-    config = parse_config(
-        {"data": {"source": str(tmp_path / "cifar.npz")}, "splits": {**splits, "verification": 0.01}}
-    )
-    with pytest.raises(TrainerError, match="held out"):
-        _ = trainer.Workspace.create(tmp_path / "w", config).splits
+    splits = {"tuning": 1, "calibration": 2, "verification": 1, "test": 2}
+    config = parse_config({"data": {"source": str(tmp_path / "cifar.npz")}, "splits": splits})
+    drawn = Workspace.create(tmp_path / "w", config).foretold_splits()
+    assert sorted(drawn.train) == [0, 1, 2, 3, 4] and min(drawn.calibration.min(), drawn.test.min()) >= 5
+    assert len(drawn.calibration) == 2
 
 
 class Dangerous:
@@ -112,6 +110,7 @@ def test_what_does_not_fit_cifar_is_refused_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "test.npz", images=np.array([{"a": 1}], object), labels=np.zeros(1, int))
     with pytest.raises(TrainerError, match="pickle"):
         prepare("cifar10", tmp_path, target)
+    (tmp_path / "test.npz").unlink()
     (tmp_path / "test_batch").write_bytes(b"\x80\x02garbage")
     with pytest.raises(TrainerError, match="not a batch of the python version"):
         prepare("cifar10", tmp_path, target)

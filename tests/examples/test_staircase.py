@@ -13,7 +13,7 @@ from rrise.calibration import Guarantee, Scores, calibrate
 from rrise.calibration.promise.maps import staircase_map
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORES = ROOT / "examples" / "reproduce" / "results" / "cifar10" / "scores" / "ours"
+SCORES = ROOT / "examples" / "reproduce" / "results" / "release-0.1" / "cifar10"
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
 from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.config import Config
 from rrise.trainer.data.splits import Splits
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.scoring import score
+from rrise.trainer.settings.config import Config
 from rrise.trainer.workspace import Workspace
 
 
