@@ -46,11 +46,11 @@ def saved(path: Path, workspace: Path, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three workspaces on one base classifier: trained on stored counts, as the prior does, and unchanged."""
+    """A folder of three workspaces on one base classifier: the shared one, one trained as the prior is, and one unchanged."""
     folder = tmp_path_factory.mktemp("rows")
     scratch = {"method": "stored", "start": "scratch"}
+    (folder / "ours").symlink_to(workspace)
     asked = {
-        "ours": {},
         "prior": {**scratch, "loss": "js", "optimiser": "adamw"},
         "clean": {"method": "unchanged"},
     }
