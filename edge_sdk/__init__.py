@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rrise.edge_sdk.bundles.bundle import Bundle
     from rrise.edge_sdk.certificate import Certificate, Status
     from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.confirming.confirmation import Confirmation, Outcome
+    from rrise.edge_sdk.confirming.settings import Confirm
     from rrise.edge_sdk.device.loading import State
     from rrise.edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
     from rrise.edge_sdk.formats.signing import Trust
@@ -30,9 +32,12 @@ _HOMES = {
     "Certificate": "certificate",
     "Certifier": "certifier",
     "CheckSettings": "stream.checks",
+    "Confirm": "confirming.settings",
+    "Confirmation": "confirming.confirmation",
     "EdgeError": "errors",
     "FrameError": "errors",
     "KOfN": "stream.decisions",
+    "Outcome": "confirming.confirmation",
     "Roi": "frames.inputs",
     "RuntimeFault": "errors",
     "RuntimeUnavailable": "errors",

@@ -11,13 +11,14 @@ import warnings
 import weakref
 from contextlib import suppress
 from time import perf_counter, time
-from typing import Any, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import padded
 from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
+from rrise.edge_sdk.confirming.memory import Memory, mark_of
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor, forget
 from rrise.edge_sdk.device.loading import ExecutionState, State
@@ -28,6 +29,9 @@ from rrise.edge_sdk.frames.channels import ChannelOrder
 from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
+
+if TYPE_CHECKING:
+    from rrise.edge_sdk.confirming.confirmer import Confirmer
 
 
 class FrameGuard(Protocol):
@@ -53,7 +57,7 @@ class _Closed(EdgeError):
 _LIVE: "weakref.WeakSet[Answering]" = weakref.WeakSet()
 """Every certifier of this process, for a child that is forked from it."""
 
-_HOLDERS = ("certify", "_certify_together", "_free", "_take_over")
+_HOLDERS = ("certify", "_certify_together", "_confirm", "_free", "_take_over")
 """Methods that hold a certifier's lock while they run."""
 
 
@@ -105,6 +109,9 @@ class Answering:
         self._fast_dtype = np.dtype(np.uint8)
         self._note = note_of(state)
         self._once = None if bundle.manifest.guard is None else Once()
+        self._marks = bundle.manifest.base is not None
+        self._tested = Memory()
+        self._confirmer: Optional[Confirmer] = None
         self._guard: Optional[FrameGuard] = None
         self._channels: Optional[ChannelOrder] = None
         _LIVE.add(self)
@@ -177,7 +184,8 @@ class Answering:
                 label, radius = self._observe(batch, when)
             else:
                 label, radius = self.runtime.answer(batch)
-            certificate = self._issue(label.item(0), radius.item(0), scale, start, when, frame_id)
+            mark = mark_of(batch[0]) if self._marks and type(batch) is np.ndarray else None
+            certificate = self._issue(label.item(0), radius.item(0), scale, start, when, frame_id, mark)
             if self._channels is not None and encoding is None and self._channels.due():
                 self._compare_channels(batch)
             return certificate
@@ -256,7 +264,12 @@ class Answering:
                 _invalid(result, start, when, frame_id)
                 if isinstance(result, FrameError)
                 else self._issue(
-                    *next(answers), 0.0 if result.altered else self._frame_scale, start, when, frame_id
+                    *next(answers),
+                    0.0 if result.altered else self._frame_scale,
+                    start,
+                    when,
+                    frame_id,
+                    mark_of(np.ascontiguousarray(result.frame)) if self._marks else None,
                 )
                 for result, (_, _, frame_id) in zip(results, part)
             ]
@@ -330,6 +343,7 @@ class Answering:
             if self._previous is not None:
                 self._previous["runtime"].close()
                 self._previous = None
+            self._confirmer = None
         finally:
             self._entry.release()
 
@@ -338,7 +352,7 @@ class Answering:
         self._entry, self._audit_entry = threading.Lock(), threading.Lock()
         self._foreign = self._out_of_use = self._freed = True
         runtimes = [self.runtime] + ([] if self._previous is None else [self._previous["runtime"]])
-        for runtime in runtimes:
+        for runtime in (*runtimes, self._confirmer):
             # Never destroyed: a session that joins threads which are not there hangs at the end of the process.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
 
@@ -406,7 +420,14 @@ class Answering:
             return error
 
     def _issue(
-        self, label: int, radius: float, scale: float, start: float, when: float, frame_id: FrameId
+        self,
+        label: int,
+        radius: float,
+        scale: float,
+        start: float,
+        when: float,
+        frame_id: FrameId,
+        mark: Optional[bytes],
     ) -> Certificate:
         if not (0 <= label < len(self._names) and 0.0 <= radius < math.inf):
             raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
@@ -427,6 +448,8 @@ class Answering:
                 perf_counter() - start,
                 frame_id,
                 self._note,
+                None,
+                mark,
             )
         return Certificate(
             Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, self._note

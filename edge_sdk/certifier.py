@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
-from rrise.edge_sdk.answering import Answering, note_of
+from rrise.edge_sdk.answering import note_of
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.certificate import Status
+from rrise.edge_sdk.confirming.asking import Asking
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
 from rrise.edge_sdk.device.loading import choose, execution_state, matches_probe, readable, warm_up
@@ -19,11 +20,12 @@ from rrise.edge_sdk.frames.channels import ChannelOrder
 from rrise.edge_sdk.runtime.select import candidates
 
 if TYPE_CHECKING:
+    from rrise.edge_sdk.confirming.settings import Confirm
     from rrise.edge_sdk.stream.checks import CheckSettings
     from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
 
-class Certifier(Answering):
+class Certifier(Asking):
     """Certifies frames with one bundle on one runtime. Build one with `Certifier.load`, one per thread.
 
     Bundles of the guarded tier draw fresh noise for every pass, and several passes of which the best is kept void the
@@ -126,7 +128,8 @@ class Certifier(Answering):
         # Looking at the device anew may have shown what another process found.
         found, twin._hold = twin._hold.why, self._hold
         self._hold.why = self._hold.why or found
-        twin._load_options, twin._once = self._load_options, self._once
+        twin._load_options, twin._once, twin._tested = self._load_options, self._once, self._tested
+        twin._confirmer = None if self._confirmer is None else self._confirmer.clone()
         twin._set_checks(self._load_options.get("checks", False))
         return twin
 
@@ -149,6 +152,8 @@ class Certifier(Answering):
         superseded, noted = self._previous, False
         try:
             self._check_exchangeable(new)
+            if self._confirmer is not None and new.can_confirm:  # not in the time of the next frame
+                new.load_base(batch_size=self._confirmer.batch_size)
             # Not before: a release that was refused must not lock out the one in use at the next start.
             if trust is not None and new.bundle.signature is not None:
                 noted = trust.remember(new.bundle.signature)
@@ -209,7 +214,16 @@ class Certifier(Answering):
                 if self._closed:
                     raise EdgeError("swap: this certifier is closed; load a new one with `Certifier.load`")
                 held = self._hold.why
-                own = ("_entry", "_audit_entry", "_swapping", "_previous", "_closed", "_freed", "_foreign")
+                own = (
+                    "_entry",
+                    "_audit_entry",
+                    "_swapping",
+                    "_previous",
+                    "_closed",
+                    "_freed",
+                    "_foreign",
+                    "_tested",
+                )
                 kept = {name: value for name, value in vars(self).items() if name not in own}
                 vars(self).update({name: state[name] for name in kept})
                 # A `close` that came meanwhile found the lock taken, and must not be undone.
@@ -300,6 +314,7 @@ class Certifier(Answering):
         *,
         topic: Optional[str] = None,
         encoding: Optional[str] = None,
+        confirm: Optional[Confirm] = None,
     ) -> "Stream":
         """Certify every frame of a source: `for frame, certificate in certifier.stream(0)`.
 
@@ -310,15 +325,21 @@ class Certifier(Answering):
             topic: of a bag or MCAP file with several image topics.
             encoding: of the frames of a camera, video or iterable, where it is not what they are taken for: bgr8, bgra8
                 or mono8 by their shape from OpenCV, the bundle's from an iterable. Files, bags and messages say theirs.
+            confirm: spend the rest of each frame's time on `confirm`, until the next frame waits; see `Confirm`.
 
         Raises:
             EdgeError: the source cannot be opened.
+            BundleError: `confirm`, and the bundle does not carry its base classifier.
         """
         from rrise.edge_sdk.stream.sources import open_source
         from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
+        if confirm is not None:
+            self.load_base(
+                batch_size=confirm.batch_size
+            )  # before a camera is opened, and not in the time of the first frame
         opened = open_source(source, encoding=self._encoding, topic=topic, given=encoding)
-        return Stream(self, opened, StreamSettings() if settings is None else settings, encoding)
+        return Stream(self, opened, StreamSettings() if settings is None else settings, encoding, confirm)
 
     def close(self) -> None:
         """Release the runtime; afterwards `certify` raises. A frame that is being answered is answered first.

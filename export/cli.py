@@ -41,6 +41,11 @@ def main() -> None:
     metavar="PRECISION.FIELD=VALUE",
     help="Allowed difference from PyTorch, as in int8.abstain_flips=0.2; may be repeated.",
 )
+@click.option(
+    "--with-base",
+    is_flag=True,
+    help="Also bundle base.onnx, with which a robot audits and confirms certificates.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
 @json_option
@@ -53,6 +58,7 @@ def onnx(
     baseline: Optional[Path],
     max_drop: Optional[float],
     tolerances: Tuple[str, ...],
+    with_base: bool,
     force: bool,
     allow_code: bool,
     json_flag: bool,
@@ -89,6 +95,7 @@ def onnx(
                 baseline=baseline,
                 policy=_policy(workspace, max_drop),
                 tolerances=allowed,
+                with_base=with_base,
             )
             report = read_json(workspace / "report" / "export.json", "export report")
             rows += result_rows(result, report["latency"], report["notes"])

@@ -16,6 +16,7 @@ from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.formats.bundled_base import BASE_FILE
 from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
 from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
 from rrise.edge_sdk.formats.noise import ReplayNoise
@@ -81,6 +82,7 @@ def export_onnx(
     policy: Optional[Policy] = None,
     tolerances: Optional[Mapping[str, Tolerance]] = None,
     extra_files: Optional[Mapping[str, bytes]] = None,
+    with_base: bool = False,
 ) -> ExportResult:
     """Export a workspace's surrogate to a bundle of calibrated ONNX graphs.
 
@@ -96,6 +98,7 @@ def export_onnx(
         policy: acceptance policy; by default [acceptance] of the workspace's rrise.toml.
         tolerances: precision -> allowed difference from PyTorch, where the defaults do not fit.
         extra_files: name -> content of further files; "report.html" replaces the page that export writes.
+        with_base: whether the bundle carries base.onnx, with which a robot audits and confirms certificates.
 
     Raises:
         GateFailed: an artefact is not what was trained and calibrated, or misses the policy; nothing was written.
@@ -104,7 +107,7 @@ def export_onnx(
     **Guarantee**: every artefact has its own offset, calibrated on its own ONNX Runtime outputs; it holds for the
     execution in its record.
     """
-    source = load_source(Path(workspace), allow_code=allow_code)
+    source = load_source(Path(workspace), allow_code=allow_code, with_base=with_base)
     result = export_source(
         source,
         out,
@@ -154,6 +157,8 @@ def export_source(
         )
         before = {} if baseline is None else baseline_qualities(Path(baseline), source.verification, radii)
         files = {"report.html": bundle_page(source, qualities), **(extra_files or {})}
+        if source.base_model is not None:
+            files[BASE_FILE] = source.base_model
         manifest = fill(folder, source, products, files)
         reports = gate_products(folder, source, products, tolerances or {})
         reports = check_policy(rules, qualities, reports, before)
@@ -280,8 +285,8 @@ def gate_bundle(bundle: PathLike, workspace: PathLike, *, allow_code: bool = Fal
     Raises:
         ExportError: the bundle was made from another surrogate.
     """
-    source = load_source(Path(workspace), allow_code=allow_code)
     manifest = Manifest.load(Path(bundle) / MANIFEST_FILE)
+    source = load_source(Path(workspace), allow_code=allow_code, with_base=manifest.base is not None)
     if manifest.surrogate_digest != source.surrogate_digest:
         raise ExportError(
             f"{bundle}: made from surrogate {manifest.surrogate_digest[:16]}, the workspace has "

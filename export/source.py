@@ -18,7 +18,9 @@ from rrise.calibration.statistics.probit import probit_from_logits
 from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
+from rrise.edge_sdk.formats.bundled_base import BundledBase
 from rrise.edge_sdk.formats.noise import ReplayNoise
+from rrise.export.base import bundled_base
 from rrise.export.errors import ExportError
 from rrise.export.gating.compare import TOLERANCES, Tolerance
 from rrise.export.gating.gate import Reference
@@ -47,6 +49,7 @@ class Source:
         attempt: which use of the calibration split this is.
         policy: what a release must reach.
         plan_note: why the plan is not the one that `rrise-train calibrate` wrote; empty where it is.
+        base_model: bytes of base.onnx, where the bundle is to carry it; base: what the manifest then says of it.
         foreign_code: whether the network is a factory of the user's, whose code no digest of ours covers.
 
     In the guarded tier (`guarantee.guard`) the module takes frames and noise.
@@ -75,6 +78,8 @@ class Source:
     policy: Policy = NO_POLICY
     foreign_code: bool = False
     plan_note: str = ""
+    base_model: Optional[bytes] = None
+    base: Optional[BundledBase] = None
 
     def calibrate(self, scores: Scores) -> Calibration:
         """The record of an artefact with these scores of the calibration split, as this workspace asks for it."""
@@ -102,10 +107,14 @@ class Source:
         return ReplayNoise(self.guarantee.guard.noise, seed, self.preprocess.output_shape)
 
 
-def load_source(path: Path, *, allow_code: bool = False) -> Source:
+def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False) -> Source:
     """Read a workspace.
 
+    Args:
+        with_base: whether the bundle is to carry base.onnx.
+
     Raises:
+        ExportError: the base classifier is to travel and is no ONNX file, or does not fit.
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
     from rrise.trainer.scores.calibrate import log_attempt, seen_digests
@@ -122,6 +131,7 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
             f"{path}: the surrogate takes noise of standard deviation {surrogate.guard_noise:g}, the guarantee says {guard}; "
             "train the surrogate again with `rrise-train surrogate`"
         )
+    base_model, described = bundled_base(workspace, base.digest) if with_base else (None, None)
     packs = {split: workspace.references(split) for split in ("tuning", "calibration", "verification")}
     return Source(
         path=workspace.path,
@@ -144,6 +154,8 @@ def load_source(path: Path, *, allow_code: bool = False) -> Source:
         foreign_code="factory" in json.dumps(surrogate.spec),
         policy=Policy(**vars(workspace.config.acceptance)),
         attempt=log_attempt(workspace, surrogate, plan),
+        base_model=base_model,
+        base=described,
         **packs,
     )
 

@@ -25,10 +25,30 @@ Numbers = Union[int, float, np.ndarray]
 # Bets on alternatives at these multiples of the margin above the null, with these shares of the stake: most of it on
 # the margin that proposals are made with, some on proposals that were more and less careful than planned.
 _BETS = ((0.5, 0.1), (1.0, 0.7), (2.0, 0.1), (4.0, 0.1))
+_LOG_SHARES = np.log([share for _, share in _BETS])
 _BISECTIONS = 60
 
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 _lgamma = np.vectorize(math.lgamma, otypes=[np.float64])
+
+
+@dataclass(frozen=True)
+class Bets:
+    """per_hit, per_miss: float64 [bets, ...], logarithms of what a hit and a miss multiply each share of the stake by."""
+
+    per_hit: np.ndarray
+    per_miss: np.ndarray
+
+    def log_wealth(self, won: Numbers, lost: Numbers) -> np.ndarray:
+        """Natural logarithm of the wealth, float64 [...], after so many hits and misses."""
+        won, lost = np.asarray(won, np.float64), np.asarray(lost, np.float64)
+        # A miss costs everything where the alternative rules it out in float64; no miss costs nothing.
+        with np.errstate(invalid="ignore"):
+            loss = np.where(lost > 0, lost * self.per_miss, 0.0)
+            exponents = won * self.per_hit + np.where(np.isnan(loss), -np.inf, loss)
+        shares = _LOG_SHARES.reshape(-1, *[1] * (exponents.ndim - 1))
+        wealth: np.ndarray = np.logaddexp.reduce(exponents + shares, axis=0)
+        return wealth
 
 
 @dataclass(frozen=True)
@@ -69,19 +89,20 @@ class SequentialTest:
             hits: evaluations that gave the label. samples: all evaluations.
         """
         radius, won, lost = _checked(radius, hits, samples)
+        return self.bets(radius).log_wealth(won, lost)
+
+    def bets(self, radius: np.ndarray) -> "Bets":
+        """What hits and misses are worth for these radii >= 0: for asking often about the same ones."""
+        radius = np.asarray(radius, dtype=np.float64)
         # Float64 errors are put on the side of the null: p0 a little larger than it is.
         null = _upper_tail(radius / self.sigma) * (1.0 - 1e-12)
-        exponents = []
-        for multiple, share in _BETS:
+        per_hit, per_miss = [], []
+        for multiple, _ in _BETS:
             alternative = _upper_tail(radius / self.sigma + multiple * self.margin)
             with np.errstate(divide="ignore", invalid="ignore"):
-                per_hit = np.log1p(-alternative) - np.log1p(-null)
-                per_miss = np.log(alternative) - np.log(null)
-            # A miss costs everything where the alternative rules it out in float64; no miss costs nothing.
-            loss = np.where(lost > 0, lost * per_miss, 0.0)
-            exponents.append(math.log(share) + won * per_hit + np.where(np.isnan(loss), -np.inf, loss))
-        wealth: np.ndarray = np.logaddexp.reduce(exponents, axis=0)
-        return wealth
+                per_hit.append(np.log1p(-alternative) - np.log1p(-null))
+                per_miss.append(np.log(alternative) - np.log(null))
+        return Bets(np.stack(per_hit), np.stack(per_miss))
 
     def confirms(self, radius: np.ndarray, hits: Numbers, samples: Numbers) -> np.ndarray:
         """Whether the counts confirm the radius, bool, elementwise."""
@@ -130,6 +151,27 @@ def lower_confidence_sequence(hits: Numbers, samples: Numbers, alpha: float) -> 
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     # `low` was rejected, and the true p is not (unless the alpha case came true): low < p.
     return low
+
+
+def exceeds(hits: int, samples: int, bound: float, alpha: float) -> bool:
+    """Whether `lower_confidence_sequence` lies above `bound` after these counts: one evaluation instead of a bisection.
+
+    **Guarantee**: while the true probability is at most `bound`, this is ever true with probability at most alpha,
+    whenever one looks and for whatever reason one stops.
+    """
+    if not (0 < alpha < 1 and 0 <= hits <= samples):
+        raise CalibrationError(
+            f"confidence sequence: got alpha {alpha} and {hits} hits of {samples}, expected a level in (0, 1) and counts"
+        )
+    if samples == 0 or hits <= bound * samples:
+        return False
+    lost = samples - hits
+    evidence = (
+        math.lgamma(hits + 0.5) + math.lgamma(lost + 0.5) - math.lgamma(samples + 1.0) - math.log(math.pi)
+    )
+    if bound <= 0:
+        return True
+    return evidence - hits * math.log(bound) - lost * math.log1p(-bound) >= -math.log(alpha)
 
 
 @dataclass(frozen=True)

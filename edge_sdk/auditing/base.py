@@ -32,6 +32,20 @@ class BaseModel:
     proof: str
 
     @classmethod
+    def bundled(cls, bundle: Bundle) -> "BaseModel":
+        """The base classifier that the bundle carries: its digest is the bundle's base digest, which `Bundle.open` checked.
+
+        Raises:
+            BundleError: the bundle carries none (`rrise-export onnx --with-base`), or its file was changed.
+        """
+        return cls(
+            bundle.base_model(),
+            bundle.manifest.base_digest,
+            True,
+            "it lies in the bundle, with its base_digest",
+        )
+
+    @classmethod
     def load(
         cls,
         path: PathLike,

@@ -10,8 +10,8 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from rrise.calibration.statistics.sequential import SequentialTest, lower_confidence_sequence
 from rrise.edge_sdk.auditing.verified import labels_of
+from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 
 
@@ -66,6 +66,7 @@ def judge(
     slip: float,
     max_samples: int,
     batch_size: int,
+    tolerance: float = 0.0,
     pace: Optional[Pace] = None,
     generator: Optional[np.random.Generator] = None,
 ) -> Judgement:
@@ -76,30 +77,28 @@ def judge(
         x: float32 [C, h, w] in [0, 1], the preprocessed frame. label, radius: of the certificate, which was issued
             without the samples drawn here; radius > 0 in [0, 1] pixel units.
         max_samples: evaluations after which an open question stays open; rounded up to full batches.
+        tolerance: t by which the classifier's probabilities may differ from those of the engine that the certificate
+            speaks of: a radius is wrong only if it is wrong by more than that.
         generator: of the noise; None = seeded by the operating system.
 
     **Guarantee**: a certificate whose radius does not exceed the true one is called wrong with probability at most
-    `slip`, over the noise drawn here.
+    `slip`, over the noise drawn here, where the two engines' probabilities of the label differ by at most `tolerance`.
 
     Raises:
         EdgeError: the classifier returns NaN, or neither logits nor labels.
     """
     noise = generator if generator is not None else np.random.default_rng()
-    # p_label >= Phi(radius / sigma) is the same as p_miss <= Phi(-radius / sigma); rounded in the certificate's favour.
-    allowed = 0.5 * math.erfc(radius / sigma / math.sqrt(2.0)) * (1.0 + 1e-9)
-    test = SequentialTest(sigma, slip)
+    question = Question(label, radius, sigma=sigma, alpha=slip, tolerance=tolerance)
     batch = np.empty((batch_size, *x.shape), dtype=np.float32)
-    hits = samples = 0
-    while samples < max_samples:
+    while question.samples < max_samples:
         if pace is not None:
             pace.wait(batch_size)
         noise.standard_normal(out=batch, dtype=np.float32)
         batch *= np.float32(sigma)
         batch += x
-        hits += int((labels_of(classify(batch), batch_size) == label).sum())
-        samples += batch_size
-        if float(lower_confidence_sequence(samples - hits, samples, slip)) > allowed:
-            return Judgement(Verdict.WRONG, samples)
-        if bool(test.confirms(np.asarray(radius), hits, samples)):
-            return Judgement(Verdict.RIGHT, samples)
-    return Judgement(Verdict.UNDECIDED, samples)
+        question.add(labels_of(classify(batch), batch_size))
+        if question.refuted:
+            return Judgement(Verdict.WRONG, question.samples)
+        if question.confirmed:
+            return Judgement(Verdict.RIGHT, question.samples)
+    return Judgement(Verdict.UNDECIDED, question.samples)

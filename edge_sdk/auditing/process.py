@@ -19,10 +19,11 @@ import numpy as np
 import rrise
 from rrise.calibration.errors import RriseError
 from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.classifier import base_difference
 from rrise.edge_sdk.auditing.judge import Judgement, Verdict
 from rrise.edge_sdk.auditing.preprocess import FramePreprocess
 from rrise.edge_sdk.auditing.worker import receive, send
-from rrise.edge_sdk.certificate import Certificate, Status
+from rrise.edge_sdk.certificate import Certificate
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.errors import EdgeError, FrameError
@@ -101,7 +102,7 @@ class WorkerFailed(EdgeError):
 class AuditProcess:
     """Offers frames of a camera loop to a separate process; nothing of it ever waits in `offer`.
 
-        with AuditProcess(certifier, BaseModel.load("base.onnx", certifier.bundle)) as audits:
+        with AuditProcess(certifier) as audits:      # asks the base.onnx that the bundle carries
             for frame, certificate in certifier.stream(0):
                 audits.offer(frame, certificate)
 
@@ -110,32 +111,43 @@ class AuditProcess:
 
     Attributes:
         counts: of frames and verdicts. base: what is asked. problem: empty while all is well.
+        difference: what is subtracted, and added to `slip`, where another engine is asked than the one that counted.
 
-    **Guarantee**: that of `Certifier.record_audit`, where frames further apart than `interval` err independently.
+    **Guarantee**: that of `Certifier.record_audit`, where frames further apart than `interval` err independently, and where
+    the engine asked differs from the one that counted by no more than was measured on the tuning frames (`difference`).
 
     Raises:
-        EdgeError: the bundle promises nothing about frames, `slip` is not small beside its error level, or its
-            preprocessing cannot be repeated here.
+        EdgeError: the bundle promises nothing about frames, `slip` is not small beside its error level, its preprocessing
+            cannot be repeated here, or engines differ so much that an audit could find nothing.
+        BundleError: no base classifier is given, and the bundle carries none.
     """
 
     def __init__(
         self,
         certifier: Certifier,
-        base: BaseModel,
+        base: Optional[BaseModel] = None,
         settings: Optional[AuditSettings] = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.base, self.counts, self.problem = base, AuditCounts(), ""
+        self.base = BaseModel.bundled(certifier.bundle) if base is None else base
+        self.counts, self.problem = AuditCounts(), ""
         self.settings = AuditSettings() if settings is None else settings
         self._certifier, self._bundle, self._clock = certifier, certifier.bundle, clock
         guarantee = certifier.guarantee
         if guarantee is None:
             raise EdgeError("audit: this artefact was never calibrated, so there is nothing to audit")
-        if self.settings.slip > float(guarantee.error) / 2:
+        self.difference = base_difference(certifier.bundle.manifest, self.settings.provider)
+        self._slip = self.settings.slip + self.difference.slip
+        if self._slip > float(guarantee.error) / 2:
             raise EdgeError(
-                f"audit: got slip {self.settings.slip}, expected at most half of the bundle's error level"
-                f" {float(guarantee.error):g}"
+                f"audit: got slip {self._slip:g}, expected at most half of the bundle's error level"
+                f" {float(guarantee.error):g} ({self.difference.sentence})"
+            )
+        if self.difference.tolerance >= 0.5:
+            raise EdgeError(
+                f"audit: {self.difference.sentence}; expected a tolerance below 0.5, since no certificate could be found wrong;"
+                " compare with more draws (`rrise-train agree WORKSPACE --draws 1000000`) and export again"
             )
         # Refuses what cannot be counted now and not at the first verdict.
         try:
@@ -173,10 +185,12 @@ class AuditProcess:
 
         Args:
             frame, encoding, roi: as given to `certify`; the frame is copied.
-            certificate: of that very frame, from this certifier or a clone.
+            certificate: of that very frame, from this certifier or a clone; also after `confirm`.
         """
-        answered = certificate.status in (Status.CERTIFIED, Status.ABSTAINED)
-        if not (self.running and answered) or (self._selective and not certificate):
+        # Of a certificate that was confirmed or refuted since, what is audited is the one that was issued: leaving those
+        # out would leave the open ones, which are the doubtful ones.
+        issued = certificate.issued_radius
+        if not (self.running and certificate.answered) or (self._selective and issued == 0.0):
             return False
         if self._clock() < self._next:
             return False
@@ -192,10 +206,10 @@ class AuditProcess:
             prepared = prepare(frame, signature, self._preprocess.encoding, encoding=encoding, roi=roi)
         except FrameError:
             return False
-        x = self._preprocess(prepared.frame) if certificate else None
+        x = self._preprocess(prepared.frame) if issued > 0.0 else None
         label = -1 if certificate.label is None else certificate.label
         # The only producer is this thread, so there still is room.
-        self._jobs.put_nowait(_Job(x, label, certificate.radius))
+        self._jobs.put_nowait(_Job(x, label, issued))
         self.counts.taken += 1
         return True
 
@@ -205,7 +219,12 @@ class AuditProcess:
             f"{count} {name}" for name, count in asdict(self.counts).items() if name != "samples"
         )
         state = "running" if self.running and not self._failures else self.problem or "closed"
-        return {"audits": told, "audit process": state, "audit base": self.base.proof}
+        return {
+            "audits": told,
+            "audit process": state,
+            "audit base": self.base.proof,
+            "audit engine": self.difference.sentence,
+        }
 
     def finish(self, timeout: Optional[float] = None) -> None:
         """Take no more frames, let those that wait be judged, and end: for recordings. Then as `close`."""
@@ -256,7 +275,7 @@ class AuditProcess:
 
     def _record(self, wrong: bool) -> None:
         try:
-            self._certifier.record_audit(wrong, slip=self.settings.slip, bundle=self._bundle)
+            self._certifier.record_audit(wrong, slip=self._slip, bundle=self._bundle)
         except RriseError as error:
             # Evidence that cannot be read any more may have been evidence against the bundle.
             self._certifier.suspend(f"audits: {error}")
@@ -292,6 +311,7 @@ class AuditProcess:
             "input_shape": list(self._preprocess.output_shape),
             "classes": len(manifest.class_names),
             "sigma": manifest.sigma,
+            "tolerance": self.difference.tolerance,
             **{name: getattr(self.settings, name) for name in ("provider", "rate", "slip", "max_samples")},
         }
         worker.set_up(setup, self.base.data)

@@ -9,13 +9,13 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import Any, BinaryIO, Callable, Dict, Tuple
+from typing import Any, BinaryIO, Dict, Tuple
 
 import numpy as np
 
 from rrise.calibration.errors import RriseError
+from rrise.edge_sdk.auditing.classifier import open_base
 from rrise.edge_sdk.auditing.judge import Pace, judge
-from rrise.edge_sdk.errors import EdgeError
 
 _NICENESS = 19
 _OPEN_BATCH = 16
@@ -37,50 +37,14 @@ def receive(stream: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
     return value, payload
 
 
-def open_classifier(
-    model: bytes, provider: str, input_shape: Tuple[int, int, int], classes: int, rate: float
-) -> Tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """The base classifier float32 [B, C, h, w] -> logits [B, K] or labels [B], and its batch size B.
-
-    Raises:
-        EdgeError: it takes or gives something else. BundleError, RuntimeUnavailable: it cannot be loaded.
-    """
-    from rrise.edge_sdk.runtime.onnxruntime import open_session
-
-    session = open_session(model, provider, 1, {})
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    got = [f"{one.name} {one.type} {one.shape}" for one in inputs]
-    fits = len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(inputs[0].shape) == 4
-    if not fits or not all(
-        not isinstance(side, int) or side == wanted for side, wanted in zip(inputs[0].shape[1:], input_shape)
-    ):
-        raise EdgeError(
-            f"audit: the base classifier takes {got}, expected one float32 [batch, {', '.join(map(str, input_shape))}]"
-        )
-    fixed = inputs[0].shape[0]
-    # Small batches keep to the rate smoothly; a fixed batch is what it is.
-    batch = fixed if isinstance(fixed, int) else max(1, min(_OPEN_BATCH, int(rate)))
-    name, output = inputs[0].name, outputs[0].name
-
-    def classify(x: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run([output], {name: x})[0])
-
-    answer = classify(np.zeros((batch, *input_shape), np.float32))
-    if answer.ndim == 2 and answer.shape[1] != classes:
-        raise EdgeError(
-            f"audit: the base classifier has {answer.shape[1]} classes, the bundle {classes}; take the bundle's own"
-        )
-    return classify, batch
-
-
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer messages until the source ends: first the classifier and its settings, then frames."""
     setup, model = receive(source)
     try:
         shape = tuple(int(side) for side in setup["input_shape"])
-        classify, batch = open_classifier(
-            model, setup["provider"], (shape[0], shape[1], shape[2]), setup["classes"], setup["rate"]
-        )
+        base = open_base(model, setup["provider"], (shape[0], shape[1], shape[2]), setup["classes"])
+        # Small batches keep to the rate smoothly; a fixed batch is what it is.
+        batch = base.fixed or max(1, min(_OPEN_BATCH, int(setup["rate"])))
         pace = Pace(setup["rate"])
     except RriseError as error:
         send(sink, {"error": str(error)})
@@ -90,12 +54,13 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         job, data = receive(source)
         try:
             judgement = judge(
-                classify,
+                base.classify,
                 np.frombuffer(data, np.float32).reshape(shape),
                 int(job["label"]),
                 float(job["radius"]),
                 sigma=setup["sigma"],
                 slip=setup["slip"],
+                tolerance=setup["tolerance"],
                 max_samples=setup["max_samples"],
                 batch_size=batch,
                 pace=pace,

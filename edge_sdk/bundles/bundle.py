@@ -99,6 +99,22 @@ class Bundle:
         refuse_external(data, f"artefact {name}")
         return data
 
+    def base_model(self) -> bytes:
+        """The bytes of the base classifier; what is returned is what was checked, whatever happens to the file.
+
+        Raises:
+            BundleError: the bundle carries none, or the file was changed.
+        """
+        base = self.manifest.base
+        if base is None:
+            raise BundleError(
+                f"{self.path}: got a bundle without its base classifier, expected base.onnx in it; export it with `rrise-export"
+                " onnx WORKSPACE --with-base`"
+            )
+        data = _content(self.path, self.manifest, base.file)
+        refuse_external(data, base.file)
+        return data
+
     def recorded(self, name: str) -> Optional[Scores]:
         """What artefact `name` answered on the verification frames at export, or None. Raises: BundleError."""
         if name not in self.manifest.recorded:
@@ -273,6 +289,15 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"manifest: artefact {name} has another digest in the list of files; {_RESTORE}"
             )
+    if manifest.base is not None:
+        named.append(manifest.base.file)
+        if manifest.files.get(manifest.base.file) != manifest.base_digest:
+            raise BundleError(
+                f"manifest: {manifest.base.file} has SHA-256 {manifest.files.get(manifest.base.file)}, expected the base"
+                f" digest {manifest.base_digest}: it is another base classifier; {_RESTORE}"
+            )
+        if (folder / manifest.base.file).stat().st_size != manifest.base.size:
+            raise BundleError(f"manifest: {manifest.base.file} has another size than it says; {_RESTORE}")
     absent = sorted(set(named) - set(manifest.files))
     if absent:
         raise BundleError(f"manifest: {absent[0]} is named but not in the list of files; {_RESTORE}")

@@ -15,10 +15,15 @@ from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.edge_sdk.commands.options import (
     bundle_argument,
+    confirm_of,
+    confirm_options,
     runtime_options,
     trust_of,
     trust_options,
 )
+
+_BUNDLED = Path("bundled")
+"""What `--audit` without a file stands for."""
 
 
 @click.command()
@@ -47,8 +52,14 @@ from rrise.edge_sdk.commands.options import (
 @click.option("--viewer", is_flag=True, help="Show frames in the Rerun viewer, a few a second.")
 @click.option("--viewer-file", type=click.Path(path_type=Path), help="Write them to an .rrd file instead.")
 @click.option(
-    "--audit", type=click.Path(path_type=Path), help="Base classifier as ONNX: audit frames with it, slowly."
+    "--audit",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=_BUNDLED,
+    metavar="[BASE]",
+    help="Audit frames slowly with the bundle's base classifier, or with this ONNX file.",
 )
+@confirm_options
 @click.option("--audit-rate", default=50.0, show_default=True, help="Its evaluations a second, at most.")
 @click.option("--audit-interval", default=60.0, show_default=True, help="Seconds between audited frames.")
 @click.option(
@@ -76,6 +87,8 @@ def watch(
     audit: Optional[Path],
     audit_rate: float,
     audit_interval: float,
+    confirm: Optional[float],
+    confirm_level: float,
     base_record: Optional[Path],
     accept_base: Optional[str],
     json_flag: bool,
@@ -88,6 +101,7 @@ def watch(
     from rrise.edge_sdk.auditing.base import BaseModel
     from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
     from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.confirming.confirmation import Outcome
     from rrise.edge_sdk.operate.metrics import Metrics, MetricsServer
     from rrise.edge_sdk.operate.recorder import FlightRecorder
     from rrise.edge_sdk.operate.viewer import RerunViewer
@@ -108,9 +122,13 @@ def watch(
         metrics.watch(certifier)
         audits: Optional[AuditProcess] = None
         if audit is not None:
-            base = BaseModel.load(audit, certifier.bundle, record=base_record, accept=accept_base)
-            asked = AuditSettings(interval=audit_interval, rate=audit_rate)
-            audits = stack.enter_context(AuditProcess(certifier, base, asked))
+            base = (
+                BaseModel.bundled(certifier.bundle)
+                if audit == _BUNDLED
+                else BaseModel.load(audit, certifier.bundle, record=base_record, accept=accept_base)
+            )
+            pace = AuditSettings(interval=audit_interval, rate=audit_rate)
+            audits = stack.enter_context(AuditProcess(certifier, base, pace))
         recorder = None if record is None else stack.enter_context(FlightRecorder(record))
         shown: Optional[RerunViewer] = None
         if viewer or viewer_file is not None:
@@ -118,8 +136,9 @@ def watch(
             shown = stack.enter_context(RerunViewer(encoding, file=viewer_file))
         if metrics_port is not None:
             stack.enter_context(MetricsServer(metrics, metrics_port, metrics_address))
+        asked = confirm_of(confirm, confirm_level)
         opened = int(source) if source.isdigit() else source
-        stream = stack.enter_context(certifier.stream(opened, settings, topic=topic))
+        stream = stack.enter_context(certifier.stream(opened, settings, topic=topic, confirm=asked))
         with stopped_by_signals():
             for number, (frame, certificate) in enumerate(stream, start=1):
                 view.add(certificate, stream.counts.dropped)
@@ -148,6 +167,14 @@ def watch(
         "reasons": dict(view.reasons),
         "dropped": stream.counts.dropped,
     }
+    if asked is not None:
+        told = ", ".join(f"{stream.counts.confirmations.get(one.value, 0)} {one}" for one in Outcome)
+        rows.append(("tests of inputs", f"{told}, {stream.counts.evaluations:,} evaluations"))
+        as_json["confirmations"] = {
+            **stream.counts.confirmations,
+            "evaluations": stream.counts.evaluations,
+            "alpha": asked.alpha,
+        }
     if shown is not None:
         rows.append(("viewer", shown.problem or f"{shown.dropped} frames not shown for want of room"))
     if audits is not None:

@@ -11,6 +11,7 @@ from rrise.edge_sdk.errors import EdgeError
 
 if TYPE_CHECKING:
     from rrise.edge_sdk.bundles.bundle import Bundle
+    from rrise.edge_sdk.confirming.settings import Confirm
     from rrise.edge_sdk.formats.signing import Trust
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,6 +33,30 @@ def runtime_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def confirm_options(command: Command) -> Command:
+    """Whether the rest of a frame's time goes into `confirm`; `confirm_of` takes the values."""
+    for option in (
+        click.option(
+            "--confirm",
+            type=float,
+            metavar="SECONDS",
+            help="Ask the bundle's base classifier about each certificate for so long: a promise per input.",
+        ),
+        click.option(
+            "--confirm-level", default=0.001, show_default=True, help="Error level of it, per input."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def confirm_of(deadline: Optional[float], level: float) -> "Optional[Confirm]":
+    """The settings that `confirm_options` ask for, or None. Raises: EdgeError: no deadline or level."""
+    from rrise.edge_sdk.confirming.settings import Confirm
+
+    return None if deadline is None else Confirm(deadline, alpha=level)
 
 
 def trust_options(command: Command) -> Command:

@@ -12,6 +12,7 @@ from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.bundled_base import BundledBase
 from rrise.edge_sdk.formats.contract import ENCODINGS
 from rrise.edge_sdk.formats.noise import ReplayNoise
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
@@ -89,6 +90,7 @@ class Manifest:
         replay: seed of the noise that recorded frames were scored with (`ReplayNoise`); empty for a plain pass.
         references: split -> digests of the pack that the bundle was made with, "frames" and "content"; empty in bundles
             of before they were kept.
+        base: the base classifier, where it travels in the bundle; None in others, and in bundles of before.
     """
 
     sigma: float
@@ -107,6 +109,7 @@ class Manifest:
     guard: Optional[Guard] = None
     replay: str = ""
     references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    base: Optional[BundledBase] = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0 and math.isfinite(self.frame_rate)):
@@ -158,6 +161,8 @@ class Manifest:
             value[name] = getattr(self, name)
         if self.references:
             value["references"] = {split: dict(digests) for split, digests in self.references.items()}
+        if self.base is not None:
+            value["base"] = self.base.to_json()
         if self.guard is not None:
             value["guard"] = {**self.guard.to_json(), "replay": self.replay}
         return value
@@ -187,6 +192,7 @@ class Manifest:
                 frame_rate=float(value["frame_rate"]),
                 versions=dict(value["versions"]),
                 files=dict(value["files"]),
+                base=BundledBase.from_json(value.get("base")),
                 references={
                     str(split): dict(digests) for split, digests in value.get("references", {}).items()
                 },

@@ -16,6 +16,7 @@ from rrise.edge_sdk.errors import EdgeError, FrameError
 
 if TYPE_CHECKING:
     from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.confirming.settings import Confirm
 
 _MODES = {"rgb8": "RGB", "bgr8": "RGB", "mono8": "L"}
 
@@ -64,8 +65,8 @@ def read_image(path: Path, encoding: str, size: Optional[Tuple[int, int]] = None
     return np.ascontiguousarray(array[:, :, ::-1]) if encoding == "bgr8" else array
 
 
-def read_certified(certifier: Certifier, path: Path) -> Certificate:
-    """Certify one image file; an unreadable one gives a certificate of status `invalid_input`."""
+def read_certified(certifier: Certifier, path: Path, confirm: "Optional[Confirm]" = None) -> Certificate:
+    """Certify one image file, and confirm it if asked; an unreadable one gives a certificate of status `invalid_input`."""
     signature = certifier.runtime.graph.signature
     height, width = signature.frame_shape[:2]
     size = (height, width) if signature.dtype == "uint8" else None
@@ -73,7 +74,10 @@ def read_certified(certifier: Certifier, path: Path) -> Certificate:
         frame = read_image(path, certifier.bundle.manifest.input.encoding, size)
     except FrameError as error:
         return withheld(Status.INVALID_INPUT, str(error), capture_time=time(), frame_id=str(path))
-    return certifier.certify(frame, frame_id=str(path))
+    certificate = certifier.certify(frame, frame_id=str(path))
+    if confirm is None or not certificate:
+        return certificate
+    return certifier.confirm(frame, certificate, confirm.deadline, alpha=confirm.alpha)
 
 
 def pillow() -> Any:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import perf_counter, sleep
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -333,7 +333,7 @@ def _arrivals(pacing: Pacing) -> str:
     return f"{'randomly spaced, on average' if pacing.random else 'fixed,'} {pacing.rate:g} a second"
 
 
-def time_base(model: str, *, threads: int = 1, seconds: float = 2.0) -> float:
+def time_base(model: Union[str, bytes], *, threads: int = 1, seconds: float = 2.0) -> float:
     """Seconds of one forward pass of a base classifier given as ONNX, in its own batches (64 where it leaves them open).
 
     Raises:

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Dict, List, Optional
 
 from rrise.edge_sdk.certificate import Certificate, Status
+from rrise.edge_sdk.confirming.confirmation import Outcome
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.stream.stream import StreamCounts
 
@@ -49,6 +50,8 @@ class Metrics:
             "rrise_latency_seconds", "From entering certify to the answer.", LATENCY_BUCKETS
         )
         self._radius = Histogram("rrise_radius", "Certified radii, L2 in [0, 1] pixel units.", RADIUS_BUCKETS)
+        self._outcomes: Dict[str, int] = {outcome.value: 0 for outcome in Outcome}
+        self._evaluations = 0
         self._stream = {"received": 0, "dropped": 0, "reconnects": 0}
         self._certifier: Optional[Certifier] = None
         self._classes: Dict[str, int] = {}
@@ -64,6 +67,9 @@ class Metrics:
         with self._lock:
             self._statuses[certificate.status.value] += 1
             self._latency.add(certificate.latency)
+            if certificate.confirmation is not None:
+                self._outcomes[certificate.confirmation.outcome.value] += 1
+                self._evaluations += certificate.confirmation.new_samples
             if certificate:
                 self._radius.add(certificate.radius)
                 name = str(certificate.name)
@@ -92,6 +98,19 @@ class Metrics:
                     f"# TYPE {full} counter",
                     f"{full} {count}",
                 ]
+            lines += [
+                "# HELP rrise_confirmations_total Tests of single inputs by outcome.",
+                "# TYPE rrise_confirmations_total counter",
+            ]
+            lines += [
+                f'rrise_confirmations_total{{outcome="{name}"}} {count}'
+                for name, count in self._outcomes.items()
+            ]
+            lines += [
+                "# HELP rrise_confirm_evaluations_total Evaluations of the base classifier in them.",
+                "# TYPE rrise_confirm_evaluations_total counter",
+                f"rrise_confirm_evaluations_total {self._evaluations}",
+            ]
             lines += [*self._latency.lines(), *self._radius.lines(), *self._class_lines()]
             if self._certifier is not None:
                 lines += _certifier_lines(self._certifier)

@@ -41,7 +41,8 @@ class View:
     def line(self, certificate: Certificate, dropped: int, seconds: float) -> str:
         """The text of the line after `seconds`."""
         total = sum(self.statuses.values())
-        share = 100.0 * self.statuses["certified"] / max(total, 1)
+        issued = self.statuses["certified"] + self.statuses["confirmed"]
+        share = 100.0 * issued / max(total, 1)
         p50, p99 = (value * 1e3 for value in self.percentiles())
         return (
             f"{total} frames, {total / max(seconds, 1e-9):.1f}/s, {share:.0f} % certified, {dropped} dropped,"

@@ -70,7 +70,7 @@ class OnnxRuntime:
         self._binding: Optional[Binding] = None
         # The noise is new for every call, so a guarded graph has nothing that could stay bound.
         if execution.provider != "cpu" and self.fresh is None:
-            self._binding = Binding(_import(), session, graph.signature, self._names, "cuda")
+            self._binding = Binding(import_onnxruntime(), session, graph.signature, self._names, "cuda")
 
     @classmethod
     def load(
@@ -120,7 +120,7 @@ class OnnxRuntime:
         execution = Execution(
             artefact=hashlib.sha256(data).hexdigest(),
             runtime="onnxruntime",
-            version=_import().__version__,
+            version=import_onnxruntime().__version__,
             provider=provider,
             architecture=where,
             options=tuple(options.items()),
@@ -184,7 +184,8 @@ class OnnxRuntime:
         self.session = self._binding = None
 
 
-def _import() -> Any:
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises: RuntimeUnavailable: it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -206,7 +207,7 @@ def open_session(
         RuntimeUnavailable: the provider is unknown, not installed, or was not taken.
         BundleError: onnxruntime cannot load the graph, or the bytes of a graph refer to another file.
     """
-    onnxruntime = _import()
+    onnxruntime = import_onnxruntime()
     if isinstance(data, bytes):
         refuse_external(data, "graph")
     if provider not in PROVIDERS:

@@ -17,7 +17,7 @@ class Decision:
     Attributes:
         label, name: of the class.
         votes: certified frames with it among the last n.
-        radius: smallest certified radius among them, so that each of them has at least this.
+        radius: smallest radius among them, so that each of them has at least this, under the promise that it has.
     """
 
     label: int

@@ -39,6 +39,10 @@ class Mailbox:
             self._latest = captured
             self._changed.notify()
 
+    def waiting(self) -> bool:
+        """Whether a frame is there to be taken."""
+        return self._latest is not None
+
     def take(self, timeout: Optional[float]) -> Optional[Captured]:
         """The latest frame, waiting for one; None when `timeout` seconds pass without. Raises whatever the source raised."""
         with self._changed:

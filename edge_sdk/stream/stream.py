@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Opt
 import numpy as np
 
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
+from rrise.edge_sdk.confirming.asking import not_asked
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.encodings import convert, known_encodings
 from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame, with_channel
@@ -19,6 +20,7 @@ from rrise.edge_sdk.stream.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.confirming.settings import Confirm
 
 CLOCK_SKEW = 0.05
 """Seconds that a capture time may lie ahead of the clock before it is not believed."""
@@ -59,12 +61,15 @@ class StreamSettings:
 
 @dataclass
 class StreamCounts:
-    """What a stream has seen: frames received, dropped unseen, reconnects, and certificates by status."""
+    """What a stream has seen: frames received, dropped unseen, reconnects, certificates by status, and tests of single
+    inputs by outcome (confirmed, open, refuted) with the evaluations that they took."""
 
     received: int = 0
     dropped: int = 0
     reconnects: int = 0
     statuses: Dict[str, int] = field(default_factory=Counter)
+    confirmations: Dict[str, int] = field(default_factory=Counter)
+    evaluations: int = 0
 
 
 class Stream:
@@ -74,13 +79,18 @@ class Stream:
     """
 
     def __init__(
-        self, certifier: "Certifier", source: Source, settings: StreamSettings, encoding: Optional[str] = None
+        self,
+        certifier: "Certifier",
+        source: Source,
+        settings: StreamSettings,
+        encoding: Optional[str] = None,
+        confirm: "Optional[Confirm]" = None,
     ) -> None:
-        """encoding: of frames of which their source says none; None is the bundle's."""
+        """encoding: of frames of which their source says none; None is the bundle's. confirm: what a frame's rest is for."""
         if encoding is not None and encoding not in known_encodings():
             raise EdgeError(f"encoding: got {encoding!r}, expected one of {', '.join(known_encodings())}")
         self.settings = settings
-        self._encoding = encoding
+        self._encoding, self._confirm = encoding, confirm
         self.counts = StreamCounts()
         self._certifier = certifier
         self._source = source
@@ -106,6 +116,7 @@ class Stream:
                 else:
                     return
                 self.counts.statuses[answer.certificate.status.value] += 1
+                self._count(answer.certificate)
                 yield answer
         finally:
             self.close()
@@ -145,7 +156,10 @@ class Stream:
             return Answer(frame, withheld(Status.INVALID_INPUT, problem, capture_time=when, frame_id=name))
         certificate = self._certifier.certify(frame, capture_time=when, frame_id=name)
         late = self._late(when, self.settings.deadline, "old when its answer was there")
-        if late and certificate.status in (Status.CERTIFIED, Status.ABSTAINED):
+        if certificate and not late and self._confirm is not None:
+            certificate = self._confirmed(frame, certificate, when, self._confirm)
+            late = self._late(when, self.settings.deadline, "old when its answer was there")
+        if late and certificate.answered:
             certificate = withheld(
                 Status.STALE,
                 late,
@@ -156,6 +170,41 @@ class Stream:
                 name=certificate.name,
             )
         return Answer(frame, certificate)
+
+    def _confirmed(
+        self, frame: np.ndarray, certificate: Certificate, when: float, confirm: "Confirm"
+    ) -> Certificate:
+        """The certificate after what its frame's time was enough for; it never stops the loop."""
+        if confirm.when is not None and not confirm.when(certificate):
+            return certificate
+        deadline = confirm.deadline
+        if self.settings.deadline is not None:
+            deadline = min(deadline, self.settings.deadline - (self.settings.clock() - when))
+        try:
+            # A recording waits for its reader, so that no frame of it is ever waiting.
+            waiting = (lambda: False) if self._mailbox is None else self._mailbox.waiting
+            return self._certifier._confirm(
+                frame, certificate, max(deadline, 1e-9), confirm.alpha, None, None, waiting
+            )
+        except EdgeError as error:
+            held = self._certifier.withheld
+            if held:  # suspended between answer and test
+                return withheld(
+                    Status.SUSPENDED,
+                    held,
+                    capture_time=when,
+                    latency=certificate.latency,
+                    frame_id=certificate.frame_id,
+                    label=certificate.label,
+                    name=certificate.name,
+                )
+            return not_asked(certificate, confirm.alpha, str(error))
+
+    def _count(self, certificate: Certificate) -> None:
+        found = certificate.confirmation
+        if found is not None:
+            self.counts.confirmations[found.outcome.value] += 1
+            self.counts.evaluations += found.new_samples
 
     def _decode(self, captured: Captured) -> np.ndarray:
         signature, target = (

@@ -264,6 +264,7 @@ def _manifest(source: Source, products: Sequence[Product], files: Mapping[str, s
             pack.split: {"frames": pack.frames_digest, "content": pack.content_digest}
             for pack in (source.calibration, source.verification)
         },
+        base=source.base,
     )
 
 

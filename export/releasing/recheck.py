@@ -55,6 +55,7 @@ def _check_manifest(bundle: Bundle, source: Source) -> Check:
         "splits": dict(source.split_digests),
         "frame_rate": source.frame_rate,
         "guard": source.guarantee.guard,
+        "base": source.base,
         "frame shape": frame_shape,
         "encoding": source.preprocess.encoding,
     }

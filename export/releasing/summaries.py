@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
+from rrise.edge_sdk.bundles.described import base_sentence
 from rrise.export.gating.gate_report import GateReport
 from rrise.export.gating.quality import Quality, flags, ratio
 
@@ -29,6 +30,7 @@ def result_rows(
                 f"p50 {times['p50_us']:.0f} us ({times['p50_ratio']:.3f}x), p99 {times['p99_us']:.0f} us",
             )
         )
+    rows += [("base classifier", base_sentence(result.manifest))]
     rows += [("guarantee", result.products[0].record.guarantee.sentence())]
     rows += [("note", sentence) for sentence in notes]
     return rows
@@ -72,6 +74,7 @@ def result_json(result: "ExportResult") -> Dict[str, Any]:
         "release": result.manifest.digest,
         "artefacts": {product.name: product.record.to_json() for product in result.products},
         "quality": {quality.artefact: quality.to_json() for quality in result.qualities},
+        "base": None if result.manifest.base is None else result.manifest.base.to_json(),
         "flags": flags(result.qualities),
         "gate": [report.to_json() for report in result.reports],
     }

@@ -52,6 +52,19 @@ def test_slightly_too_large_a_radius_is_found_with_enough_samples():
     assert NormalDist().cdf(0.45 / SIGMA) - NormalDist().cdf(0.3 / SIGMA) < 0.08
 
 
+def test_a_tolerance_forgives_as_much_and_no_more():
+    """True radius .25 beside a claim of .3: their probabilities differ by .0437 at sigma .25."""
+    gap = NormalDist().cdf(0.3 / SIGMA) - NormalDist().cdf(0.25 / SIGMA)
+    assert gap == pytest.approx(0.0437, abs=1e-3)
+    for tolerance, verdict in ((0.0, Verdict.WRONG), (0.01, Verdict.WRONG), (0.05, Verdict.UNDECIDED)):
+        judgement = _judge(_half_space(0.25), 0.3, max_samples=20_000, batch_size=500, tolerance=tolerance)
+        assert judgement.verdict is verdict
+    # And what is right must be right by more than it.
+    assert _judge(_half_space(0.3), 0.25, max_samples=20_000, batch_size=500).verdict is Verdict.RIGHT
+    open_one = _judge(_half_space(0.3), 0.25, max_samples=20_000, batch_size=500, tolerance=0.05)
+    assert open_one.verdict is Verdict.UNDECIDED
+
+
 def test_a_classifier_that_fails_is_an_error():
     with pytest.raises(EdgeError, match="NaN"):
         _judge(lambda x: np.full((len(x), 3), np.nan), 0.1)
