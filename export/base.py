@@ -25,8 +25,8 @@ def bundled_base(workspace: "Workspace", base_digest: str) -> Tuple[bytes, Bundl
         ExportError: the base classifier is no ONNX file, or refers to another file; or agreement.json cannot be read.
         TrainerError: base.onnx was changed.
     """
-    from rrise.trainer.base_file import read_onnx
-    from rrise.trainer.montecarlo.store import recorded_engines
+    from rrise.trainer.classifiers.base_file import read_onnx
+    from rrise.trainer.montecarlo.storage.store import recorded_engines
 
     data = read_onnx(workspace.path)
     if data is None or hashlib.sha256(data).hexdigest() != base_digest:
