@@ -114,7 +114,7 @@ class FakeModule(SimpleNamespace):
 
 def on_cuda(model: bytes, fake: FakeModule, monkeypatch: pytest.MonkeyPatch) -> OnnxRuntime:
     driver = Driver.open(FakeCuda())
-    monkeypatch.setattr(adapter, "_import", lambda: fake)
+    monkeypatch.setattr(adapter, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(adapter, "Driver", SimpleNamespace(open=lambda: driver))
     return OnnxRuntime.load(model, provider="cuda")
 
