@@ -194,7 +194,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
 @main.command()
 @click.argument("scores", type=_FOLDER)
 @click.option("--record", type=_FILE, required=True, help="Calibration record of the same execution.")
-@click.option("--certify", type=_FILE, required=True, help="certify.npz of the workspace.")
+@click.option("--certify", type=_FILE, help="certify.npz of the workspace, where the comparison was drawn.")
 @click.option("--cost", type=_FILE, required=True, help="cost.json of the workspace.")
 @click.option("--latency", type=_FILE, help="Written by rrise-edge bench.")
 @click.option("--frame-rate", type=float, default=30.0, show_default=True, help="Frames a second.")
@@ -204,7 +204,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
 def report(
     scores: Path,
     record: Path,
-    certify: Path,
+    certify: Optional[Path],
     cost: Path,
     latency: Optional[Path],
     frame_rate: float,
@@ -218,9 +218,10 @@ def report(
     tables = ReportTables(
         calibration=Calibration.load(record),
         scores={
-            split: Scores.load(scores / f"{split}.npz") for split in ("calibration", "verification", "test")
+            split: Scores.load(scores / f"{split}.npz")
+            for split in ("calibration", "verification", *(("test",) if certify is not None else ()))
         },
-        certify=CertifyCounts.load(certify),
+        certify=None if certify is None else CertifyCounts.load(certify),
         cost=CostLedger.load(cost),
         frame_rate=frame_rate,
         latency=None if latency is None else Latency.load(latency),

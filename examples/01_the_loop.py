@@ -56,8 +56,8 @@ def main(data: str, folder: Path | None, config: Path | None) -> None:
     stage("base classifier under noise", lambda: trainer.train_base(workspace))
     drawn = stage("Monte Carlo: targets and references", lambda: trainer.build_targets(workspace))
     trained = stage("surrogate", lambda: trainer.train_surrogate(workspace))
+    stage("comparison: CERTIFY and audit on the test frames", lambda: trainer.certify_test_split(workspace))
     stage("calibration of the PyTorch execution", lambda: trainer.calibrate(workspace))
-    stage("CERTIFY on the test frames", lambda: trainer.certify_test_split(workspace))
     released = stage("export: lower, calibrate, gate", lambda: export_onnx(folder, replace_existing=True))
 
     with Certifier.load(released.path) as certifier:

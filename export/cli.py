@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
@@ -12,6 +12,9 @@ from rrise.calibration.console import SuggestingGroup, json_option, run_command,
 from rrise.calibration.errors import CheckFailed, RriseError
 from rrise.calibration.storage.files import read_json
 from rrise.export.releasing.summaries import Rows, comparison_rows, result_json, result_rows
+
+if TYPE_CHECKING:
+    from rrise.export.pipeline import LeftOut
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -47,6 +50,9 @@ def main() -> None:
     help="Also bundle base.onnx, with which a robot audits and confirms certificates.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option(
+    "--keep-going", is_flag=True, help="Leave out a precision that fails, other than fp32; exit status 1."
+)
 @click.option("--allow-code", is_flag=True, help="Allow the import of your own network factory.")
 @json_option
 @run_command
@@ -60,14 +66,16 @@ def onnx(
     tolerances: Tuple[str, ...],
     with_base: bool,
     force: bool,
+    keep_going: bool,
     allow_code: bool,
     json_flag: bool,
 ) -> None:
     """Lower, calibrate, gate and bundle the surrogate of every WORKSPACE.
 
     Exit status 1 and no bundle where the gate finds that an artefact is not what was trained, or misses the
-    acceptance policy; the other workspaces are exported all the same. The findings are in WORKSPACE/report as
-    gate.json and gate.xml (JUnit).
+    acceptance policy; the other workspaces are exported all the same. With --keep-going the bundle has the precisions that
+    passed, and the exit status is 1 all the same. The findings are in WORKSPACE/report as gate.json and gate.xml (JUnit).
+    --json has one entry in "exports" for each WORKSPACE, whatever became of it.
     """
     from rrise.export.errors import ExportError
     from rrise.export.gating.compare import parse_tolerances
@@ -96,18 +104,27 @@ def onnx(
                 policy=_policy(workspace, max_drop),
                 tolerances=allowed,
                 with_base=with_base,
+                keep_going=keep_going,
             )
             report = read_json(workspace / "report" / "export.json", "export report")
             rows += result_rows(result, report["latency"], report["notes"])
             results.append({**result_json(result), **{key: report[key] for key in ("latency", "notes")}})
+            problems += [_left_out(workspace, item) for item in result.left_out]
         except (RriseError, OSError) as found:
             error = found if isinstance(found, RriseError) else ExportError(f"{workspace}: {found}")
             problems.append(error)
             rows.append((str(workspace), "no bundle"))
             results.append({"workspace": str(workspace), "bundle": None, "error": str(error)})
-    if results and (len(workspaces) > 1 or not problems):
-        summary("exported", rows, results[0] if len(workspaces) == 1 else {"exports": results}, json_flag)
+    if json_flag or len(workspaces) > 1 or any(result["bundle"] for result in results):
+        summary("exported", rows, {"exports": results}, json_flag)
     _raise(problems)
+
+
+def _left_out(workspace: Path, item: "LeftOut") -> RriseError:
+    from rrise.export.errors import ExportError
+
+    text = f"{workspace}: the bundle has no {item.precision}: {item.why}"
+    return CheckFailed(text) if item.failed else ExportError(text)
 
 
 def _policy(workspace: Path, max_drop: Optional[float]) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 
 from rrise.calibration.console import Progress
-from rrise.calibration.errors import CheckFailed
+from rrise.calibration.errors import CheckFailed, RriseError
 from rrise.calibration.promise.head import CertificateHead
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.tables.references import References
@@ -31,7 +31,13 @@ from rrise.export.gating.quality import RADII, Quality, measure
 from rrise.export.lowering.head import attach_head
 from rrise.export.lowering.lower import check_model, lower
 from rrise.export.lowering.precision import PRECISIONS, convert
-from rrise.export.releasing.bundle import Product, fill, preprocessing_record, whole_or_not_at_all
+from rrise.export.releasing.bundle import (
+    Product,
+    check_target,
+    fill,
+    preprocessing_record,
+    whole_or_not_at_all,
+)
 from rrise.export.releasing.bundle_report import bundle_page
 from rrise.export.releasing.cache import NO_CACHE, Cache, conversion_key
 from rrise.export.releasing.export_report import save_export_report
@@ -52,6 +58,15 @@ class GateFailed(CheckFailed):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A precision that failed. failed: whether a check ran and said no, or it could not be made at all."""
+
+    precision: str
+    why: str
+    failed: bool
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """A released bundle.
 
@@ -61,6 +76,7 @@ class ExportResult:
         products: one for each precision, "fp32" first, with its calibration record.
         qualities: what each is worth on the verification frames.
         reports: what the gate found.
+        left_out: with `keep_going`, the precisions that are not in it, and why.
     """
 
     path: Path
@@ -68,6 +84,7 @@ class ExportResult:
     products: Tuple[Product, ...]
     qualities: Tuple[Quality, ...]
     reports: Tuple[GateReport, ...]
+    left_out: Tuple[LeftOut, ...] = ()
 
 
 def export_onnx(
@@ -83,6 +100,7 @@ def export_onnx(
     tolerances: Optional[Mapping[str, Tolerance]] = None,
     extra_files: Optional[Mapping[str, bytes]] = None,
     with_base: bool = False,
+    keep_going: bool = False,
 ) -> ExportResult:
     """Export a workspace's surrogate to a bundle of calibrated ONNX graphs.
 
@@ -99,6 +117,7 @@ def export_onnx(
         tolerances: precision -> allowed difference from PyTorch, where the defaults do not fit.
         extra_files: name -> content of further files; "report.html" replaces the page that export writes.
         with_base: whether the bundle carries base.onnx, with which a robot audits and confirms certificates.
+        keep_going: leave out a precision that fails, other than fp32, instead of writing nothing; the result says which.
 
     Raises:
         GateFailed: an artefact is not what was trained and calibrated, or misses the policy; nothing was written.
@@ -119,6 +138,7 @@ def export_onnx(
         tolerances=tolerances,
         extra_files=extra_files,
         cache=NO_CACHE if source.foreign_code else Cache(source.path / ".cache" / "export"),
+        keep_going=keep_going,
     )
     rules = policy if policy is not None else source.policy
     unchecked = ["max_drop was not checked, since no --baseline was given"]
@@ -143,26 +163,60 @@ def export_source(
     tolerances: Optional[Mapping[str, Tolerance]] = None,
     extra_files: Optional[Mapping[str, bytes]] = None,
     cache: Cache = NO_CACHE,
+    keep_going: bool = False,
 ) -> ExportResult:
     """As `export_onnx`, from a source that has been read already; the gate's findings go to `report` beside it."""
     wanted = _checked(precisions, batch_size)
+    check_target(Path(out) if out is not None else source.path / "bundle", replace_existing)
+    made, left_out = make_products(source, wanted, batch_size, cache, keep_going=keep_going)
+    stopped: Tuple[GateReport, ...] = ()
+    while True:
+        try:
+            result = _release(
+                source, made, out, replace_existing, baseline, policy, tolerances or {}, extra_files or {}
+            )
+            break
+        except GateFailed as error:
+            # What failed is left out and everything else gated anew: a bundle is what the gate has seen, file by file.
+            failed = {report.artefact: report for report in error.reports if not report}
+            if not keep_going or "fp32" in failed or not failed:
+                raise
+            stopped += tuple(failed.values())
+            left_out += tuple(
+                LeftOut(name, "; ".join(report.failures()), True) for name, report in failed.items()
+            )
+            made = tuple(product for product in made if product.name not in failed)
+    save_reports(source.path / "report", (*result.reports, *stopped), source.path.name)
+    return replace(result, left_out=left_out)
+
+
+def _release(
+    source: Source,
+    products: Tuple[Product, ...],
+    out: Optional[PathLike],
+    replace_existing: bool,
+    baseline: Optional[PathLike],
+    policy: Optional[Policy],
+    tolerances: Mapping[str, Tolerance],
+    extra_files: Mapping[str, bytes],
+) -> ExportResult:
+    """Write the bundle of these products and gate it; nothing is left of one that does not pass."""
     rules = policy if policy is not None else source.policy
     target = Path(out) if out is not None else source.path / "bundle"
     with whole_or_not_at_all(target, replace=replace_existing) as folder:
-        products = make_products(source, wanted, batch_size, cache)
         radii = sorted({*RADII, *rules.radii})
         qualities = tuple(
             measure(item.name, len(item.model), item.record, item.answers, source.verification, radii)
             for item in products
         )
         before = {} if baseline is None else baseline_qualities(Path(baseline), source.verification, radii)
-        files = {"report.html": bundle_page(source, qualities), **(extra_files or {})}
+        files = {"report.html": bundle_page(source, qualities), **extra_files}
         if source.base_model is not None:
             files[BASE_FILE] = source.base_model
         manifest = fill(folder, source, products, files)
-        reports = gate_products(folder, source, products, tolerances or {})
+        reports = gate_products(folder, source, products, tolerances)
         reports = check_policy(rules, qualities, reports, before)
-        save_reports(source.path / "report", reports)
+        save_reports(source.path / "report", reports, source.path.name)
         if not all(reports):
             raise GateFailed(reports)
     return ExportResult(target, manifest, products, qualities, reports)
@@ -178,22 +232,30 @@ def _checked(precisions: Sequence[str], batch_size: int) -> List[str]:
 
 
 def make_products(
-    source: Source, precisions: Sequence[str], batch_size: int, cache: Cache
-) -> Tuple[Product, ...]:
-    """Lower the surrogate, convert it to each precision, and calibrate each on its own outputs."""
+    source: Source, precisions: Sequence[str], batch_size: int, cache: Cache, *, keep_going: bool = False
+) -> Tuple[Tuple[Product, ...], Tuple[LeftOut, ...]]:
+    """Lower the surrogate, convert it to each precision, and calibrate each on its own outputs.
+
+    keep_going: a precision other than fp32 that cannot be made is left out, and told.
+    """
     network = cache.graph(
         conversion_key(source, "fp32", batch_size), lambda: lower_source(source, batch_size)
     )
-    products = []
+    products, left_out = [], []
     for precision in precisions:
         key = conversion_key(source, precision, batch_size)
         converted = network
-        if precision != "fp32":
-            converted = cache.graph(
-                key, partial(convert, network, precision, source.tuning.frames, source.replay)
-            )
-        products.append(make_product(source, converted, precision))
-    return tuple(products)
+        try:
+            if precision != "fp32":
+                converted = cache.graph(
+                    key, partial(convert, network, precision, source.tuning.frames, source.replay)
+                )
+            products.append(make_product(source, converted, precision))
+        except RriseError as error:
+            if not keep_going or precision == "fp32":
+                raise
+            left_out.append(LeftOut(precision, str(error), isinstance(error, CheckFailed)))
+    return tuple(products), tuple(left_out)
 
 
 def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":

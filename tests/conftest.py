@@ -57,8 +57,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer.train_base(made)
     trainer.build_targets(made)
     trainer.train_surrogate(made)
-    trainer.calibrate(made)
     trainer.certify_test_split(made)
+    trainer.calibrate(made)
     return made.path
 
 

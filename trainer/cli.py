@@ -18,7 +18,7 @@ from rrise.trainer.attacks.attack import Rate, attack
 from rrise.trainer.attacks.search import Search
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.commands.demo import demo
-from rrise.trainer.commands.start import init, run
+from rrise.trainer.commands.start import init, run, say
 from rrise.trainer.counts.agree import CONFIDENCE, agree
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.counting import source_of
@@ -112,15 +112,31 @@ def base(
     help="Draw nothing; measure how fast every engine counts, against the usual loop and plain forward passes.",
 )
 @click.option("--engine", default="", help="Instead of [targets] engine; with --benchmark, this one only.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="About how long --benchmark may take.",
+)
 def targets(
-    workspace: Path, device: str, benchmark: bool, engine: str, allow_code: bool, as_json: bool
+    workspace: Path,
+    device: str,
+    benchmark: bool,
+    engine: str,
+    minutes: float,
+    allow_code: bool,
+    as_json: bool,
 ) -> None:
-    """Draw the class counts of all splits and write the reference packs; continues where it was stopped."""
+    """Draw the class counts that a bundle needs and write the reference packs; continues where it was stopped.
+
+    What a comparison with Monte Carlo needs is drawn by `rrise-train certify`.
+    """
     if benchmark:
-        _benchmark(Workspace.open(workspace), device, engine, allow_code, as_json)
+        _benchmark(Workspace.open(workspace), device, engine, minutes, allow_code, as_json)
         return
     opened = Workspace.open(workspace)
-    result = build_targets(opened, device=device, engine=engine, allow_code=allow_code)
+    result = build_targets(opened, device=device, engine=engine, allow_code=allow_code, announce=say)
     rows = [
         ("evaluations drawn", f"{result.drawn:,}"),
         ("found in the store", f"{result.found:,}"),
@@ -130,7 +146,9 @@ def targets(
     summary("class counts", rows, result.to_json(), as_json)
 
 
-def _benchmark(workspace: Workspace, device: str, engine: str, allow_code: bool, as_json: bool) -> None:
+def _benchmark(
+    workspace: Workspace, device: str, engine: str, minutes: float, allow_code: bool, as_json: bool
+) -> None:
     names = [engine] if engine else [name for name in NAMES if installed(name)]
     dtypes = tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16")))
     result = run_benchmark(
@@ -141,6 +159,7 @@ def _benchmark(workspace: Workspace, device: str, engine: str, allow_code: bool,
         engines=tuple((name, dtype) for dtype in dtypes for name in names),
         device=device,
         batch_size=workspace.config.targets.batch_size or None,
+        minutes=minutes,
         progress=lambda text: click.echo(text, err=True),
     )
     summary("class counting speed", result.lines(), result.to_json(), as_json)
@@ -183,9 +202,16 @@ def calibrate_command(workspace: Path, allow_code: bool, as_json: bool) -> None:
 
 @main.command("certify")
 @_stage
-def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
-    """Cohen's CERTIFY and PREDICT on the test split, by Monte Carlo at every configured budget."""
-    result = certify_test_split(Workspace.open(workspace), allow_code=allow_code)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
+)
+def certify(workspace: Path, device: str, allow_code: bool, as_json: bool) -> None:
+    """The comparison, which no bundle needs: CERTIFY and PREDICT on the test split at every configured budget, and the audit.
+
+    Most of a workspace's Monte Carlo; how much is said before. `rrise-train calibrate` then judges certificates by the audit.
+    """
+    opened = Workspace.open(workspace)
+    result = certify_test_split(opened, device=device, allow_code=allow_code, announce=say)
     rows = [
         ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii) + "  abstained")
     ]
@@ -202,7 +228,8 @@ def certify(workspace: Path, allow_code: bool, as_json: bool) -> None:
             f"{100 * result.predict_accuracy:.1f}% right, {100 * result.predict_abstained:.1f}% without an answer",
         )
     )
-    rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations"))
+    rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations, {duration(result.sampling.seconds)}"))
+    rows.append(("next", f"rrise-train calibrate {opened.path} (judged by the audit)"))
     summary("CERTIFY (Monte Carlo)", rows, result.to_json(), as_json)
 
 
@@ -329,7 +356,8 @@ def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[st
         ("offset", record.message()),
         (
             "audit",
-            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued; "
+            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued on "
+            f"{verdict.frames} {result.judged_on} frames; "
             f"{result.note}",
         ),
         ("among issued", record.among_issued_text()),
@@ -348,7 +376,7 @@ def _accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[
         ("  net of wrong ones", "  ".join(f"{100 * row.net.value:6.1f}%" for row in result.worth)),
         ("  oracle", "  ".join(f"{100 * row.oracle.value:6.1f}%" for row in result.worth)),
     ]
-    if workspace.certify_path.exists():
+    if result.judged_on == "test" and workspace.certify_path.exists():
         table = CertifyCounts.load(workspace.certify_path)
         alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
         for budget in table.budgets:

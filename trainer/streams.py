@@ -32,9 +32,23 @@ class Stream:
 def all_streams(workspace: Workspace) -> tuple[Stream, ...]:
     """Every stream of a workspace. Streams never share noise, so the audit judges certificates independently."""
     asked = workspace.config.targets
-    streams = [Stream("train", "train", asked.train)]
-    streams += [Stream(split, split, getattr(asked, split)) for split in REFERENCE_SPLITS]
-    return (*streams, *certify_streams(workspace), Stream(AUDIT, "test", asked.audit))
+    return (Stream("train", "train", asked.train), *_references(workspace), *comparison_streams(workspace))
+
+
+def bundle_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """The streams that a bundle needs. Counts of the training frames only where a way of training learns from them."""
+    method, asked = workspace.config.surrogate.method, workspace.config.targets
+    train = (Stream("train", "train", asked.train),) if method in ("auto", "stored") else ()
+    return (*train, *_references(workspace))
+
+
+def comparison_streams(workspace: Workspace) -> tuple[Stream, ...]:
+    """The streams that only a comparison with Monte Carlo needs: CERTIFY on the test frames, and the audit of certificates."""
+    return (*certify_streams(workspace), Stream(AUDIT, "test", workspace.config.targets.audit))
+
+
+def _references(workspace: Workspace) -> tuple[Stream, ...]:
+    return tuple(Stream(split, split, getattr(workspace.config.targets, split)) for split in REFERENCE_SPLITS)
 
 
 def certify_streams(workspace: Workspace) -> tuple[Stream, ...]:
@@ -70,10 +84,14 @@ def stored_counts(workspace: Workspace, name: str, base_digest: str) -> np.ndarr
     if missing:
         raise TrainerError(
             f"{workspace.targets_path}, stream {name!r}: {missing} of its samples are still missing; run "
-            f"`rrise-train {'certify' if name == 'selection' or name.startswith('certify-') else 'targets'} "
-            f"{workspace.path}` (it continues)"
+            f"`rrise-train {_drawn_by(name)} {workspace.path}` (it continues)"
         )
     return store.counts()
+
+
+def _drawn_by(name: str) -> str:
+    """The command that draws a stream."""
+    return "targets" if name in ("train", *REFERENCE_SPLITS) else "certify"
 
 
 def check_against_store(workspace: Workspace, pack: References) -> None:
@@ -87,7 +105,7 @@ def check_against_store(workspace: Workspace, pack: References) -> None:
     stream = next(item for item in all_streams(workspace) if item.name == name)
     counts = open_stream(workspace, stream, pack.base_digest).counts()
     path = workspace.references_path(pack.split)
-    again = f"run `rrise-train targets {workspace.path}` again"
+    again = f"run `rrise-train {_drawn_by(name)} {workspace.path}` again"
     if not np.array_equal(counts, pack.counts):
         changed = (
             len(counts)

@@ -184,7 +184,8 @@ class Workspace:
         something else than the store of counts."""
         path = self.references_path(split)
         if not path.exists():
-            raise TrainerError(f"{path}: no such file; run `rrise-train targets {self.path}` first")
+            command = "certify" if split == "test" else "targets"
+            raise TrainerError(f"{path}: no such file; run `rrise-train {command} {self.path}` first")
         references = References.load(path)
         expected = (
             split,

@@ -23,6 +23,11 @@ from rrise.calibration.reports.summary import (
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.evaluation import AuditVerdict
 
+NO_COMPARISON = (
+    "Not compared with Monte Carlo: that needs draws of its own on the test frames, which `rrise-train certify WORKSPACE` makes. "
+    "The certificates above are those of the verification frames, judged by the draws of their references."
+)
+
 
 def summary_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
     """The report's numbers as the lines of a terminal summary."""
@@ -38,7 +43,7 @@ def _quality_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
         (
             "audit of certificates",
             f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided; "
-            f"{verdict.frames} frames; {numbers['audit_note']}",
+            f"{verdict.frames} {numbers['judged_on']} frames; {numbers['audit_note']}",
         ),
         ("wrong among issued, at most", AmongIssued(**numbers["wrong_among_issued"]).sentence()),
         (
@@ -161,7 +166,7 @@ def _origin_rows(tables: ReportTables, numbers: Mapping[str, Any]) -> List[Tuple
 
 
 def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any]) -> None:
-    test, judged = tables.scores["test"], judged_rows(tables)
+    test, judged = tables.judged, judged_rows(tables)
     radii = [float(r) for r in np.linspace(0, 4 * test.sigma, 201)]
     grid = np.array(radii)
     curves = {
@@ -172,7 +177,7 @@ def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any])
             np.array([np.mean((judged[OURS].reach >= r) & (judged[OURS].reach > 0)) for r in radii]),
         ),
     }
-    for budget in tables.certify.budgets:
+    for budget in tables.budgets:
         name = f"monte-carlo {budget}"
         curves[f"Monte Carlo, N = {budget:,}"] = (grid, judged[name].gross(radii).mean(axis=1))
     page.heading("Certified accuracy")
@@ -182,7 +187,7 @@ def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any])
         "Gross counts those too; net leaves them out, and is the column to read. Oracle: frames whose true class has so large "
         "a true radius, the most that any method can have."
     )
-    page.figure(plots.accuracy_curves(curves), f"{len(test)} test frames, sigma {test.sigma:g}.")
+    page.figure(plots.accuracy_curves(curves), f"{len(test)} {test.split} frames, sigma {test.sigma:g}.")
     _worth_tables(page, numbers)
 
 
@@ -205,6 +210,9 @@ def _worth_tables(page: Page, numbers: Mapping[str, Any]) -> None:
         f"Intervals: Clopper-Pearson, 95 %, over frames. Of the audit: {numbers['audit_note']}. Net takes the audit's share of "
         "hits at its word; what is proved and what is not refuted, each verdict at level 0.001, enclose it."
     )
+    if not numbers["behind"]:
+        page.paragraph(NO_COMPARISON)
+        return
     others = {name: row for name, row in numbers["worth"].items() if name != OURS}
     page.table(
         header,
@@ -247,8 +255,8 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     verdict = AuditVerdict(**numbers["audit"])
     page.heading("Audit")
     page.paragraph(
-        f"{numbers['audit_samples']:,} further draws judge every certificate on the test frames; a verdict errs with "
-        "probability at most 0.001."
+        f"{numbers['audit_samples']:,} further draws judge every certificate on the {numbers['judged_on']} frames; a verdict "
+        "errs with probability at most 0.001."
     )
     page.table(
         ("frames", "issued", "wrong", "right", "undecided"),

@@ -47,9 +47,9 @@ class ReportTables:
 
     Attributes:
         calibration: record of the execution that is reported.
-        scores: its tables of split "calibration", "verification" and "test"; the counts of the test split are the
-            audit's own draws.
-        certify: Monte Carlo on the same test frames.
+        scores: its tables of split "calibration", "verification" and, where a comparison was drawn, "test"; the counts of
+            the test split are the audit's own draws.
+        certify: Monte Carlo on the same test frames, or None without a comparison.
         cost: ledger of the whole workspace.
         frame_rate: frames a second, for expected wrong certificates per hour.
         latency: or None where nothing was measured.
@@ -57,13 +57,14 @@ class ReportTables:
 
     calibration: Calibration
     scores: Mapping[str, Scores]
-    certify: CertifyCounts
+    certify: Optional[CertifyCounts]
     cost: CostLedger
     frame_rate: float
     latency: Optional[Latency] = None
 
     def __post_init__(self) -> None:
-        for split in ("calibration", "verification", "test"):
+        needed = ("calibration", "verification", *(("test",) if self.certify is not None else ()))
+        for split in (*needed, *(set(self.scores) & {"test"})):
             if split not in self.scores:
                 raise CalibrationError(
                     f"report: no scores of the {split} split; score it with this execution first"
@@ -73,10 +74,20 @@ class ReportTables:
                 raise CalibrationError(
                     f"report: the {split} scores come from another execution ({differences})"
                 )
-        if self.scores["test"].digest.tolist() != self.certify.digest.tolist():
+        if self.certify is not None and self.judged.digest.tolist() != self.certify.digest.tolist():
             raise CalibrationError(
                 "report: the certify table has other frames than the test scores; run certify again"
             )
+
+    @property
+    def judged(self) -> Scores:
+        """The frames that certified accuracy is about: test, by the audit's draws; else verification, by its references'."""
+        return self.scores.get("test", self.scores["verification"])
+
+    @property
+    def budgets(self) -> Tuple[int, ...]:
+        """The Monte Carlo budgets that the surrogate is compared with; none without a comparison."""
+        return () if self.certify is None else self.certify.budgets
 
     def radius(self, split: str) -> np.ndarray:
         """Certified radius of every frame of a split, float32 [n]."""
@@ -95,7 +106,7 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
     "worth" and "behind" are the numbers to read: net of wrong certificates, with intervals, and paired with Monte Carlo
     on the same frames. "certified_accuracy" is gross.
     """
-    test = tables.scores["test"]
+    test = tables.judged
     radii = default_radii(test.sigma)
     judged = judged_rows(tables)
     draws = int(test.num_samples.min())
@@ -108,6 +119,7 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "message": tables.calibration.message(),
         "attempt": tables.calibration.attempt,
         "attempt_text": tables.calibration.attempt_text(),
+        "judged_on": test.split,
         "sigma": test.sigma,
         "base_digest": test.base_digest,
         "execution": tables.calibration.execution.to_json(),
@@ -130,10 +142,12 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
         "label_agreement": label_agreement(test),
         "probit_rmse": probit_rmse(test),
         "offline_passes": offline,
-        "break_even": {str(budget): break_even(offline, budget) for budget in tables.certify.budgets},
+        "break_even": {
+            str(budget): break_even(offline, budget) for budget in tables.budgets or (RIVAL_BUDGET,)
+        },
         "latency": None
         if tables.latency is None
-        else latency_numbers(tables.latency, tables.certify.budgets[-1]),
+        else latency_numbers(tables.latency, (tables.budgets or (RIVAL_BUDGET,))[-1]),
     }
 
 
@@ -142,9 +156,10 @@ def judged_rows(tables: ReportTables) -> Dict[str, Judged]:
 
     Monte Carlo's certificates have a promise of their own each; they count as long as the audit does not refute them.
     """
-    test = tables.scores["test"]
-    rows = {OURS: judge(test, tables.radius("test"), extra=_extra(tables))}
-    for budget in tables.certify.budgets:
+    test = tables.judged
+    rows = {OURS: judge(test, tables.radius(test.split), extra=_extra(tables))}
+    for budget in tables.budgets:
+        assert tables.certify is not None
         found = tables.certify.at(budget, CERTIFY_ALPHA)
         rows[f"monte-carlo {budget}"] = judge(test, found.radius, label=found.label, per_input=True)
     return rows
@@ -162,7 +177,7 @@ def behind(
     known = judged[OURS].target >= 0
     mine = judged[OURS].net(radii)[:, known]
     found = {}
-    for budget in rivals(tables.certify.budgets):
+    for budget in rivals(tables.budgets):
         name = f"monte-carlo {budget}"
         theirs = judged[name].net(radii)[:, known]
         found[name] = [asdict(Difference.of(their, my)) for their, my in zip(theirs, mine)]
@@ -170,8 +185,8 @@ def behind(
 
 
 def wrong_among_issued(tables: ReportTables) -> AmongIssued:
-    """What the promise permits among issued certificates, by the share that the test frames receive."""
-    radius = tables.radius("test")
+    """What the promise permits among issued certificates, by the share that the judged frames receive."""
+    radius = tables.radius(tables.judged.split)
     return tables.calibration.guarantee.among_issued(int((radius > 0).sum()), len(radius))
 
 

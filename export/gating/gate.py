@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Tuple
 
@@ -76,32 +78,46 @@ def gate(
         raise ExportError(
             f"gate: got references of splits {splits}, expected ('calibration', 'verification')"
         )
+    start = time.monotonic()
     try:
         bundle, runtime = _open(path, artefact)
     except RriseError as error:
         return GateReport(artefact, (Check("opens as a user opens it", False, str(error), "a sound bundle"),))
     with closing(runtime):
         record = bundle.calibrations[artefact]
-        checks = [Check("opens as a user opens it", True, "sound", "a sound bundle")]
-        checks += [
-            _check_graph_file(bundle, artefact),
-            _check_execution(record, runtime),
-            _check_offset(record, runtime),
-        ]
+        found = _Timed(start)
+        found.add(Check("opens as a user opens it", True, "sound", "a sound bundle"))
+        found.add(_check_graph_file(bundle, artefact))
+        found.add(_check_execution(record, runtime))
+        found.add(_check_offset(record, runtime))
         noise = bundle.manifest.replay_noise()
         answers = {pack.split: _answers(runtime, pack, noise) for pack in (calibration, verification)}
-        checks.append(_check_head(record, answers))
-        checks += _check_replay(record, answers["calibration"], calibration, runtime, scored)
-        checks.append(_check_coverage(record, answers["verification"], verification, runtime))
-        checks.append(_check_worth(answers["verification"]))
+        found.add(_check_head(record, answers))
+        found.add(*_check_replay(record, answers["calibration"], calibration, runtime, scored))
+        found.add(_check_coverage(record, answers["verification"], verification, runtime))
+        found.add(_check_worth(answers["verification"]))
         comparison = _compare(record, answers, (calibration, verification), reference)
         if noise is None:
-            checks.append(_check_certifier(path, artefact, verification, answers["verification"]))
+            found.add(_check_certifier(path, artefact, verification, answers["verification"]))
         else:
-            checks.append(check_guarded_certifier(path, artefact, verification))
+            found.add(check_guarded_certifier(path, artefact, verification))
         allowed = tolerance or TOLERANCES.get(artefact, TOLERANCES["fp32"])
-        checks += _check_comparison(comparison, allowed, record.head.sigma)
-        return GateReport(artefact, tuple(checks), comparison, comparison.needed(record.head.sigma))
+        found.add(*_check_comparison(comparison, allowed, record.head.sigma))
+        return GateReport(artefact, found.checks, comparison, comparison.needed(record.head.sigma))
+
+
+class _Timed:
+    """Checks with the time that each took: since the one before was added, shared among those that are added together."""
+
+    def __init__(self, start: float) -> None:
+        self.checks: Tuple[Check, ...] = ()
+        self._last = start
+
+    def add(self, *checks: Check) -> None:
+        now = time.monotonic()
+        each = (now - self._last) / max(len(checks), 1)
+        self.checks += tuple(replace(check, seconds=each) for check in checks)
+        self._last = now
 
 
 def _open(path: Path, artefact: str) -> Tuple[Bundle, Runtime]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree
@@ -23,12 +23,16 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True)
 class Check:
-    """One question of the gate. `got` and `limit` are what was found and what was allowed, for people."""
+    """One question of the gate. `got` and `limit` are what was found and what was allowed, for people.
+
+    seconds: what answering took, where it was measured.
+    """
 
     name: str
     passed: bool
     got: str
     limit: str
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,27 +77,37 @@ class GateReport:
         }
 
 
-def save_reports(folder: Path, reports: Sequence[GateReport]) -> None:
-    """Write `gate.json` and `gate.xml` (JUnit) into `folder`."""
+def save_reports(folder: Path, reports: Sequence[GateReport], name: str) -> None:
+    """Write `gate.json` and `gate.xml` (JUnit) into `folder`; `name` tells workspaces apart on a build server."""
     passed = bool(reports) and all(reports)
     write_json(
         folder / "gate.json", {"passed": passed, "artefacts": [report.to_json() for report in reports]}
     )
     with atomic_file(folder / "gate.xml") as file:
-        file.write(junit(reports))
+        file.write(junit(reports, name))
 
 
-def junit(reports: Sequence[GateReport]) -> bytes:
-    """One test suite for each artefact, one test case for each check; no times, so that equal findings give equal bytes."""
+def junit(reports: Sequence[GateReport], name: str) -> bytes:
+    """One test suite for each artefact, one test case for each check, with times and class names that are unique among
+    workspaces called differently."""
     root = ElementTree.Element("testsuites", name="rrise-export gate")
     for report in reports:
         failed = sum(not check.passed for check in report.checks)
         suite = ElementTree.SubElement(
-            root, "testsuite", name=report.artefact, tests=str(len(report.checks)), failures=str(failed)
+            root,
+            "testsuite",
+            name=report.artefact,
+            tests=str(len(report.checks)),
+            failures=str(failed),
+            time=f"{sum(check.seconds for check in report.checks):.3f}",
         )
         for check in report.checks:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=f"gate.{report.artefact}", name=check.name
+                suite,
+                "testcase",
+                classname=f"gate.{name}.{report.artefact}",
+                name=check.name,
+                time=f"{check.seconds:.3f}",
             )
             if not check.passed:
                 message = _NOT_XML.sub("?", f"got {check.got}, expected {check.limit}")

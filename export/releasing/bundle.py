@@ -71,7 +71,7 @@ def whole_or_not_at_all(out: Path, *, replace: bool = False) -> Iterator[Path]:
         ExportError: `out` exists, holds something that is no bundle or that a device added, or cannot be written.
     """
     _recover(out)
-    _check_target(out, replace)
+    check_target(out, replace)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -118,7 +118,8 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
-def _check_target(out: Path, replace: bool) -> None:
+def check_target(out: Path, replace: bool) -> None:
+    """Raises ExportError where a bundle cannot be put at `out`: before the work, and once more when it is done."""
     if not out.exists() and not out.is_symlink():
         return
     if not replace:

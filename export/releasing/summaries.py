@@ -32,6 +32,7 @@ def result_rows(
         )
     rows += [("base classifier", base_sentence(result.manifest))]
     rows += [("guarantee", result.products[0].record.guarantee.sentence())]
+    rows += [(f"{item.precision} left out", item.why) for item in result.left_out]
     rows += [("note", sentence) for sentence in notes]
     return rows
 
@@ -76,5 +77,6 @@ def result_json(result: "ExportResult") -> Dict[str, Any]:
         "quality": {quality.artefact: quality.to_json() for quality in result.qualities},
         "base": None if result.manifest.base is None else result.manifest.base.to_json(),
         "flags": flags(result.qualities),
+        "left_out": [vars(item) for item in result.left_out],
         "gate": [report.to_json() for report in result.reports],
     }

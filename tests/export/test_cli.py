@@ -15,6 +15,7 @@ from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.device.loading import State
 from rrise.export import pipeline
 from rrise.export.cli import main
+from rrise.trainer import Workspace
 from tests.export import damage
 
 
@@ -32,7 +33,7 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
     settings.write_text(settings.read_text().replace("[acceptance]", "[acceptance]\nmax_drop = 0.01"))
     result = CliRunner().invoke(main, ["onnx", str(copy), "--json"])
     assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout)
+    (said,) = json.loads(result.stdout)["exports"]
     assert said["bundle"] == str(copy / "bundle") and said["gate"][0]["passed"]
     assert said["artefacts"]["fp32"]["execution"]["runtime"] == "onnxruntime"
     assert said["artefacts"]["fp32"]["attempt"] == 1
@@ -75,3 +76,64 @@ def test_a_failed_gate_is_exit_status_1_and_no_bundle(
 def test_mistakes_say_what_was_meant(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_keep_going_leaves_out_what_fails_and_still_says_so(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(
+        workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns(".cache", "report")
+    )
+    command = ["onnx", str(copy), "--precision", "fp16", "--tolerance", "fp16.probit=0", "--json"]
+    stopped = CliRunner().invoke(main, command)
+    assert stopped.exit_code == 1 and not (copy / "bundle").exists()
+    assert json.loads(stopped.stdout)["exports"][0]["bundle"] is None, "one shape, whatever became of it"
+    result = CliRunner().invoke(main, [*command, "--keep-going"])
+    assert result.exit_code == 1 and "the bundle has no fp16: fp16: change of the probit" in result.stderr
+    (said,) = json.loads(result.stdout)["exports"]
+    assert list(said["artefacts"]) == ["fp32"] and said["left_out"][0]["precision"] == "fp16"
+    with Certifier.load(copy / "bundle") as certifier:
+        assert certifier.state.state is State.CALIBRATED and sorted(certifier.bundle.manifest.artefacts) == [
+            "fp32"
+        ]
+    suites = (copy / "report" / "gate.xml").read_text()
+    assert 'name="fp32"' in suites and 'name="fp16"' in suites and "<failure" in suites
+
+
+def test_keep_going_does_not_go_on_without_fp32(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(
+        workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns(".cache", "report")
+    )
+    command = ["onnx", str(copy), "--tolerance", "fp32.probit=0", "--keep-going"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and not (copy / "bundle").exists()
+
+
+def test_a_build_server_needs_no_pictures(workspace: Path, tmp_path: Path) -> None:
+    """What it needs: settings, splits, networks, packs and cache/catalogue.npz, which says what the frames were."""
+    lean = tmp_path / "lean"
+    keep = (
+        "rrise.toml",
+        "splits.npz",
+        "base.onnx",
+        "base.json",
+        "base.safetensors",
+        "surrogate.safetensors",
+        "attempts.jsonl",
+    )
+    for name in keep:
+        if (workspace / name).exists():
+            lean.mkdir(exist_ok=True)
+            shutil.copy(workspace / name, lean / name)
+    shutil.copytree(workspace / "references", lean / "references")
+    (lean / "cache").mkdir()
+    shutil.copy(workspace / "cache" / "catalogue.npz", lean / "cache" / "catalogue.npz")
+    settings = lean / "rrise.toml"
+    source = Workspace.open(workspace).config.data.source
+    settings.write_text(settings.read_text().replace(source, str(tmp_path / "gone.npz")))
+    result = CliRunner().invoke(main, ["onnx", str(lean)])
+    assert result.exit_code == 0, result.output
+    with Certifier.load(lean / "bundle") as certifier:
+        assert certifier.state.state is State.CALIBRATED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +161,27 @@ def test_run_does_what_is_missing(workspace: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert (copy.path / "report" / "report.html").stat().st_size > 10_000
     assert copy.surrogate_path.read_bytes() == before and "rrise-export onnx" in result.stdout
+
+
+def test_run_leaves_the_comparison_out_and_says_what_it_would_take(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    copy.references_path("test").unlink()
+    copy.certify_path.unlink()
+    for stream in ("audit", "selection", "certify-100", "certify-200"):
+        shutil.rmtree(copy.targets_path / stream)
+    result = run("run", copy.path)
+    assert result.exit_code == 0, result.stderr
+    assert "run --compare" not in result.stdout and f"{copy.path} --compare" in result.stdout
+    assert "32,000 evaluations of the base classifier" in result.stdout, (
+        "40 test frames, 100 + 100 + 200 + 400 each"
+    )
+    assert not copy.certify_path.exists() and not (copy.targets_path / "audit").exists()
+    numbers = json.loads((copy.path / "report" / "report.json").read_text())
+    assert numbers["judged_on"] == "verification" and list(numbers["worth"]) == ["rrise"]
+    assert numbers["audit"]["frames"] == len(copy.splits.verification)
+    assert "Not compared with Monte Carlo" in (copy.path / "report" / "report.html").read_text()
+    compared = run("run", copy.path, "--compare")
+    assert compared.exit_code == 0, compared.stderr
+    assert "selection, certify-100, certify-200, audit: 32,000 evaluations" in compared.stderr
+    assert "to compare" not in compared.stdout and "monte-carlo 200" in compared.stdout
+    assert json.loads((copy.path / "report" / "report.json").read_text())["judged_on"] == "test"

@@ -104,8 +104,14 @@ def attack(
     path = record_path(workspace, surrogate)
     if not path.exists():
         raise TrainerError(f"{path}: no such file; run `rrise-train calibrate {workspace.path}` first")
+    scored = path.with_name("test.npz")
+    if not scored.exists():
+        raise TrainerError(
+            f"{scored}: no such file; run `rrise-train certify {workspace.path}`, which draws the audit, and then "
+            f"`rrise-train calibrate {workspace.path}` first"
+        )
     record = Calibration.load(path)
-    clean, before = workspace.inputs("test"), Scores.load(path.with_name("test.npz"))
+    clean, before = workspace.inputs("test"), Scores.load(scored)
     moved = on_grid(
         search(base.module, surrogate, record.head, clean, len(before.class_names), settings),
         clean,

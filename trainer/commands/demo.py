@@ -67,7 +67,9 @@ def steps_of(folder: Path, data: str, preset: str) -> list[Step]:
         words = ("rrise-train", "init", str(folder), "--data", data, "--preset", preset)
         steps.append(Step(words, "settings that fit the data; edit rrise.toml to change them"))
     purpose = "train under noise, count by Monte Carlo, train the surrogate, calibrate; minutes, and it can be stopped"
-    steps.append(Step(("rrise-train", "run", str(folder)), purpose))
+    # Of the digits the comparison with Monte Carlo takes a minute; of other data it may take hours.
+    compare = ("--compare",) if data == "digits" else ()
+    steps.append(Step(("rrise-train", "run", str(folder), *compare), purpose))
     if not (folder / "bundle" / "manifest.json").exists():
         purpose = "one ONNX file with label and certified radius, calibrated by its own answers and checked"
         steps.append(Step(("rrise-export", "onnx", str(folder)), purpose))

@@ -16,7 +16,8 @@ from rrise.calibration.tables.scores import Scores
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.commands.presets import PRESETS, estimates, fitting_config, memory_note
 from rrise.trainer.counts.certify import certify_test_split
-from rrise.trainer.counts.targets import build_targets
+from rrise.trainer.counts.forecast import Forecast
+from rrise.trainer.counts.targets import TargetsResult, build_targets
 from rrise.trainer.data.geometry import parse_camera
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
@@ -24,6 +25,7 @@ from rrise.trainer.data.survey import Survey, survey
 from rrise.trainer.scores.calibrate import calibrate, record_path
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
+from rrise.trainer.streams import comparison_streams
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 
@@ -159,28 +161,36 @@ def _json(made: Workspace, found: Survey, sizes: dict[str, int]) -> dict[str, An
 @click.option(
     "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
 )
+@click.option("--compare", is_flag=True, help="Also draw the comparison with Monte Carlo (`certify`).")
 @click.option("--allow-code", is_flag=True, help="Run the network factory that rrise.toml names.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @run_command
-def run(workspace: Path, device: str, allow_code: bool, as_json: bool) -> None:
-    """Do every stage that is not done, from the base classifier to the report. Stopped at any time, it continues."""
+def run(workspace: Path, device: str, compare: bool, allow_code: bool, as_json: bool) -> None:
+    """Do every stage that a bundle needs and that is not done, and write the report. Stopped at any time, it continues.
+
+    The comparison with Monte Carlo is drawn with --compare only; what it would cost is said at the end.
+    """
     opened = Workspace.open(workspace)
     say("base classifier")
     base = train_base(opened, allow_code=allow_code, device=device)
     say(f"accuracy of one noisy pass {base.noisy_accuracy:.3f}; class counts by Monte Carlo")
-    build_targets(opened, allow_code=allow_code, device=device or "cpu")
+    drawn = build_targets(opened, allow_code=allow_code, device=device or "cpu", announce=say)
     say("surrogate")
     trained = train_surrogate(opened, allow_code=allow_code, device=device)
-    say("calibration and, for comparison, CERTIFY")
+    if compare:
+        say("comparison: CERTIFY and audit")
+        certify_test_split(opened, allow_code=allow_code, device=device or "cpu", announce=say)
+    say("calibration")
     result = calibrate(opened, allow_code=allow_code)
-    certify_test_split(opened, allow_code=allow_code)
     folder = record_path(opened, opened.surrogate(allow_code=allow_code)).parent
+    compared = result.judged_on == "test" and opened.certify_path.exists()
     tables = ReportTables(
         calibration=result.record,
         scores={
-            split: Scores.load(folder / f"{split}.npz") for split in ("calibration", "verification", "test")
+            split: Scores.load(folder / f"{split}.npz")
+            for split in ("calibration", "verification", *(("test",) if compared else ()))
         },
-        certify=CertifyCounts.load(opened.certify_path),
+        certify=CertifyCounts.load(opened.certify_path) if compared else None,
         cost=opened.cost(),
         frame_rate=opened.config.guarantee.frame_rate,
     )
@@ -190,8 +200,21 @@ def run(workspace: Path, device: str, allow_code: bool, as_json: bool) -> None:
         *summary_rows(numbers),
         ("report", str(opened.path / "report" / "report.html")),
         ("next", f"rrise-export onnx {opened.path}"),
+        *([] if compared else [_comparison_row(opened, drawn)]),
     ]
     summary("all stages are done", rows, dict(numbers), as_json)
+
+
+def _comparison_row(workspace: Workspace, drawn: TargetsResult) -> tuple[str, str]:
+    """What the comparison with Monte Carlo would take, by the speed of the draws just made where there were any."""
+    count = len(workspace.splits.test)
+    evaluations = sum(stream.num_samples for stream in comparison_streams(workspace)) * count
+    seconds = evaluations / drawn.rate if drawn.drawn else None
+    return (
+        "to compare",
+        f"rrise-train run {workspace.path} --compare (CERTIFY and audit on {count} test frames: "
+        f"{Forecast(evaluations, seconds)}; no bundle needs it)",
+    )
 
 
 def say(what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts, check_budget, predict
 from rrise.calibration.tables.evaluation import certified_accuracy
 from rrise.trainer.counts.targets import TargetsResult, build_targets
-from rrise.trainer.streams import certify_streams, stored_counts
+from rrise.trainer.streams import comparison_streams, stored_counts
 from rrise.trainer.workspace import Workspace
 
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
@@ -53,8 +54,18 @@ class CertifySummary:
         }
 
 
-def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> CertifySummary:
-    """Draw what is missing of the CERTIFY streams, write certify.npz and evaluate it.
+def certify_test_split(
+    workspace: Workspace,
+    *,
+    device: str = "cpu",
+    engine: str = "",
+    allow_code: bool = False,
+    announce: Callable[[str], object] | None = None,
+) -> CertifySummary:
+    """Draw what is missing of the CERTIFY streams and of the audit, write certify.npz and references/test.npz, evaluate.
+
+    A bundle needs none of it: it says what Monte Carlo itself would certify, and whether the surrogate's certificates on the
+    test frames hold.
 
     N0 selection samples and each budget's N samples come from streams of their own. PREDICT, the answer without a
     radius, uses the selection samples.
@@ -65,7 +76,14 @@ def certify_test_split(workspace: Workspace, *, allow_code: bool = False) -> Cer
     alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
     for budget in workspace.config.targets.certify:
         check_budget(workspace.config.targets.selection, budget, alpha)
-    sampling = build_targets(workspace, certify_streams(workspace), allow_code=allow_code)
+    sampling = build_targets(
+        workspace,
+        comparison_streams(workspace),
+        device=device,
+        engine=engine,
+        allow_code=allow_code,
+        announce=announce,
+    )
     table = certify_counts(workspace)
     table.save(workspace.certify_path)
     rows = []

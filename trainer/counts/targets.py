@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,11 @@ from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.references import References
 from rrise.trainer.counts.counting import Counting, counting_for
+from rrise.trainer.counts.forecast import forecast
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, Stream, all_streams, open_stream
+from rrise.trainer.montecarlo.distributed import team
+from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, Stream, bundle_streams, open_stream
 from rrise.trainer.workspace import Workspace
 
 PROMISED = ("calibration", "verification")
@@ -50,17 +53,20 @@ def build_targets(
     device: str = "cpu",
     engine: str = "",
     allow_code: bool = False,
+    announce: Callable[[str], object] | None = None,
 ) -> TargetsResult:
     """Sample class counts until every stream has its configured samples, then write the reference packs.
 
     It continues where an earlier run stopped and repeats nothing; started by torchrun, the processes share the work.
-    streams: all by default. device: where the base classifier runs. engine: instead of [targets] engine.
+    streams: by default those that a bundle needs. device: where the base classifier runs. engine: instead of [targets] engine.
+    announce: told beforehand what it will take, after a short measurement.
 
-    Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames.
+    Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames, and at Ctrl-C, to
+    say what is stored.
     """
     start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
-    chosen = tuple(all_streams(workspace) if streams is None else streams)
+    chosen = tuple(bundle_streams(workspace) if streams is None else streams)
     counting = counting_for(workspace, base, device=device, engine=engine)
     stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
@@ -69,17 +75,28 @@ def build_targets(
         if stream.name in PROMISED:
             store.plan_looks(workspace.config.targets.looks, stream.num_samples)
     todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
-    with Progress(sum(todo), "evaluations", "Monte Carlo") as progress:
-        for store, stream in zip(stores, chosen, strict=True):
-            _sample(workspace, counting, store, stream, device, progress)
+    total = sum(todo)
+    if announce is not None and total:
+        names = ", ".join(stream.name for stream, missing in zip(chosen, todo, strict=True) if missing)
+        announce(f"{names}: {forecast(workspace, counting, team().device(device), total)}")
+    try:
+        with Progress(total, "evaluations", "Monte Carlo") as progress:
+            for store, stream in zip(stores, chosen, strict=True):
+                _sample(workspace, counting, store, stream, device, progress)
+    except KeyboardInterrupt:
+        left = sum(store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True))
+        raise TrainerError(
+            f"stopped: {total - left:,} of {total:,} evaluations were drawn now and are stored; the same command "
+            "continues"
+        ) from None
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
         workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
             _write_references(workspace, stream.split, counts, _looks(workspace, stream, store), base.digest)
-    total = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
+    wanted = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
     seconds = time.monotonic() - start
-    return TargetsResult(sum(todo), max(total - sum(todo), 0), seconds, counting.sentence)
+    return TargetsResult(total, max(wanted - total, 0), seconds, counting.sentence)
 
 
 def _sample(

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +33,10 @@ from rrise.trainer.montecarlo.sampler import sample_counts
 from rrise.trainer.montecarlo.storage.identity import IMAGE_BLOCK, SAMPLE_BLOCK
 from rrise.trainer.montecarlo.storage.store import CountStore
 
-LOOP_BATCH = 1000  # the default of locuslab's certify.py
+LOOP_BATCH = 1000  # the default of locuslab's certify.py; of a slow network, as many as take a second
+MINUTES = 1.0
+LONGEST = 4.0
+"""Seconds that a single batch may take, from which on larger ones are not tried."""
 SMALL_BLOCK = 10  # for slow networks, so that a round does not take minutes
 ROUNDS = 5
 SECONDS = 1.0
@@ -138,6 +142,7 @@ def run_benchmark(
     batch_sizes: tuple[int, ...] = (16, 64, 256),
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
+    minutes: float = MINUTES,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Benchmark:
     """Measure every engine (with its store), the usual loop and plain forward passes, in interleaved rounds.
@@ -148,11 +153,14 @@ def run_benchmark(
         engines: name and dtype of each; those that cannot run here are left out, and told.
         batch_size: of counting; None as in `sample_counts`. batch_sizes: tried for the plain forward pass.
         seconds: about how long each contender runs in each round.
+        minutes: no round begins after them, and none is longer than its share; the first is always finished.
 
     Raises:
         TrainerError: no engine can run.
     """
-    place = torch.device(device)
+    start, place = time.monotonic(), torch.device(device)
+    # The plain passes are tried first, then compared in rounds: each engine, the loop and the noise.
+    seconds = min(seconds, 60.0 * minutes / (2 * len(engines) + 2) / 2)
     frames = np.resize(frames, (64, *frames.shape[1:]))
     x = copy.deepcopy(preprocess).to(place)(torch.from_numpy(frames[:1]).to(place))
     contenders: dict[str, Contender] = {}
@@ -175,10 +183,10 @@ def run_benchmark(
             loop = loop if loop is not None else _Logits(labeller)
         if not found or loop is None:
             raise TrainerError(f"benchmark: no engine can run ({'; '.join(left_out)})")
-        contenders["loop"] = _loop(loop, x[0], num_classes)
+        contenders["loop"] = _loop(loop, x[0], num_classes, seconds)
         contenders["noise"] = _noise(x[0].numel(), num_classes)
         progress("comparing")
-        rates = _interleaved(contenders, rounds, seconds)
+        rates = _interleaved(contenders, rounds, seconds, start + 60.0 * minutes)
     rows = tuple(
         Row(engine, rates[f"plain {i}"], where, rates[f"count {i}"])
         for i, (engine, where, _) in enumerate(found)
@@ -223,6 +231,10 @@ def describe_machine(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads, {level}, torch {torch.__version__}"
 
 
+class _Enough(Exception):
+    """Ends a counting that has run for long enough to be timed."""
+
+
 #: Runs for about so many seconds and returns evaluations per second.
 Contender = Callable[[float], Rate]
 
@@ -238,12 +250,16 @@ class _Logits(nn.Module):
         return self._labeller.logits(x)
 
 
-def _loop(classifier: nn.Module, x: Tensor, num_classes: int) -> Contender:
+def _loop(classifier: nn.Module, x: Tensor, num_classes: int, seconds: float) -> Contender:
     module = classifier if isinstance(classifier, _Logits) else copy.deepcopy(classifier).eval().to(x.device)
+    start = time.perf_counter()
+    usual_loop(module, x, 8, 8, num_classes, SIGMA)
+    _wait(x.device)
+    batch = min(LOOP_BATCH, max(8, int(8 * seconds / (time.perf_counter() - start))))
 
     def run() -> int:
-        usual_loop(module, x, LOOP_BATCH, LOOP_BATCH, num_classes, SIGMA)
-        return LOOP_BATCH
+        usual_loop(module, x, batch, batch, num_classes, SIGMA)
+        return batch
 
     return _repeated(run, x.device)
 
@@ -305,6 +321,8 @@ def _fastest_plain(
     best: tuple[float, Contender, str] | None = None
     for size in sizes:
         for workers in sorted({1, threads if labeller.concurrent else 1}):
+            if best is not None and size * workers > LONGEST * best[0]:
+                continue
             contender = _plain(labeller, x, size, workers)
             rate = contender(seconds).wall
             if best is None or rate > best[0]:
@@ -326,41 +344,49 @@ def _counting(
     digests = frame_digests(frames)
     speed = [0.0]
 
-    def count(block: int, groups: int) -> Rate:
-        """Rate over `groups` groups of one image block each, after a first one that warms up."""
+    def count(block: int, groups: int, longest: float) -> Rate:
+        """Rate over `groups` groups of one image block each, after a first batch that warms up; `longest` seconds of it."""
         number = min(len(frames), groups + 1)
         num_samples = block * -(-(groups + 1) * IMAGE_BLOCK // number)
         stored: list[tuple[float, float, int]] = []
 
         def note(evaluations: int) -> None:
             stored.append((time.perf_counter(), time.process_time(), evaluations))
+            if len(stored) > 2 and stored[-1][0] - stored[0][0] > longest:
+                raise _Enough
 
         with tempfile.TemporaryDirectory() as folder:
             store = CountStore.open(
                 f"{folder}/t.zarr", stream="benchmark", digests=digests[:number], num_classes=labeller.num_classes,
                 sigma=SIGMA, seed=0, base_digest="0" * 64, dtype=dtype, sample_block=block, engine=labeller.engine,
             )  # fmt: skip
-            sample_counts(
-                labeller, preprocess, frames[:number], store, num_samples, batch_size=batch_size, device=device,
-                progress=note,
-            )  # fmt: skip
+            with suppress(_Enough):
+                sample_counts(
+                    labeller, preprocess, frames[:number], store, num_samples, batch_size=batch_size, device=device,
+                    progress=note,
+                )  # fmt: skip
         done = sum(evaluations for _, _, evaluations in stored[1:])
         return _rate(done, stored[-1][0] - stored[0][0], stored[-1][1] - stored[0][1], device)
 
     def run(seconds: float) -> Rate:
-        speed[0] = speed[0] or count(SMALL_BLOCK, 1).wall
+        speed[0] = speed[0] or count(SMALL_BLOCK, 1, seconds).wall
         block = SAMPLE_BLOCK if speed[0] * seconds > SAMPLE_BLOCK * IMAGE_BLOCK else SMALL_BLOCK
-        rate = count(block, max(1, round(speed[0] * seconds / (block * IMAGE_BLOCK))))
+        rate = count(block, max(1, round(speed[0] * seconds / (block * IMAGE_BLOCK))), 2 * seconds)
         speed[0] = rate.wall
         return rate
 
     return run
 
 
-def _interleaved(contenders: dict[str, Contender], rounds: int, seconds: float) -> dict[str, Rate]:
-    """Median rates over rounds in which every contender runs once, so that all see the same machine."""
+def _interleaved(
+    contenders: dict[str, Contender], rounds: int, seconds: float, end: float
+) -> dict[str, Rate]:
+    """Median rates over rounds in which every contender runs once, so that all see the same machine; none begins after
+    `end`, but for the first."""
     rates: dict[str, list[Rate]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.monotonic() > end:
+            break
         for name, contender in contenders.items():
             rates[name].append(contender(seconds))
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -19,17 +20,29 @@ NUMBERS_PER_THREAD = 1 << 17
 LARGEST_BATCH = 256
 
 
+Tick = Callable[[int], object]
+
+
+def ignore(evaluations: int) -> None:
+    """A tick that nobody listens to."""
+
+
 class Counter(Protocol):
     """Counts cells of the image block that was loaded last."""
 
     batch_size: int
     device: torch.device
+    least_cells: int | None
+    """Cells that keep every worker busy: what is counted at once may be as few. None: always a whole group."""
 
     def load(self, frames: Tensor) -> None:
         """Take the preprocessed frames of an image block, float32 [rows, C, H, W]."""
 
-    def count(self, cells: list[Cell]) -> np.ndarray:
-        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN."""
+    def count(self, cells: list[Cell], tick: Tick = ignore) -> np.ndarray:
+        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN.
+
+        tick: called with the number of evaluations after each batch, by whichever thread it was.
+        """
 
     def close(self) -> None:
         """Release threads and memory."""
@@ -47,6 +60,8 @@ class HostCounter:
         self._key = NoiseKey(identity.seed, identity.stream)
         self._threads = torch.get_num_threads()
         self._workers = self._threads if labeller.concurrent else 1
+        self.least_cells: int | None = self._workers
+        self._stopped = False
         self._pool = ThreadPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,))
         self._filler = NoiseFiller(identity.sigma, 1 if self._workers > 1 else self._threads)
         self._wanted = batch_size
@@ -62,14 +77,14 @@ class HostCounter:
             # The first batch decides how the network is run; the threads must not decide it side by side.
             self._labeller(torch.from_numpy(np.repeat(self._frames[:1], 2, axis=0)).permute(0, 3, 1, 2))
 
-    def count(self, cells: list[Cell]) -> np.ndarray:
+    def count(self, cells: list[Cell], tick: Tick = ignore) -> np.ndarray:
         if min(self._workers, len(cells)) == 1:
-            return self._count(cells)
+            return self._count(cells, tick)
         shares = [cells[worker :: self._workers] for worker in range(min(self._workers, len(cells)))]
-        return np.sum(list(self._pool.map(self._count, shares)), axis=0)
+        return np.sum(list(self._pool.map(self._count, shares, [tick] * len(shares))), axis=0)
 
     @torch.inference_mode()
-    def _count(self, cells: list[Cell]) -> np.ndarray:
+    def _count(self, cells: list[Cell], tick: Tick) -> np.ndarray:
         block, columns = self._identity.sample_block, self._identity.num_classes + 1
         size = equal_batches(len(cells) * block, self.batch_size)
         # A single row takes another matrix kernel, with other rounding, than the same row in a batch.
@@ -83,9 +98,13 @@ class HostCounter:
             labels = self._labeller(x[: max(filled, 2)])[:filled]
             rows = np.repeat([p.unit.cell.row for p in pieces], [p.stop - p.start for p in pieces])
             counts.scatter_add_(0, torch.from_numpy(rows * columns) + labels, ones[:filled])
+            if self._stopped:
+                raise RuntimeError("stopped: the counter was closed")
+            tick(filled)
         return counts.view(-1, columns).numpy()
 
     def close(self) -> None:
+        self._stopped = True  # threads that are still counting, after Ctrl-C, end with their batch
         self._filler.close()
         self._pool.shutdown()
         # PyTorch's setting is one for the whole process, whichever thread made it.

@@ -18,7 +18,7 @@ from torch import Tensor
 from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
-from rrise.trainer.montecarlo.counter import equal_batches
+from rrise.trainer.montecarlo.counter import Tick, equal_batches, ignore
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.philox import normals
 from rrise.trainer.montecarlo.storage.identity import Identity
@@ -47,6 +47,8 @@ class DeviceCounter:
         graphs: bool | None = None,
     ) -> None:
         self._labeller, self._identity, self.device = labeller, identity, device
+        # Another number of cells is another captured graph, so groups stay whole.
+        self.least_cells: int | None = None
         on_cuda = device.type == "cuda"
         capturable = bool(getattr(labeller, "capturable", True))
         self._graphs = on_cuda and capturable if graphs is None else graphs
@@ -84,8 +86,11 @@ class DeviceCounter:
         columns = self._identity.num_classes + 1
         self._counts = torch.zeros(rows * columns, dtype=torch.int64, device=self.device)
 
-    def count(self, cells: list[Cell]) -> np.ndarray:
-        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN."""
+    def count(self, cells: list[Cell], tick: Tick = ignore) -> np.ndarray:
+        """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN.
+
+        Steps run behind the program's back, so that a tick after each would tell when it was asked for: there is none.
+        """
         total = len(cells) * self._identity.sample_block
         size = equal_batches(total, self.batch_size)
         self._prepare(size)

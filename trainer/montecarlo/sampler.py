@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import platform
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -17,12 +19,15 @@ from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, Labeller, make_labeller
-from rrise.trainer.montecarlo.counter import Counter, HostCounter, refuse_nan
+from rrise.trainer.montecarlo.counter import Counter, HostCounter, ignore, refuse_nan
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.noise import Cell
 from rrise.trainer.montecarlo.storage.identity import Identity
 from rrise.trainer.montecarlo.storage.store import CountStore
+
+SECONDS_PER_WRITE = 5.0
+"""About how much counting may be lost when the program is killed."""
 
 
 def sample_counts(
@@ -39,9 +44,9 @@ def sample_counts(
 ) -> None:
     """Evaluate `classifier` on noisy copies of every frame until the store holds `num_samples` counts of each.
 
-    What the store already holds is not repeated. Killed at any moment, at most the block in work (64 frames by one
-    sample block) is lost, and the next call continues. Processes started by torchrun share the work. The counts are
-    the same however they were come by.
+    What the store already holds is not repeated. Killed at any moment, at most what was counted since the last write is lost:
+    some seconds (SECONDS_PER_WRITE), or of a fast network 64 frames by one sample block. The next call continues. Processes
+    started by torchrun share the work. The counts are the same however they were come by.
 
     Args:
         classifier: float32 [B, C, H, W] in [0, 1] plus noise -> logits [B, K]: a torch module, or any callable on
@@ -53,7 +58,8 @@ def sample_counts(
         num_samples: N per frame, or one N for each, int [n]; a multiple of the store's sample block.
         batch_size: evaluations per forward pass; None = chosen for the input size. Halved when memory runs out.
         dtype: precision of the classifier, that of the store; noise is always added in float32.
-        progress: called with the number of evaluations stored since the last call.
+        progress: called with the number of evaluations since the last call, after every batch; a negative number where a
+            batch that ran out of memory is repeated.
 
     Raises:
         TrainerError: frames, dtype or N do not fit the store; the network returns NaN or another shape; another
@@ -66,6 +72,7 @@ def sample_counts(
     _check_engine(classifier, store)
     labeller = make_labeller(classifier, store.identity.num_classes, store.identity.dtype, place)
     counter = make_counter(labeller, store.identity, batch_size, place)
+    pace = _Pace(counter.least_cells, store.identity)
     try:
         with crew.writing(store), torch.inference_mode():
             if crew.rank == 0:
@@ -76,7 +83,7 @@ def sample_counts(
                 if crew.owns(block):
                     rows = range(start, min(start + size, len(frames)))
                     make = partial(_block, frames, preprocess, rows, place)
-                    _sample_block(store, counter, make, rows, wanted, progress)
+                    _sample_block(store, counter, make, rows, wanted, pace, progress)
             # Frames with an N of their own come from stages, which account for their looks themselves.
             if np.ndim(num_samples) == 0:
                 crew.wait()
@@ -113,6 +120,7 @@ def _sample_block(
     make: Callable[[], torch.Tensor],
     rows: range,
     wanted: np.ndarray,
+    pace: _Pace,
     progress: Callable[[int], object] | None,
 ) -> None:
     """Bring one image block, whose inputs `make` gives, to its wanted samples."""
@@ -122,25 +130,69 @@ def _sample_block(
         store.settle(start, counts)
         return
     counter.load(make())
-    for cells in _groups(counts, wanted, start, store.identity):
-        counts = counts + refuse_nan(_count(counter, cells), cells, store.identity.dtype)
+    for cells in _groups(counts, wanted, start, store.identity, pace):
+        began = time.monotonic()
+        counts = counts + refuse_nan(
+            _count(counter, cells, store.identity.sample_block, progress), cells, store.identity.dtype
+        )
         store.write(start, counts)
-        if progress is not None:
-            progress(len(cells) * store.identity.sample_block)
+        pace.took(len(cells), time.monotonic() - began)
 
 
-def _count(counter: Counter, cells: list[Cell]) -> np.ndarray:
+class _Pace:
+    """How many cells are counted between two writes: a whole group, or of a slow network what takes some seconds.
+
+    Every cell has noise of its own, so that the counts are the same however they are grouped.
+    """
+
+    def __init__(self, least: int | None, identity: Identity) -> None:
+        self._most = identity.image_block
+        self._least = min(least or self._most, self._most)
+        self.cells = self._least
+
+    def took(self, cells: int, seconds: float) -> None:
+        """Set the next number by what the last one took: a multiple of the least, at most four times as many as now."""
+        fitting = min(int(SECONDS_PER_WRITE * cells / max(seconds, 1e-9)), 4 * self.cells, self._most)
+        self.cells = max(self._least, fitting - fitting % self._least)
+
+
+class _Ticks:
+    """Passes on what each batch counted, one thread at a time, and evens it out at the end of a group."""
+
+    def __init__(self, progress: Callable[[int], object]) -> None:
+        self._progress, self._told, self._lock = progress, 0, threading.Lock()
+
+    def __call__(self, evaluations: int) -> None:
+        with self._lock:
+            self._told += evaluations
+            self._progress(evaluations)
+
+    def settle(self, counted: int) -> None:
+        """Of all evaluations of the group, `counted` are done."""
+        if counted != self._told:
+            self(counted - self._told)
+
+
+def _count(
+    counter: Counter, cells: list[Cell], sample_block: int, progress: Callable[[int], object] | None
+) -> np.ndarray:
     """The counts of `cells`; with half the batch size whenever memory runs out (the noise stays the same)."""
+    tick = _Ticks(progress or ignore)
     while True:
         try:
-            return counter.count(cells)
+            found = counter.count(cells, tick)
+            tick.settle(len(cells) * sample_block)
+            return found
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or counter.batch_size == 1:
                 raise
+        tick.settle(0)
         counter.batch_size = -(-counter.batch_size // 2)
 
 
-def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, identity: Identity) -> Iterator[list[Cell]]:
+def _groups(
+    counts: np.ndarray, wanted: np.ndarray, start: int, identity: Identity, pace: _Pace
+) -> Iterator[list[Cell]]:
     """The missing cells of an image block, sample block by sample block, in groups that are stored together."""
     done, needed = _samples(counts) // identity.sample_block, wanted // identity.sample_block
     cells = (
@@ -148,7 +200,7 @@ def _groups(counts: np.ndarray, wanted: np.ndarray, start: int, identity: Identi
         for block in range(int(done.min()), int(needed.max()))
         for row in np.flatnonzero((done <= block) & (block < needed))
     )
-    while group := list(islice(cells, identity.image_block)):
+    while group := list(islice(cells, pace.cells)):
         yield group
 
 

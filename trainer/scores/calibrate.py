@@ -29,13 +29,16 @@ from rrise.trainer.networks import Network
 from rrise.trainer.scores.choice import choose
 from rrise.trainer.scores.scoring import pytorch_execution, score
 from rrise.trainer.scores.settled import save_plan
+from rrise.trainer.streams import REFERENCE_SPLITS
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """The record and what it is worth on the test split, judged by the independent audit draws.
+    """The record and what it is worth on frames that chose nothing.
 
+    judged_on: "test", judged by the independent audit draws that `certify` makes, or "verification", by the draws of its
+    references, where there are none.
     worth: gross and net certified accuracy, share issued, wrong among issued and oracle at each of `radii`. note: whether
     the audit is large enough for them.
     """
@@ -47,6 +50,7 @@ class CalibrateResult:
     verdict: AuditVerdict
     agreement: float
     probit_rmse: float
+    judged_on: str = "test"
 
     @property
     def accuracy(self) -> tuple[float, ...]:
@@ -66,6 +70,7 @@ class CalibrateResult:
             "issued": list(self.issued),
             "worth": [asdict(row) for row in self.worth],
             "audit": vars(self.verdict),
+            "judged_on": self.judged_on,
             "audit_note": self.note,
             "label_agreement": self.agreement,
             "probit_rmse": self.probit_rmse,
@@ -73,10 +78,11 @@ class CalibrateResult:
 
 
 def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateResult:
-    """Calibrate the PyTorch execution of the surrogate and evaluate it on the test split.
+    """Calibrate the PyTorch execution of the surrogate and evaluate it: on the test split where `certify` has drawn the
+    audit, else on the verification split.
 
-    Writes scores/<execution>/{tuning,calibration,verification,test}.npz and calibration.json beside them. The test
-    table holds the audit counts.
+    Writes scores/<execution>/{tuning,calibration,verification}.npz, test.npz with the audit counts where they are there, and
+    calibration.json beside them.
 
     **Guarantee**: the record's (`record.guarantee.sentence()`), whichever attempt is kept: every other surrogate,
     guarantee, map, split or draw of Monte Carlo noise tried in this workspace raises `record.attempt`, and is calibrated
@@ -107,11 +113,11 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
         )
     save_plan(workspace, network, plan, tables["tuning"])
     record.save(record_path(workspace, network))
-    return evaluate(tables["test"], record)
+    return evaluate(tables.get("test", tables["verification"]), record)
 
 
 def evaluate(test: Scores, record: Calibration) -> CalibrateResult:
-    """What a record is worth on a table of test scores whose counts are audit draws."""
+    """What a record is worth on a table of scores of frames that chose nothing, judged by the draws in it."""
     radius = record.head.radius(test.probit, test.label, test.difficulty)
     guard = record.guarantee.guard
     extra = 0.0 if guard is None else guard.rho
@@ -124,18 +130,27 @@ def evaluate(test: Scores, record: Calibration) -> CalibrateResult:
         verdict=judged.verdict(),
         agreement=label_agreement(test),
         probit_rmse=probit_rmse(test),
+        judged_on=test.split,
     )
 
 
 def score_all(workspace: Workspace, network: Network) -> dict[str, Scores]:
-    """Score the PyTorch execution on every split but train, write the tables, and return them by split."""
+    """Score the PyTorch execution on every split that has references, write the tables, and return them by split.
+
+    The test split has them once `certify` has drawn the audit."""
     folder, noise = record_path(workspace, network).parent.name, network.guard_noise
     tables = {}
-    for split in SCORED_SPLITS:
+    for split in scored_splits(workspace):
         references = workspace.references(split)
         tables[split] = score(network.module, workspace.preprocess, references, network.digest, noise)
         tables[split].save(workspace.scores_path(folder, split))
     return tables
+
+
+def scored_splits(workspace: Workspace) -> tuple[str, ...]:
+    """The splits with references: the test split only where the comparison was drawn."""
+    drawn = workspace.references_path("test").exists()
+    return SCORED_SPLITS if drawn else REFERENCE_SPLITS
 
 
 def seen_digests(workspace: Workspace) -> list[bytes]:

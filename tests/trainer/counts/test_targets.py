@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +13,15 @@ import torch
 from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
+from rrise.calibration.console import Progress
 from rrise.calibration.tables.references import References
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.storage.store import recorded_engines
 from rrise.trainer.networks import load_network, save_network
-from rrise.trainer.streams import all_streams, stored_counts
+from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.streams import all_streams, bundle_streams, comparison_streams, stored_counts
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
 
@@ -36,8 +40,11 @@ def test_streams_of_the_digits_demo(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sampled_twice(workspace: Path) -> None:
-    result = build_targets(Workspace.open(workspace))
-    assert result.drawn == 0 and result.found == 360 * 100 + 200 * 200 + 40 * (100 + 100 + 200 + 400)
+    made = Workspace.open(workspace)
+    result = build_targets(made)
+    assert result.drawn == 0 and result.found == 360 * 100 + 200 * 200
+    compared = build_targets(made, comparison_streams(made))
+    assert compared.drawn == 0 and compared.found == 40 * (100 + 100 + 200 + 400)
 
 
 def test_more_samples_continue(workspace: Path, tmp_path: Path) -> None:
@@ -120,7 +127,7 @@ def test_counts_of_another_base_are_refused_and_stay(workspace: Path, tmp_path: 
 
 def test_unfinished_stream_says_what_to_run(workspace: Path, tmp_path: Path) -> None:
     copy = edit(copied(workspace, tmp_path), "audit = 400", "audit = 500")
-    with pytest.raises(TrainerError, match="4000 of its samples are still missing; run `rrise-train targets"):
+    with pytest.raises(TrainerError, match="4000 of its samples are still missing; run `rrise-train certify"):
         stored_counts(copy, "audit", copy.base().digest)
 
 
@@ -156,7 +163,8 @@ def test_counts_from_before_go_on_with_the_module(workspace: Path, tmp_path: Pat
         content["attributes"].pop("engine")
         content["attributes"]["version"] = 1
         path.write_text(json.dumps(content))
-    assert build_targets(edit(copy, "audit = 400", "audit = 500")).drawn == 40 * 100
+    copy = edit(copy, "audit = 400", "audit = 500")
+    assert build_targets(copy, comparison_streams(copy)).drawn == 40 * 100
     assert recorded_engines(copy.targets_path, copy.base_digest) == {""}
 
 
@@ -179,3 +187,55 @@ def test_a_pack_whose_counts_are_not_the_stores_is_refused(workspace: Path, tmp_
     dataclasses.replace(pack, radius=radius).save(copy.references_path("calibration"))
     with pytest.raises(TrainerError, match="1 reference radii are larger than their counts prove"):
         copy.references("calibration")
+
+
+def test_a_bundle_needs_no_comparison_and_fresh_training_no_counts(workspace: Path) -> None:
+    made = Workspace.open(workspace)
+    names = {}
+    for method in ("auto", "stored", "fresh"):
+        config = dataclasses.replace(
+            made.config, surrogate=dataclasses.replace(made.config.surrogate, method=method)
+        )
+        names[method] = [stream.name for stream in bundle_streams(Workspace(made.path, config))]
+    assert names["auto"] == names["stored"] == ["train", "tuning", "calibration", "verification"]
+    assert names["fresh"] == ["tuning", "calibration", "verification"]
+    assert [s.name for s in comparison_streams(made)] == ["selection", "certify-100", "certify-200", "audit"]
+
+
+def test_without_the_audit_calibration_is_judged_on_verification_frames(
+    workspace: Path, tmp_path: Path
+) -> None:
+    copy = copied(workspace, tmp_path)
+    copy.references_path("test").unlink()
+    shutil.rmtree(copy.targets_path / "audit")
+    result = calibrate(copy)
+    assert result.judged_on == "verification" and result.verdict.frames == len(copy.splits.verification)
+    assert calibrate(Workspace.open(workspace)).judged_on == "test"
+
+
+def test_what_it_will_take_is_said_before(workspace: Path, tmp_path: Path) -> None:
+    copy = edit(copied(workspace, tmp_path), "tuning = 200", "tuning = 300")
+    said: list[str] = []
+    build_targets(copy, announce=said.append)
+    assert len(said) == 1
+    assert re.fullmatch(r"tuning: 4,000 evaluations of the base classifier, about \d+ s", said[0])
+    build_targets(copy, announce=said.append)
+    assert len(said) == 1, "nothing to draw, nothing to say"
+
+
+def test_ctrl_c_says_what_is_stored(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = edit(copied(workspace, tmp_path), "tuning = 200", "tuning = 400")
+    calls = itertools.count(1)
+
+    def interrupt(self: Progress, amount: int = 1) -> None:
+        if next(calls) == 20:  # after the first write
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", interrupt)
+    with pytest.raises(
+        TrainerError, match=r"stopped: ([\d,]+) of 8,000 evaluations .* the same command continues"
+    ) as stopped:
+        build_targets(copy)
+    monkeypatch.undo()
+    kept = int(str(stopped.value).split()[1].replace(",", ""))
+    assert kept > 0 and build_targets(copy).drawn == 8000 - kept

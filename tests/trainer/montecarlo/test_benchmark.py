@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.benchmark import LOOP_BATCH, run_benchmark, usual_loop
+from rrise.trainer.montecarlo import benchmark
+from rrise.trainer.montecarlo.benchmark import Rate, _interleaved, run_benchmark, usual_loop
 from rrise.trainer.montecarlo.engines import Source
 
 SHORT = {"batch_sizes": (8, 16), "rounds": 1, "seconds": 0.01}
@@ -48,20 +51,34 @@ def test_the_comparison(network, preprocess, frames):
         run_benchmark(Source(), preprocess, frames, 3, engines=asked, **SHORT)
 
 
-def test_the_usual_loop_stays_in_float32(network, preprocess, frames):
+def test_the_usual_loop_stays_in_float32(network, preprocess, frames, monkeypatch):
     """Whatever the engine runs in: else a slow bfloat16 would flatter it."""
     seen: set[torch.dtype] = set()
 
-    class Watching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
+    def watched(classifier: nn.Module, x: torch.Tensor, num: int, *rest: object) -> object:
+        seen.update(
+            {x.dtype, classifier(x[None]).dtype, *(weight.dtype for weight in classifier.parameters())}
+        )
+        return usual_loop(classifier, x, num, *rest)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) == LOOP_BATCH:
-                seen.add(x.dtype)
-            return self.inner(x)
-
+    monkeypatch.setattr(benchmark, "usual_loop", watched)
     engines = (("torch", "bfloat16"),)
-    run_benchmark(Source(module=Watching()), preprocess, frames, 3, engines=engines, **SHORT)
+    run_benchmark(Source(module=network), preprocess, frames, 3, engines=engines, **SHORT)
     assert seen == {torch.float32}
+
+
+def test_no_round_begins_after_its_time_but_the_first():
+    calls: list[str] = []
+
+    def contender(name: str):
+        def run(seconds: float) -> Rate:
+            calls.append(name)
+            return Rate(1.0, 1.0)
+
+        return run
+
+    contenders = {name: contender(name) for name in ("a", "b")}
+    _interleaved(contenders, 5, 1.0, time.monotonic() - 1)
+    assert calls == ["a", "b"]
+    _interleaved(contenders, 3, 1.0, time.monotonic() + 3600)
+    assert calls == ["a", "b"] * 4

@@ -13,7 +13,7 @@ from torch import nn
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo import sample_counts
+from rrise.trainer.montecarlo import sample_counts, sampler
 
 N = 40
 
@@ -105,10 +105,11 @@ def test_a_larger_n_given_up_half_way_counts_as_a_look(make_store, network, prep
     """Some frames keep the samples of an N that was chosen after looking: no bound may take them as the first look."""
     store = make_store()
     sample_counts(network, preprocess, frames, store, 20)
-    calls = itertools.count(1)
+    done = [0]
 
     def interrupt(evaluations: int) -> None:
-        if next(calls) == 2:  # the first block of 64 frames has 40 samples now, the second still 20
+        done[0] += evaluations
+        if done[0] > 64 * (N - 20):  # the first block of 64 frames has N samples now, the second still 20
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -200,7 +201,7 @@ def occasional_nan(x: torch.Tensor) -> torch.Tensor:
         (lambda x: torch.zeros(1, 3), r"returned \[1, 3\]"),
         (lambda x: (torch.zeros(len(x), 3), None), "returned tuple"),
         (lambda x: torch.full((len(x), 3), float("nan")), "returned NaN"),
-        (occasional_nan, "returned NaN on .* noisy copies of frames 0 to 63"),
+        (occasional_nan, r"returned NaN on .* noisy copies of frames \d+ to \d+"),
     ],
 )
 def test_a_broken_network_is_refused_and_the_store_stays(
@@ -211,6 +212,9 @@ def test_a_broken_network_is_refused_and_the_store_stays(
     before = store.counts()
     with pytest.raises(TrainerError, match=message):
         sample_counts(Broken(logits), preprocess, frames, store, N)
+    if logits is occasional_nan:  # cells before the broken one were sound, and are stored
+        assert (store.counts() >= before).all()
+        return
     np.testing.assert_array_equal(store.counts(), before)
     sample_counts(network, preprocess, frames, store, N)
     np.testing.assert_array_equal(store.counts(), reference)
@@ -283,3 +287,41 @@ def test_the_callers_preprocessing_stays_where_it_is(make_store, network, frames
     store = make_store()
     sample_counts(network, Tied(), frames, store, 10)
     assert (store.samples() == 10).all()
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_slow_network_is_stored_cell_by_cell_and_gives_the_same_counts(
+    make_store, network, preprocess, frames, reference, monkeypatch, one_thread
+):
+    """As slow as can be: every write after one cell. What was written before Ctrl-C stays, whatever batch it strikes in."""
+    monkeypatch.setattr(sampler, "SECONDS_PER_WRITE", 0.0)
+    told: list[int] = []
+
+    def interrupt(evaluations: int) -> None:
+        told.append(evaluations)
+        if len(told) == 8:
+            raise KeyboardInterrupt
+
+    store = make_store()
+    with pytest.raises(KeyboardInterrupt):
+        sample_counts(network, preprocess, frames, store, N, batch_size=5, progress=interrupt)
+    assert told == [5] * 8, "the first sign of life comes with the first batch"
+    assert 0 < store.samples().sum() <= 40
+    sample_counts(network, preprocess, frames, store, N, progress=told.append)
+    np.testing.assert_array_equal(store.counts(), reference)
+
+
+def test_writes_are_as_many_cells_apart_as_fit_some_seconds(make_store):
+    pace = sampler._Pace(2, make_store().identity)
+    assert pace.cells == 2
+    for seconds, cells in ((1e-3, 8), (1e-3, 32), (1e-3, 64), (20.0, 16), (100.0, 2), (1000.0, 2)):
+        pace.took(pace.cells, seconds)
+        assert pace.cells == cells
+    assert sampler._Pace(None, make_store().identity).cells == 64, "a GPU's group is one captured graph"
