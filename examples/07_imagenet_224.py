@@ -72,6 +72,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """float32 [B, 3, 224, 224] in [0, 1] -> logits [B, 1000]; the names of its weights are torchvision's."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)

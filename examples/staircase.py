@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def rows(
 ) -> Iterator[tuple[str, Row]]:
     """The methods in the order in which they are shown; every choice is made on the tuning frames."""
     tuning, calibration, test = (tables[name] for name in ("tuning", "calibration", "test"))
-    options = {"num_calibration": len(calibration), "betas": betas}
+    options: dict[str, Any] = {"num_calibration": len(calibration), "betas": betas}
     yield (
         "one map, largest mean radius",
         row(choose_plan(tuning, guarantee, **options), calibration, test, radii),
@@ -92,7 +93,7 @@ def divided(folder: Path, split: int) -> dict[str, Scores]:
     if split == 0:
         return tables
     first, second = tables["tuning"], tables["calibration"]
-    columns = {
+    columns: dict[str, Any] = {
         field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
         for field in fields(first)
         if isinstance(getattr(first, field.name), np.ndarray)

@@ -71,7 +71,8 @@ def network() -> ResNet:
 def plain(inputs: Inputs, labels: torch.Tensor, batch: int, device: str) -> float:
     """What anybody would write."""
     place = open_session(device=device).device
-    module = network().to(place, memory_format=torch.channels_last).train()
+    module = network().train()
+    module.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(0)
 

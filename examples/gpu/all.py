@@ -61,7 +61,7 @@ def script(name: str, *words: object) -> tuple[str, ...]:
 def all_steps(out: Path, device: str, small: bool) -> list[Step]:
     """Most valuable first, as far as what needs what allows."""
     workspace, bundle = out / "workspace", out / "bundle"
-    packs = ("--calibration", workspace / "references/calibration.npz")
+    packs: tuple[str | Path, ...] = ("--calibration", workspace / "references/calibration.npz")
     packs += ("--references", workspace / "references/verification.npz")
     quick = ("--network", "resnet20", "--dtype", "float32", "--seconds", 0.1, "--rounds", 1)
     return [

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -73,6 +74,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
 }
 
 
+def say(name: str, text: str) -> None:
+    """What happens to a network, on stderr."""
+    click.echo(f"{name}: {text}", err=True)
+
+
 @click.command()
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--network", "names", multiple=True, default=("resnet18", "resnet50"), show_default=True)
@@ -104,7 +110,7 @@ def main(
         engines = tuple((engine, dtype) for dtype in dtypes for engine in NAMES if installed(engine))
         result = run_benchmark(
             source, preprocess, frames, classes, engines=engines, device=device, rounds=rounds, seconds=seconds,
-            progress=lambda text, name=name: click.echo(f"{name}: {text}", err=True),
+            progress=partial(say, name),
         )  # fmt: skip
         results[name] = result.to_json()
         lines += [(f"{name}: {label}", value) for label, value in result.lines()]
