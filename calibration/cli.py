@@ -192,7 +192,7 @@ def _fit_rows(record: Calibration, out: Path) -> List[Tuple[str, str]]:
 
 
 @main.command()
-@click.argument("scores", type=_FOLDER)
+@click.argument("scores", type=_FOLDER, metavar="EXECUTION")
 @click.option("--record", type=_FILE, required=True, help="Calibration record of the same execution.")
 @click.option("--certify", type=_FILE, help="certify.npz of the workspace, where the comparison was drawn.")
 @click.option("--cost", type=_FILE, required=True, help="cost.json of the workspace.")
@@ -211,7 +211,7 @@ def report(
     out: Path,
     json_flag: bool,
 ) -> None:
-    """Write the report of one execution from the folder SCORES (calibration, verification and test tables)."""
+    """Write the report of one execution from the folder EXECUTION of its scores (calibration, verification and test tables)."""
     from rrise.calibration.reports.report import summary_rows, write_report
     from rrise.calibration.reports.summary import ReportTables
 

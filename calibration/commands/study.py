@@ -27,7 +27,7 @@ _NEW = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("scores", type=_FILE)
+@click.argument("scores", type=click.Path(exists=True, path_type=Path), metavar="TUNING")
 @click.option("--out", type=_NEW, required=True, help="Folder for study.html and study.json.")
 @guarantee_options
 @click.option("--errors", help="Error levels to compare, as in 0.01,0.05.  [default: 0.001 to 0.2]")
@@ -51,12 +51,12 @@ def study(
     json_flag: bool,
     **levels: Any,
 ) -> None:
-    """Foretell from SCORES (split "tuning") what each error level would issue, by class and by radius."""
+    """Foretell from TUNING, tuning.npz or the folder that holds it, what each error level would issue, by class and by radius."""
     from rrise.calibration.reports.study_page import columns, level_cells, worth_cells, write_study
 
     objective = objective_from(radius, weights)
     made = make_study(
-        Scores.load(scores),
+        Scores.load(scores / "tuning.npz" if scores.is_dir() else scores),
         guarantee_from(**levels),
         errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
         radii=() if radii is None else numbers(radii, "--radii"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -109,16 +109,19 @@ def cross_fitted_radii(
     objective: Objective = MEAN_RADIUS,
     num_calibration: int = 0,
     seed: int = 0,
+    steps: Sequence[float] = STEPS,
 ) -> np.ndarray:
     """What a calibration of this kind would issue on the tuning frames, float32 [runs, n]. Not a promise.
 
     In each run every frame's map was fitted on the half of the clips that it does not belong to; the offset is that of
-    its own half, at the rank's share of the calibration split to come and a deviation to either side.
+    its own half, at the rank's share of the calibration split to come and, by default, a deviation to either side.
+
+    steps: by how many deviations the offset to come may be off, one run for each.
     """
     units = num_calibration or len(np.unique(tuning.clip))
     runs = []
     for halves in _divisions(tuning, seed):
-        found = np.zeros((len(STEPS), len(tuning)), np.float32)
+        found = np.zeros((len(steps), len(tuning)), np.float32)
         for fit, trial in halves:
             half = tuning.take(fit)
             curve = fit_map(name, half, guarantee, objective=objective, difficulty=difficulty, units=units)
@@ -126,7 +129,7 @@ def cross_fitted_radii(
                 rule = rule_for(curve, half, guarantee, objective, difficulty=difficulty, units=units)
             except CalibrationError:
                 continue  # no threshold or offset works on this half: nothing is issued on the other
-            found[:, trial] = _trial_radii(rule, tuning.take(trial), guarantee, units)
+            found[:, trial] = _trial_radii(rule, tuning.take(trial), guarantee, units, steps)
         runs.append(found)
     return np.concatenate(runs)
 
@@ -169,17 +172,19 @@ def rule_for(
     return Rule(CertificateHead(fit.sigma, curve, threshold=threshold))
 
 
-def _trial_radii(rule: Rule, trial: Scores, guarantee: Guarantee, units: int) -> np.ndarray:
-    """Radii of the trial half for each of `STEPS`, float32 [3, m]."""
+def _trial_radii(
+    rule: Rule, trial: Scores, guarantee: Guarantee, units: int, steps: Sequence[float]
+) -> np.ndarray:
+    """Radii of the trial half for each of `steps`, float32 [steps, m]."""
     head, radii = rule.head, []
     if rule.offsets:
-        for step in STEPS:
+        for step in steps:
             done = head.with_offset((_sequence_offset(rule, trial, guarantee, units, step),))
             radii.append(done.radius(trial.probit, trial.label, trial.difficulty))
         return np.stack(radii)
     excess = excesses(trial, head, guarantee)
     groups = guarantee.rules.groups(trial.label, len(trial.class_names))
-    for step in STEPS:
+    for step in steps:
         offsets = [_offset(excess, group, head, trial, guarantee, units, step) for group in groups]
         done = head.with_offset(offsets)
         radii.append(done.radius(trial.probit, trial.label, trial.difficulty))
@@ -193,7 +198,7 @@ def _offset(
     trial: Scores,
     guarantee: Guarantee,
     units: int,
-    step: int,
+    step: float,
 ) -> float:
     """Offset of one group at the share that its part of the calibration split will have, `step` deviations off."""
     among, expected = guarantee.rules.scores(excess[group], trial.clip[group]), units * group.mean()
@@ -209,7 +214,7 @@ def _offset(
     return WITHHELD if head.threshold is not None and offset > head.threshold else offset
 
 
-def _sequence_offset(rule: Rule, trial: Scores, guarantee: Guarantee, units: int, step: int) -> float:
+def _sequence_offset(rule: Rule, trial: Scores, guarantee: Guarantee, units: int, step: float) -> float:
     """The offset at which a fixed sequence of tests will stop, where shares of errors lie `step` deviations off."""
     reference, found = reference_for(trial, guarantee), WITHHELD
     for offset in rule.offsets:

@@ -7,6 +7,7 @@ certificates that would be wrong: a level that permits many of those flatters it
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Dict, List, Sequence, Tuple
@@ -18,9 +19,15 @@ from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.objective import Objective, Radius
 from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.statistics.levels import level_text
 from rrise.calibration.tables.evaluation import audit_reach_note, judge
 from rrise.calibration.tables.scores import Scores
+
+WIDE = 1.645
+"""Deviations to either side within which an offset to come lies with probability 90 %."""
+OF_FRAMES = 0.05
+"""What each end of the interval of a share leaves out, for the frames that stand for all."""
 
 ERRORS = tuple(Fraction(text) for text in ("0.001", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2"))
 """Error levels of a study, unless others are asked for."""
@@ -57,6 +64,8 @@ class LevelRow:
         wrong_per_hour: permitted, at the study's frame rate.
         issued, accuracy, net, wrong: at each radius; what they would be with enough frames where `enough` is False.
         among_issued: bound on the wrong share among all issued certificates that the level permits.
+        interval: of `issued` at each radius, what a calibration may give as well: the offset to come lies 1.645 deviations to
+            either side, and the tuning frames are a sample (Clopper-Pearson, 90 %). A forecast, no promise.
     """
 
     error: str
@@ -70,6 +79,7 @@ class LevelRow:
     net: Tuple[float, ...]
     wrong: Tuple[float, ...]
     among_issued: float
+    interval: Tuple[Tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,11 @@ def make_study(
         asked = replace(guarantee, error=error)
         name, difficulty, found = _best(_all_maps(tuning, asked, options), objective)
         worth = _worth(tuning, asked, found, wanted)
-        levels.append(_level_row(asked, name, difficulty, worth, found, units, frame_rate))
+        spread = cross_fitted_radii(
+            tuning, asked, name, difficulty=difficulty, steps=(-WIDE, WIDE), **options
+        )
+        interval = _interval(spread, wanted, len(np.unique(tuning.clip)))
+        levels.append(_level_row(asked, name, difficulty, worth, found, units, frame_rate, interval))
     tried = _all_maps(tuning, guarantee, options)
     name, _, found = _best(tried, objective)
     grid = [float(r) for r in np.linspace(0.0, max(float(found.max()), 1e-6), 101)]
@@ -254,6 +268,21 @@ def _worth(tuning: Scores, guarantee: Guarantee, found: np.ndarray, radii: Seque
     )
 
 
+def _interval(spread: np.ndarray, radii: Sequence[float], units: int) -> Tuple[Tuple[float, float], ...]:
+    """Ends of the shares issued, over radii float32 [runs, n] of offsets at either end; units: independent frames or clips."""
+    ends = []
+    for value in radii:
+        shares = ((spread > 0) & (spread >= value)).mean(axis=1)
+        fewest, most = math.floor(shares.min() * units), math.ceil(shares.max() * units)
+        ends.append(
+            (
+                float(clopper_pearson_lower(fewest, units, OF_FRAMES)),
+                float(clopper_pearson_upper(min(most, units), units, OF_FRAMES)),
+            )
+        )
+    return tuple(ends)
+
+
 def _floats(values: np.ndarray) -> Tuple[float, ...]:
     return tuple(float(value) for value in values)
 
@@ -266,6 +295,7 @@ def _level_row(
     found: np.ndarray,
     units: int,
     frame_rate: float,
+    interval: Tuple[Tuple[float, float], ...],
 ) -> LevelRow:
     return LevelRow(
         error=level_text(guarantee.error),
@@ -276,6 +306,7 @@ def _level_row(
         wrong_per_hour=guarantee.wrong_per_hour(frame_rate),
         **vars(worth),
         among_issued=guarantee.among_issued(int((found > 0).sum()), found.size).bound,
+        interval=interval,
     )
 
 

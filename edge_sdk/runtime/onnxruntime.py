@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
@@ -44,6 +45,8 @@ PROVIDER_OPTIONS = {
     # TF32 would round the inputs of float32 convolutions; an algorithm found by timing may be another at each start.
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
 }
+OLDEST = (1, 18)
+"""The first version that reads the graphs that export writes, as pyproject.toml says."""
 _STRICT = "session.disable_cpu_ep_fallback"
 _HOT = [LABEL, RADIUS]
 _ON_DEVICE = "frame: lies in device memory, and ONNX Runtime reads host memory; copy it with .cpu() or .get(), or use TensorRT"
@@ -240,6 +243,11 @@ def open_session(
             options.add_session_config_entry(_STRICT, "0")
             session = _session(onnxruntime, data, options, wanted, provider_options)
     except Exception as error:  # onnxruntime's exceptions have no common public base
+        if _older(onnxruntime.__version__, OLDEST):
+            raise RuntimeUnavailable(
+                f"onnxruntime {onnxruntime.__version__} cannot load the graph ({error}); expected version "
+                f"{'.'.join(map(str, OLDEST))} or newer: {install('onnxruntime')}, or as the bundle's requirements.txt says"
+            ) from error
         raise BundleError(
             f"onnxruntime cannot load the graph: {error}; restore the bundle or export it again"
         ) from error
@@ -258,6 +266,12 @@ def open_session(
         )
     session.strict = strict
     return session
+
+
+def _older(version: str, than: Tuple[int, int]) -> bool:
+    """Whether a version such as "1.16.3" is older; what is no such text is not."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found.group(1)), int(found.group(2))) < than
 
 
 def _session(onnxruntime: Any, data: Any, options: Any, wanted: str, provider_options: Dict[str, str]) -> Any:

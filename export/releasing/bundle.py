@@ -28,6 +28,7 @@ from rrise.export.gating.compare import Answers
 from rrise.export.source import Source
 
 PROBE_FILE = "probe.npz"
+REQUIREMENTS_FILE = "requirements.txt"
 PROBE_QUANTILES = (1.0, 0.75, 0.5, 0.0)
 """Which verification frames, ordered by radius, become probe frames: certain ones, usual ones and an abstention."""
 ROUNDING = 1e-4
@@ -172,11 +173,26 @@ def fill(folder: Path, source: Source, products: Sequence[Product], extra: Mappi
         (folder / "recorded").mkdir(exist_ok=True)
         product.recorded.save(folder / _recorded_file(product))
     _probe(source, products).save(folder / PROBE_FILE)
+    _write(folder / REQUIREMENTS_FILE, requirements(products).encode())
     for name, data in extra.items():
         _write(folder / name, data)
     manifest = _manifest(source, products, list_files(folder))
     manifest.save(folder / MANIFEST_FILE)
     return manifest
+
+
+def requirements(products: Sequence[Product]) -> str:
+    """What a robot installs, so that its execution is the calibrated one: the runtime in the version of the records.
+
+    A newer one is another execution, on which the bundle issues nothing until `rrise-edge verify` has replayed references.
+    """
+    lines = sorted({f"{item.record.execution.runtime}=={item.record.execution.version}" for item in products})
+    pinned = {"onnxruntime"}
+    return (
+        "# The runtime that this bundle was calibrated on: python -m pip install -r requirements.txt\n"
+        "# rrise itself is in no package index: `make wheel` in its repository builds the file to install.\n"
+        + "".join(f"{line}\n" for line in lines if line.partition("==")[0] in pinned)
+    )
 
 
 def list_files(folder: Path) -> Dict[str, str]:

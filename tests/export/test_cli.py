@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -25,6 +26,8 @@ def test_a_workspace_becomes_a_bundle(bundle: Path, workspace: Path) -> None:
         assert certifier.state.state is State.CALIBRATED
         certificates = certifier.certify_batch(pack["frames"])
     assert sum(map(bool, certificates)) > len(certificates) // 4
+    lines = (bundle / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [f"onnxruntime=={onnxruntime.__version__}"]
 
 
 def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_path: Path) -> None:
