@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Tuple, Union
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.statistics.levels import Level, parse_level
 
 Numbers = Union[int, float, np.ndarray]
 
@@ -174,59 +172,8 @@ def exceeds(hits: int, samples: int, bound: float, alpha: float) -> bool:
     return evidence - hits * math.log(bound) - lost * math.log1p(-bound) >= -math.log(alpha)
 
 
-@dataclass(frozen=True)
-class Stages:
-    """Fixed sample sizes at which sampling a reference may end, with the level split over them.
-
-    **Guarantee**: bounds at level `level` are valid at all stages together with probability 1 - beta, so a frame may
-    stop at any of them whatever its counts are. Every frame must use `level`, also one that stopped at the first.
-    """
-
-    sizes: Tuple[int, ...]
-    beta: str
-
-    def __post_init__(self) -> None:
-        increasing = all(first < second for first, second in zip(self.sizes, self.sizes[1:]))
-        if not self.sizes or self.sizes[0] < 1 or not increasing:
-            raise CalibrationError(f"stages: got {self.sizes}, expected increasing numbers of samples")
-        parse_level(self.beta, "beta")
-
-    @property
-    def level(self) -> Level:
-        """beta divided by the number of stages."""
-        return parse_level(self.beta, "beta") / len(self.sizes)
-
-    def after(self, samples: int) -> int:
-        """The first stage above `samples`, or `samples` itself at the end."""
-        return next((size for size in self.sizes if size > samples), samples)
-
-
-def worth_continuing(counts: np.ndarray, sigma: float, tolerance: float) -> np.ndarray:
-    """Which frames gain from more samples, bool [n]: one sampling error of the top radius exceeds `tolerance`.
-
-    Args:
-        counts: uint32 [n, K]. tolerance: in units of sigma.
-
-    By the delta method: the radius sigma Phi^-1(p) has the standard error sigma sqrt(p (1 - p) / N) / phi(Phi^-1(p)).
-    Frames without a class above one half certify nothing and stop. Any rule keeps the guarantee of `Stages`.
-    """
-    samples = counts.sum(axis=1, dtype=np.int64)
-    # Half an observation more on each side keeps the estimate finite at p = 1.
-    top = (counts.max(axis=1, initial=0) + 0.5) / (samples + 1.0)
-    probit = _probit(np.maximum(top, 0.5))
-    density = np.exp(-0.5 * probit**2) / math.sqrt(2.0 * math.pi)
-    error = np.sqrt(top * (1.0 - top) / np.maximum(samples, 1)) / density
-    hopeless = top + 3.0 * np.sqrt(top * (1.0 - top) / np.maximum(samples, 1)) < 0.5
-    return np.asarray((error > tolerance) & ~hopeless)
-
-
 def _upper_tail(z: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * _erfc(np.asarray(z, dtype=np.float64) / math.sqrt(2.0)))
-
-
-def _probit(p: np.ndarray) -> np.ndarray:
-    inverse = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
-    return np.asarray(inverse(p))
 
 
 def _checked(radius: Numbers, hits: Numbers, samples: Numbers) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@ from typing import Tuple
 
 import numpy as np
 
+from rrise.calibration.images.resizing import triangle_filter
+from rrise.calibration.promise.guarded import GRID
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.manifest import Manifest
-from rrise.edge_sdk.frames.inputs import triangle_filter
 
-_STEPS = np.float32(1024.0)
+_STEPS = np.float32(1.0 / GRID)
 _KNOWN = {"frame_shape", "encoding", "crop", "size", "grid", "operator_norm"}
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 

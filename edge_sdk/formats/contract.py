@@ -21,8 +21,6 @@ from rrise.calibration.storage.files import parse_json
 from rrise.edge_sdk.errors import BundleError
 
 CONTRACT_VERSION = 1
-OPSET = 18
-MAX_IR_VERSION = 10
 
 FRAME = "frame"
 NOISE = "noise"

@@ -9,6 +9,7 @@ from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
 
+from rrise.calibration.images.resizing import triangle_filter
 from rrise.edge_sdk.errors import FrameError
 from rrise.edge_sdk.formats.contract import GraphSignature
 from rrise.edge_sdk.frames.encodings import convert, same_values
@@ -219,16 +220,6 @@ def _taps(filter_matrix: np.ndarray) -> Iterator[Tuple[int, np.ndarray]]:
     for row in filter_matrix:
         used = np.flatnonzero(row)
         yield int(used[0]), row[used[0] : used[-1] + 1]
-
-
-def triangle_filter(source: int, target: int) -> np.ndarray:
-    """Weights float64 [target, source] of a triangle filter that widens when shrinking."""
-    scale = source / target
-    support = max(scale, 1.0)
-    centres = (np.arange(target) + 0.5) * scale
-    distance = np.abs(np.arange(source)[None, :] + 0.5 - centres[:, None]) / support
-    weights = np.maximum(1.0 - distance, 0.0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _expected(signature: GraphSignature) -> str:

@@ -14,6 +14,7 @@ from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.fit import check_rank
 from rrise.calibration.promise.offsets import one_frame_per_clip, reference_for
 from rrise.calibration.promise.record import Calibration
+from rrise.calibration.storage.onnx_limits import MAX_IR_VERSION, OPSET
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.bundle import Bundle
@@ -140,13 +141,12 @@ def _open(path: Path, artefact: str) -> Tuple[Bundle, Runtime]:
 def _check_graph_file(bundle: Bundle, artefact: str) -> Check:
     from rrise.export.lowering.lower import check_model
 
+    limits = f"opset {OPSET}, IR version <= {MAX_IR_VERSION}, strict shapes"
     try:
         check_model(_parse(bundle.model(artefact)))
     except RriseError as error:
-        return Check(
-            "valid ONNX within the contract", False, str(error), "opset 18, IR version <= 10, strict shapes"
-        )
-    return Check("valid ONNX within the contract", True, "valid", "opset 18, IR version <= 10, strict shapes")
+        return Check("valid ONNX within the contract", False, str(error), limits)
+    return Check("valid ONNX within the contract", True, "valid", limits)
 
 
 def _parse(data: bytes) -> "onnx.ModelProto":

@@ -13,6 +13,7 @@ import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, Union
 
+from rrise.calibration.storage.onnx_limits import MAX_IR_VERSION, OPSET
 from rrise.edge_sdk.formats.contract import FRAME, NOISE
 from rrise.export.errors import ExportError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-OPSET = 18
-MAX_IR_VERSION = 10
 CONTROL_FLOW = "data-dependent control flow"
 Example = Union["torch.Tensor", Tuple["torch.Tensor", "torch.Tensor"]]
 

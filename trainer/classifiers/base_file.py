@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.storage.formats import check_format
+from rrise.calibration.storage.onnx_limits import OPSET
 from rrise.trainer.brought.onnx_files import refuse_references
 from rrise.trainer.brought.user_code import describe
 from rrise.trainer.errors import TrainerError
@@ -30,7 +31,7 @@ from rrise.trainer.montecarlo.folding import fold_batch_norm
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
 
 ONNX_NAME, RECORD_NAME, WEIGHTS_NAME = "base.onnx", "base.json", "base.safetensors"
-FORMAT, OPSET = "rrise-base/1", 18
+FORMAT = "rrise-base/1"
 TOLERANCE = 1e-3
 """Of logits in float32, in units of the largest one, between the network and its file."""
 

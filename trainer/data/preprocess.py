@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrise.calibration.images.resizing import triangle_filter
+from rrise.calibration.promise.guarded import GRID
 from rrise.trainer.errors import TrainerError
 
-STEPS = 1024.0
+STEPS = 1.0 / GRID
 """Steps of a pixel level: the inverse of `rrise.calibration.promise.guarded.GRID`."""
 
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
@@ -65,8 +67,8 @@ class Preprocess(nn.Module):
         self.crop = (top, left, crop_height, crop_width)
         self.size = size or (crop_height, crop_width)
         self.grid = grid and self.size != (crop_height, crop_width)
-        rows = resize_matrix(crop_height, self.size[0])
-        columns = resize_matrix(crop_width, self.size[1])
+        rows = triangle_filter(crop_height, self.size[0])
+        columns = triangle_filter(crop_width, self.size[1])
         self.register_buffer("rows", torch.from_numpy(rows.astype(np.float32)), persistent=False)
         self.register_buffer(
             "columns", torch.from_numpy(columns.T.astype(np.float32).copy()), persistent=False
@@ -138,17 +140,3 @@ class Preprocess(nn.Module):
         return Preprocess(
             shape, value["encoding"], crop, (rows, columns), grid=bool(value.get("grid", False))
         )
-
-
-def resize_matrix(source: int, target: int) -> np.ndarray:
-    """Weights float64 [target, source] of an antialiased linear resize of `source` to `target` pixels.
-
-    Output pixel i is the normalised triangle-filter average around (i + 1/2) source / target; when shrinking, the
-    triangle is as wide as two output pixels. Rows sum to one.
-    """
-    scale = source / target
-    support = max(scale, 1.0)
-    centre = (np.arange(target) + 0.5) * scale
-    distance = (np.arange(source) + 0.5 - centre[:, None]) / support
-    weights = np.clip(1.0 - np.abs(distance), 0.0, None)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

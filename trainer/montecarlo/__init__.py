@@ -1,6 +1,5 @@
 """The Monte Carlo engine: class counts of the base classifier under noise, stored so that no run is lost."""
 
-from rrise.trainer.montecarlo.adaptive import sample_in_stages, staged_radius
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
 from rrise.trainer.montecarlo.sampler import sample_counts
 from rrise.trainer.montecarlo.storage.store import CountStore
@@ -10,7 +9,5 @@ __all__ = [
     "CountStore",
     "OnnxClassifier",
     "sample_counts",
-    "sample_in_stages",
-    "staged_radius",
     "verify_proposals",
 ]

@@ -15,9 +15,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.bounds import clopper_pearson_lower
 from rrise.calibration.statistics.sequential import (
     SequentialTest,
-    Stages,
     lower_confidence_sequence,
-    worth_continuing,
 )
 
 COUNTS = Path(__file__).parents[4] / "shared" / "data" / "reference" / "cohen_resnet110_counts_sigma0.25.npz"
@@ -124,35 +122,6 @@ def test_confidence_sequence_against_scipy():
         wealth = log_mixture - special.xlogy(h, bound) - special.xlog1py(n - h, -bound)
         np.testing.assert_allclose(wealth, np.log(1 / alpha), rtol=1e-6)
         assert bound < clopper_pearson_lower(h, n, alpha), "the price of looking at all times"
-
-
-def test_stages_split_the_level_and_keep_it():
-    stages = Stages((100, 400, 1600), "0.1")
-    assert stages.level == stages.level.__class__(1, 30)
-    assert [stages.after(n) for n in (0, 100, 399, 400, 1600)] == [100, 400, 400, 1600, 1600]
-    rng, paths, p = np.random.default_rng(9), 4000, 0.9
-    hits, missed, before = np.zeros(paths, dtype=np.int64), np.zeros(paths, dtype=bool), 0
-    for size in stages.sizes:
-        hits += rng.binomial(size - before, p, paths)
-        missed |= clopper_pearson_lower(hits, np.full(paths, size), float(stages.level)) > p
-        before = size
-    assert missed.mean() <= stats.binom.ppf(1 - 1e-4, paths, 0.1) / paths
-    # Without the split the worst stopping rule breaks the level (condition (c)).
-    assert missed.mean() > 0.03
-
-
-@pytest.mark.parametrize("sizes", [(), (0, 5), (100, 100), (200, 100)])
-def test_stages_that_make_no_sense_are_refused(sizes):
-    with pytest.raises(CalibrationError, match="increasing numbers"):
-        Stages(sizes, "0.1")
-
-
-def test_worth_continuing_follows_the_error_of_the_radius():
-    counts = np.array([[60, 40], [9900, 100], [30, 30], [999, 1], [0, 0], [350, 350]], dtype=np.uint32)
-    counts = np.concatenate([counts, np.zeros((6, 1), np.uint32)], axis=1)
-    counts[2] = [100, 100, 100]
-    got = worth_continuing(counts, 0.25, 0.1)
-    np.testing.assert_array_equal(got, [True, False, False, True, True, False])
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rrise.calibration.images.resizing import triangle_filter
 from rrise.edge_sdk import Certifier, EdgeError, Roi, Status
 from rrise.edge_sdk.errors import FrameError
 from rrise.edge_sdk.formats.contract import GraphSignature
-from rrise.edge_sdk.frames.inputs import as_array, cut, resize, triangle_filter
+from rrise.edge_sdk.frames.inputs import as_array, cut, resize
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rrise.calibration.images.resizing import triangle_filter
 from rrise.calibration.promise.guarded import NoiseSource
-from rrise.trainer.data.preprocess import Preprocess, resize_matrix
+from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 
 
@@ -54,7 +55,7 @@ def test_operator_norm_is_the_largest_singular_value(size: tuple[int, int] | Non
 
 def test_rows_of_the_resize_sum_to_one() -> None:
     for source, target in ((10, 3), (3, 10), (7, 7)):
-        np.testing.assert_allclose(resize_matrix(source, target).sum(axis=1), 1.0, rtol=1e-12)
+        np.testing.assert_allclose(triangle_filter(source, target).sum(axis=1), 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import zarr
 
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo import CountStore
+from rrise.trainer.montecarlo import CountStore, sample_counts
 
 
 def some_counts(rows: int = 64) -> np.ndarray:
@@ -299,3 +299,17 @@ def test_a_pickle_in_a_version_2_store_is_not_loaded(make_store, tmp_path):
     with pytest.raises(TrainerError, match="version 2"):
         make_store().counts()
     assert not trap.exists()
+
+
+def test_an_object_store(make_store, network, preprocess, frames, tmp_path):
+    """The same counts as in a folder, on fsspec's in-memory file system."""
+    local = make_store(tmp_path / "t.zarr")
+    sample_counts(network, preprocess, frames, local, 20)
+    address = f"memory://{tmp_path.name}/t.zarr"
+    sample_counts(network, preprocess, frames, make_store(address), 10)
+    again = make_store(address)
+    assert (again.samples() == 10).all()
+    sample_counts(network, preprocess, frames, again, 20)
+    np.testing.assert_array_equal(make_store(address).counts(), local.counts())
+    with pytest.raises(TrainerError, match="sigma of the store"):
+        make_store(address, sigma=0.25)
