@@ -45,7 +45,15 @@ def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accur
     figure, axes = _axes(f"{y_label.capitalize()} against radius", f"radius r {UNIT}", y_label)
     for place, (name, (radii, shares)) in enumerate(curves.items()):
         # Shares fall with the radius, so a step back from each radius never shows more than there is.
-        axes.plot(radii, shares, label=name, linewidth=2.5 if place == 0 else 1.3, drawstyle="steps-pre")
+        first = place == 0
+        axes.plot(
+            radii,
+            shares,
+            label=name,
+            linewidth=2.5 if first else 1.3,
+            zorder=3 if first else 2,
+            drawstyle="steps-pre",
+        )
     axes.set_ylim(0, 1)
     axes.legend()
     return _svg(figure)
@@ -53,7 +61,9 @@ def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accur
 
 def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_label: str) -> str:
     """Shares against the error level, which is drawn on a log scale."""
-    figure, axes = _axes(f"{y_label.capitalize()} against error level", "error level", y_label)
+    figure, axes = _axes(
+        f"{y_label.capitalize()} against error level", "error level eps (share of frames)", y_label
+    )
     for name, shares in curves.items():
         axes.plot(list(errors), list(shares), marker="o", label=name)
     axes.set_xscale("log")
@@ -112,7 +122,8 @@ def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float, un
     axes.axvline(allowed, color="C3", label=f"allowed: {allowed:.4g}")
     axes.set_yticks(places, [row[0] for row in rows])
     axes.set_ylim(-0.5, len(rows) - 0.5)
-    axes.set_xlim(left=0)
+    # Room to the right of the line, so that it does not pass for the frame.
+    axes.set_xlim(0, 1.15 * max(allowed, float(np.max([row[3] for row in rows]))))
     axes.legend(loc="center right")
     return _svg(figure)
 
