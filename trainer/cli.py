@@ -184,6 +184,7 @@ def surrogate(
             "kept",
             f"{result.method}, worth most on the tuning split" + (" (done before)" if result.kept else ""),
         ),
+        *([result.copies.row()] if result.copies else []),
         ("digest", result.digest[:16]),
         ("time", duration(result.seconds)),
     ]

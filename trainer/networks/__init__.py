@@ -1,5 +1,6 @@
 """Networks: built in, from model libraries by name, or the user's own; and their safetensors files."""
 
+from rrise.trainer.networks.copies import WithCopies, fixed_noise
 from rrise.trainer.networks.difficulty import DIFFICULTY_FLOOR, WithDifficulty
 from rrise.trainer.networks.ensemble import Ensemble
 from rrise.trainer.networks.factory import build_network, load_factory
@@ -23,9 +24,11 @@ __all__ = [
     "Network",
     "ResNet",
     "Standardise",
+    "WithCopies",
     "WithDifficulty",
     "build_network",
     "differences",
+    "fixed_noise",
     "load_factory",
     "load_network",
     "load_weights",

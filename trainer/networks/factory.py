@@ -11,6 +11,7 @@ from torch import nn
 from rrise.trainer.brought.network_checks import prepare
 from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks.copies import WithCopies
 from rrise.trainer.networks.difficulty import WithDifficulty
 from rrise.trainer.networks.ensemble import Ensemble
 from rrise.trainer.networks.pretrained import library_network
@@ -22,7 +23,8 @@ def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Mo
 
     spec: {"kind": "resnet", ...arguments of ResNet}, {"kind": "factory", "factory": "package.module:function",
         "arguments": {...}}, {"kind": "library", ...arguments of library_network}, {"kind": "ensemble",
-        "members": [spec, ...]}, or {"kind": "difficulty", "network": spec, "num_features": F, "hidden": H}.
+        "members": [spec, ...]}, {"kind": "copies", "network": spec, "base": spec, ...further arguments of WithCopies}, or
+        {"kind": "difficulty", "network": spec, "num_features": F, "hidden": H}.
     allow_code: a factory is code from outside rrise and runs only when this is true.
     """
     arguments = {key: value for key, value in spec.items() if key != "kind"}
@@ -34,11 +36,17 @@ def build_network(spec: Mapping[str, Any], *, allow_code: bool = False) -> nn.Mo
         return library_network(**arguments)
     if spec.get("kind") == "ensemble":
         return Ensemble([build_network(member, allow_code=allow_code) for member in spec["members"]])
+    if spec.get("kind") == "copies":
+        network, base = (
+            build_network(arguments.pop(name), allow_code=allow_code) for name in ("network", "base")
+        )
+        return WithCopies(network, base, **arguments)
     if spec.get("kind") == "difficulty":
         inner = build_network(spec["network"], allow_code=allow_code)
         return WithDifficulty(inner, spec["num_features"], spec["hidden"])
     raise TrainerError(
-        f"network kind {spec.get('kind')!r}: expected 'resnet', 'factory', 'library', 'ensemble' or 'difficulty'"
+        f"network kind {spec.get('kind')!r}: expected 'resnet', 'factory', 'library', 'ensemble', 'copies' or "
+        "'difficulty'"
     )
 
 

@@ -26,6 +26,7 @@ OPTIMISERS, SCHEDULES = ("auto", "sgd", "adamw"), ("auto", "one-cycle", "cosine"
 LOSSES = ("ce", "js", "probit", "both")
 PRECISIONS, VIEWERS = ("auto", "float32", "bfloat16", "float16"), ("", "tensorboard", "wandb")
 LIBRARIES = ("timm/", "torchvision/", "transformers/")
+LARGEST_COPIES = 256
 MAPS = ("auto", "clopper-pearson", "identity", "staircase")
 
 
@@ -35,6 +36,7 @@ def check(config: Config) -> None:
     _check_numbers(config)
     _check_networks(config.base)
     _check_guarantee(config)
+    _check_copies(config)
     parse_level(config.targets.certify_alpha, "[targets] certify_alpha")
 
 
@@ -48,6 +50,33 @@ def _check_guarantee(config: Config) -> None:
     for noise in guard.noise or (None,):
         chosen = None if noise is None else Guard(guard.rho, noise)
         Guarantee.of(asked.kind, asked.error, asked.confidence, asked.beta, chosen).frames_needed()
+
+
+def _check_copies(config: Config) -> None:
+    """Where copies are proved and possible, told before anything is trained."""
+    asked, base = config.surrogate, config.base
+    if not 0 <= asked.copies <= LARGEST_COPIES:
+        raise TrainerError(
+            f"[surrogate] copies: got {asked.copies}, expected 0 (the surrogate alone) to {LARGEST_COPIES}; beyond that "
+            "CERTIFY, which speaks of the single frame, is the better use of so many passes"
+        )
+    if asked.copies and asked.budget_ms:
+        raise TrainerError(
+            "[surrogate] copies and budget_ms exclude each other: got both, expected a number of copies or the time that a "
+            "pass may take"
+        )
+    if not asked.copies and not asked.budget_ms:
+        return
+    if config.guard.rho or config.guard.noise:
+        raise TrainerError(
+            "[surrogate] copies with [guard]: the guarded tier is neither measured nor promised for fixed copies, whose noise an "
+            "attacker can read in the file; set copies = 0 and budget_ms = 0, or remove rho and noise from [guard]"
+        )
+    if base.onnx or base.black_box:
+        raise TrainerError(
+            "[surrogate] copies: got a base classifier that is an ONNX file or a black box, expected a PyTorch network, which "
+            "can be put into the exported graph; give it as [base] factory and weights, or set copies = 0 and budget_ms = 0"
+        )
 
 
 def _check_radius(asked: GuaranteeConfig) -> None:
@@ -186,7 +215,16 @@ def _check_samples(config: Config) -> None:
 SMALLEST_SIGMA, LARGEST_SIGMA = 0.004, 4.0
 """One level of 255 is 0.0039."""
 
-_NOT_NEGATIVE = ("seed", "shift", "weight_decay", "learning_rate", "clip", "entropy", "stored_samples")
+_NOT_NEGATIVE = (
+    "seed",
+    "budget_ms",
+    "shift",
+    "weight_decay",
+    "learning_rate",
+    "clip",
+    "entropy",
+    "stored_samples",
+)
 _STREAM_SIZES = ("train", "tuning", "calibration", "verification", "selection", "audit")
 
 

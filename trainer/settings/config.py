@@ -126,7 +126,12 @@ class SurrogateConfig:
     the frames as they are. teacher: a surrogate's file, whose probabilities at each view get the weight teacher_share
     (stored counts only).
     optimiser, schedule, layer_decay, clip, ema: as in [base]. learning_rate 0: what fits the network it starts from, the
-    smaller the better that is."""
+    smaller the better that is.
+
+    copies: noisy copies of the frame, with noise that is fixed in the graph, on which the base classifier is asked beside the
+    surrogate, in one batched pass; 0 = the surrogate alone. budget_ms: instead of a number, the most copies (1, 2, 4 ... 64)
+    whose pass takes no longer on this machine (processor time, one thread of ONNX Runtime); 0 = none. Both can be changed
+    without training the surrogate again. The base classifier must be a PyTorch network, and there is no guard."""
 
     method: str = "auto"
     start: str = "base"
@@ -154,6 +159,8 @@ class SurrogateConfig:
     mix: float = 0.25
     difficulty: bool = False
     difficulty_frames: int = 4096
+    copies: int = 0
+    budget_ms: float = 0.0
     seed: int = 0
 
 

@@ -56,6 +56,8 @@ COMMENTS = {
     "targets.dtype": "bfloat16 counts twice as fast where the processor has it",
     "surrogate.method": "stored, fresh, unchanged, or auto: the first two, and the better on the tuning split is kept",
     "surrogate.difficulty": "learn how far off the surrogate may be, frame by frame",
+    "surrogate.copies": "noisy copies of the frame that the base classifier sees in the same pass; 0 = the surrogate alone",
+    "surrogate.budget_ms": "or as many copies as fit so many milliseconds a pass, measured on this machine",
     "guarantee.kind": f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     "guarantee.error": "share of new frames that may receive a wrong certificate",
     "guarantee.confidence": "with which the promise holds over the calibration frames",

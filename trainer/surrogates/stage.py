@@ -22,10 +22,11 @@ from rrise.trainer.base_classifier.specs import session_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
 from rrise.trainer.learning.kept import Kept
-from rrise.trainer.networks import Network, differences, read_header, save_network
+from rrise.trainer.networks import Network, differences, load_network, read_header, save_network
 from rrise.trainer.scores.choice import worth
 from rrise.trainer.scores.scoring import score
 from rrise.trainer.settings.config import SurrogateConfig
+from rrise.trainer.surrogates.copies import Copies, add_copies, core
 from rrise.trainer.surrogates.difficulty import learn_difficulty
 from rrise.trainer.surrogates.training import UNCHANGED, Way, Work
 from rrise.trainer.workspace import Workspace
@@ -68,7 +69,8 @@ class Candidate:
 class SurrogateResult:
     """digest: of surrogate.safetensors; chosen: the candidate kept; candidates: all that were trained.
 
-    kept: whether a finished surrogate with the same settings was found and left as it is. seconds: of this run.
+    kept: whether a finished surrogate with the same settings was found and left as it is. seconds: of this run. copies: of the
+    frame that the base classifier sees beside it, None without.
     """
 
     digest: str
@@ -76,6 +78,7 @@ class SurrogateResult:
     candidates: tuple[Candidate, ...]
     kept: bool
     seconds: float
+    copies: Copies | None = None
 
     @property
     def method(self) -> str:
@@ -95,7 +98,8 @@ def train_surrogate(
 ) -> SurrogateResult:
     """Train surrogate.safetensors: by every configured method and guard noise, keeping what is worth most.
 
-    The choice is made on the tuning split, which calibration never sees. A training that was interrupted continues.
+    The choice is made on the tuning split, which calibration never sees. A training that was interrupted continues. A finished
+    surrogate whose settings differ in the copies alone keeps its weights and gets the new number of copies.
 
     again: train although a surrogate with these settings is there. A surrogate with other settings, or of another
         base classifier, is replaced only with `again`. device: instead of [training] device. minutes: how long this call may
@@ -108,7 +112,7 @@ def train_surrogate(
     base = workspace.base(allow_code=allow_code)
     settings = _settings(workspace, base)
     if workspace.surrogate_path.exists() and not again:
-        return _keep(workspace, settings)
+        return _keep(workspace, base, settings, allow_code)
     session = session_for(workspace, device=device, minutes=minutes, again=again)
     kept = Kept(session, settings)
     work = Work(workspace, base, session, kept, settings, allow_code)
@@ -118,10 +122,10 @@ def train_surrogate(
     check_no_fall(candidates)
     network, best = max(judged, key=lambda pair: (pair[1].worth, -pair[1].probit_rmse))
     if session.first:
-        _save(workspace, base, work, network, best, candidates, settings)
+        spec = work.spec(Way(best.method, best.guard_noise))
+        _save(workspace, base, network, spec, best, candidates, settings)
     kept.clear()
-    digest = file_digest(workspace.surrogate_path)
-    return SurrogateResult(digest, best, candidates, False, time.monotonic() - start)
+    return _result(workspace, best, candidates, kept=False, seconds=time.monotonic() - start)
 
 
 def ways(workspace: Workspace, work: Work) -> list[Way]:
@@ -176,13 +180,19 @@ def _judge(workspace: Workspace, module: nn.Module, way: Way, session: Session) 
 def _save(
     workspace: Workspace,
     base: Network,
-    work: Work,
     network: nn.Module,
+    spec: dict[str, Any],
     best: Candidate,
     candidates: Sequence[Candidate],
     settings: dict[str, Any],
 ) -> None:
-    spec = work.spec(Way(best.method, best.guard_noise))
+    """Give a trained network its copies and its difficulty head, where they are asked for, and write it."""
+    asked = workspace.config.surrogate
+    made: dict[str, Any] = {}
+    if asked.copies or asked.budget_ms:
+        network, spec, found = add_copies(workspace, base, network, spec)
+        workspace.record_cost("surrogate-copies", passes=found.passes)
+        made = {"copies": asdict(found)}
     if workspace.config.surrogate.difficulty:
         learned = learn_difficulty(workspace, base, network, spec, best.guard_noise)
         network, spec = learned.module, learned.spec
@@ -192,6 +202,7 @@ def _save(
         "method": best.method,
         "guard_noise": best.guard_noise,
         "candidates": [asdict(candidate) for candidate in candidates],
+        **made,
     }
     save_network(workspace.surrogate_path, network, spec, metadata)
 
@@ -208,18 +219,40 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
     return settings | ({"teacher_digest": file_digest(workspace.path / teacher)} if teacher else {})
 
 
-def _keep(workspace: Workspace, settings: dict[str, Any]) -> SurrogateResult:
-    path = workspace.surrogate_path
+def _keep(workspace: Workspace, base: Network, settings: dict[str, Any], allow_code: bool) -> SurrogateResult:
+    start, path = time.monotonic(), workspace.surrogate_path
     metadata = _with_defaults(read_header(path)[1])
+    candidates = tuple(Candidate(**item) for item in metadata["candidates"])
+    kept = (metadata["method"], metadata["guard_noise"])
+    chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
+    if _only_copies_differ(metadata, settings):
+        network, spec = core(load_network(path, allow_code=allow_code))
+        session = session_for(workspace)
+        if session.first:
+            _save(workspace, base, network, spec, chosen, candidates, settings)
+        session.crew.wait()
+        return _result(workspace, chosen, candidates, kept=False, seconds=time.monotonic() - start)
     for name, got, expected in differences(metadata, settings):
         raise TrainerError(
             f"{path}: {name}: got {got}, expected {expected}; restore the settings, or train a "
             f"new surrogate with `rrise-train surrogate {workspace.path} --again`"
         )
-    candidates = tuple(Candidate(**item) for item in metadata["candidates"])
-    kept = (metadata["method"], metadata["guard_noise"])
-    chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
-    return SurrogateResult(file_digest(path), chosen, candidates, True, 0.0)
+    return _result(workspace, chosen, candidates, kept=True, seconds=0.0)
+
+
+def _only_copies_differ(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a finished surrogate is the one that is asked for, but for the copies."""
+    found = list(differences(metadata, settings))
+    return [name for name, _, _ in found] == ["settings"] and set(found[0][2]) <= {"copies", "budget_ms"}
+
+
+def _result(
+    workspace: Workspace, chosen: Candidate, candidates: tuple[Candidate, ...], *, kept: bool, seconds: float
+) -> SurrogateResult:
+    path = workspace.surrogate_path
+    found = read_header(path)[1].get("copies")
+    copies = None if found is None else Copies(**found)
+    return SurrogateResult(file_digest(path), chosen, candidates, kept, seconds, copies)
 
 
 def _with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
