@@ -23,6 +23,8 @@ from rrise.trainer.classifiers.blackbox import KINDS, open_black_box
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.factory import build_network
 
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of files that torch.save wrote."""
 METADATA_KEY = "rrise"
 FORMATS = ("rrise-network/1", "rrise-network/2")
 """The first was not named."""
@@ -151,7 +153,19 @@ def read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Ten
     except FileNotFoundError as error:
         raise TrainerError(f"{path}: no such file; run the stage that writes it first") from error
     except (SafetensorError, OSError) as error:
-        raise TrainerError(f"{path}: not a readable safetensors file ({error})") from error
+        raise TrainerError(f"{path}: not a readable safetensors file ({error}){_conversion(path)}") from error
+
+
+def _conversion(path: Path) -> str:
+    """How a pickle of PyTorch becomes safetensors; rrise unpickles nothing, since a pickle runs what its maker wrote."""
+    if path.suffix not in PICKLES:
+        return ""
+    target = path.with_suffix(".safetensors").name
+    return (
+        '; convert it once, where you trust it: python -c "import torch, safetensors.torch as s; w = torch.load('
+        f"'{path.name}', map_location='cpu', weights_only=True); w = w.get('state_dict', w); "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{target}')\""
+    )
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

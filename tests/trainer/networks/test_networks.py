@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,3 +174,14 @@ def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     with pytest.raises(TrainerError, match="weights were changed after they were written"):
         load_network(path)
+
+
+def test_the_refusal_of_a_pickle_shows_a_line_that_converts_it(tmp_path: Path) -> None:
+    wanted = {"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, 2).t()}}
+    torch.save(wanted, tmp_path / "old.pth")
+    with pytest.raises(TrainerError, match="convert it once") as caught:
+        read_safetensors(tmp_path / "old.pth")
+    line = str(caught.value).split('python -c "')[1].rstrip('"')
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    found = read_safetensors(tmp_path / "old.safetensors")[0]
+    assert set(found) == {"a", "b"} and torch.equal(found["a"], torch.arange(3.0))
