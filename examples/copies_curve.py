@@ -21,6 +21,7 @@ import numpy as np
 
 from rrise.calibration import Guarantee, Scores, calibrate
 from rrise.calibration.promise.plan import choose_plan
+from rrise.calibration.requirements import install
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.tables.certify import CertifyCounts
@@ -226,7 +227,7 @@ def main() -> None:
     (arguments.out / "table.md").write_text(text)
     (arguments.out / "curve.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
     if not figure(found, arguments.out / "curve.svg", radii, errors):
-        print("no figure: matplotlib is not installed (pip install 'rrise[report]')")
+        print(f"no figure: matplotlib is not installed: {install('matplotlib')}")
 
 
 if __name__ == "__main__":
