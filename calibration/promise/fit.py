@@ -240,7 +240,7 @@ class RankCheck:
 
 
 def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> RankCheck:
-    """Check the final artefact's own radii on the calibration frames against the rank (MATHEMATICS 6).
+    """Check the final artefact's own radii on the calibration frames against the rank (calibration/README.md, "Exactness").
 
     Args:
         scores: of the calibration split, from the final artefact.

@@ -1,4 +1,6 @@
-"""Monotone maps from the plug-in radius to the raw radius, stored as piecewise-linear tables (MATHEMATICS 3).
+"""Monotone maps from the plug-in radius to the raw radius, stored as piecewise-linear tables.
+
+Statements: calibration/README.md, "Maps: where the error level is spent".
 
 The Monte Carlo reference saturates at sigma Phi^-1(beta^(1/N)), and below that it lies under the plug-in radius by
 an amount that depends on p. A single offset must cover the largest of those gaps; a map that follows the curve of

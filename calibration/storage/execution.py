@@ -1,4 +1,7 @@
-"""Which computation produced a number: artefact, runtime, provider, machine and options (MATHEMATICS 6)."""
+"""Which computation produced a number: artefact, runtime, provider, machine and options.
+
+Why that matters: export/README.md, "Which execution a certificate holds for".
+"""
 
 from __future__ import annotations
 

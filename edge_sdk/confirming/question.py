@@ -46,7 +46,7 @@ class Question:
         label: the proposed class. radius: > 0, [0, 1] pixel units. Both chosen without the evaluations recorded here.
         sigma: noise standard deviation. alpha: level, of either answer.
         tolerance: t >= 0: both answers hold for every probability within t of the evaluated classifier's (another
-            engine's, DESIGN 8): p > Phi(radius / sigma) + t confirms, p < Phi(radius / sigma) - t refutes.
+            engine's; trainer/README.md): p > Phi(radius / sigma) + t confirms, p < Phi(radius / sigma) - t refutes.
 
     Attributes:
         hits, samples: evaluations so far. void: the classifier failed on this input, so that nothing is proved any more.

@@ -69,7 +69,7 @@ def to_keep(reference: np.ndarray, guarantee: Guarantee) -> np.ndarray:
 def independent_rows(references: References, seed: int = 0) -> np.ndarray:
     """One uniformly drawn frame of each clip, without copies: int64 [m], sorted.
 
-    Frames of one clip are not independent of each other (MATHEMATICS 2, Video).
+    Frames of one clip are not independent of each other (calibration/README.md, "Conditions").
     """
     order = np.random.default_rng(seed).permutation(len(references))
     chosen = order[np.unique(references.clip[order], return_index=True)[1]]

@@ -2,9 +2,9 @@
 
 The rule that is deployed is R = max(radius - m, 0) with the graph's issued radius and a margin m >= 0. With the scores
 S_i = radius_i - reference_i, a certificate exceeds its reference exactly when S > m, so m is the same order statistic
-as an offset (MATHEMATICS 2), whatever map, difficulty or per-class offsets the graph has inside. Per class it is the
-largest of the classes' order statistics, for whole clips that of the clips' largest scores; a selective guarantee can
-only be confirmed at margin 0.
+as an offset (calibration/README.md, "Why: the true score"), whatever map, difficulty or per-class offsets the graph has
+inside. Per class it is the largest of the classes' order statistics, for whole clips that of the clips' largest scores; a
+selective guarantee can only be confirmed at margin 0.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PROBIT_TOLERANCE = 0.05
 
 
 class State(str, Enum):
-    """What is known about an execution (MATHEMATICS 6)."""
+    """What is known about an execution (export/README.md, "Which execution a certificate holds for")."""
 
     CALIBRATED = "calibrated"
     VERIFIED = "verified"

@@ -194,7 +194,7 @@ def _check_head(record: Calibration, answers: Mapping[str, Answers]) -> Check:
 def _check_replay(
     record: Calibration, mine: Answers, references: References, runtime: Runtime, scored: Optional[Scores]
 ) -> List[Check]:
-    """The rank check of MATHEMATICS 6 on the final file, and its probits against those that were calibrated on."""
+    """The rank check on the final file (calibration/README.md, "Exactness"), and its probits against those calibrated on."""
     checks = []
     if scored is not None:
         same = np.array_equal(mine.probit, scored.probit) and np.array_equal(mine.label, scored.label)

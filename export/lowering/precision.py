@@ -36,7 +36,7 @@ def convert(
     Args:
         network: from `lower`, with nodes named after their layers.
         precision: one of `PRECISIONS`.
-        tuning: frames [n, ...] from which int8 ranges are taken; never calibration frames (MATHEMATICS 2 f).
+        tuning: frames [n, ...] from which int8 ranges are taken; never calibration frames (calibration/README.md, "Conditions").
         noise: guarded tier: of the tuning frames.
 
     Raises:

@@ -101,3 +101,17 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "Clopper-Pearson" in (tmp_path / "site" / "concepts" / "guarantee.html").read_text(
         encoding="utf-8"
     )
+
+
+def test_what_comments_cite_is_in_the_repository() -> None:
+    """`FOLDER/README.md, "Heading"` has that heading; pages that are not in the repository are not cited."""
+    cited = 0
+    for package in PACKAGES.values():
+        for path in (ROOT / package).rglob("*.py"):
+            text = " ".join(path.read_text(encoding="utf-8").split())
+            assert not re.search(r"\b(MATHEMATICS|DESIGN)(\.md|,? \d)", text), path.relative_to(ROOT)
+            for page, heading in re.findall(r'([\w/]+/README\.md), "([^"]+)"', text):
+                headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+                assert any(name.startswith(heading) for name in headings), f"{path.relative_to(ROOT)}: {page} has no heading {heading!r}"
+                cited += 1
+    assert cited >= 8
