@@ -112,6 +112,8 @@ def test_what_comments_cite_is_in_the_repository() -> None:
             assert not re.search(r"\b(MATHEMATICS|DESIGN)(\.md|,? \d)", text), path.relative_to(ROOT)
             for page, heading in re.findall(r'([\w/]+/README\.md), "([^"]+)"', text):
                 headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
-                assert any(name.startswith(heading) for name in headings), f"{path.relative_to(ROOT)}: {page} has no heading {heading!r}"
+                assert any(name.startswith(heading) for name in headings), (
+                    f"{path.relative_to(ROOT)}: {page} has no heading {heading!r}"
+                )
                 cited += 1
     assert cited >= 8
