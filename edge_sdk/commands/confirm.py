@@ -25,6 +25,11 @@ from rrise.edge_sdk.errors import EdgeError
 )
 @click.option("--level", default=0.001, show_default=True, help="Error level per input.")
 @click.option("--batch-size", type=int, help="Evaluations at once. [default: what takes a few milliseconds]")
+@click.option(
+    "--processor-time",
+    is_flag=True,
+    help="Deadlines in processor time: on a busy machine, about what an idle one would do.",
+)
 @click.option("--count", type=int, help="At most so many frames. [default: all]")
 @json_option
 @runtime_options
@@ -36,6 +41,7 @@ def confirm(
     deadlines: str,
     level: float,
     batch_size: Optional[int],
+    processor_time: bool,
     count: Optional[int],
     json_flag: bool,
     **options: Any,
@@ -59,6 +65,12 @@ def confirm(
         Progress(len(frames), "frames", "confirming") as progress,
     ):
         found = confirm_study(
-            certifier, frames, wanted, alpha=level, batch_size=batch_size, advance=progress.advance
+            certifier,
+            frames,
+            wanted,
+            alpha=level,
+            batch_size=batch_size,
+            processor_time=processor_time,
+            advance=progress.advance,
         )
     summary(f"confirmed with {bundle}", found.text_rows(), found.to_json(), json_flag)

@@ -25,23 +25,37 @@ class Asking(Answering):
         """Whether the bundle carries its base classifier."""
         return self.bundle.manifest.base is not None
 
-    def load_base(self, *, batch_size: Optional[int] = None, provider: Optional[str] = None) -> str:
+    def load_base(
+        self,
+        *,
+        batch_size: Optional[int] = None,
+        provider: Optional[str] = None,
+        clock: Optional[Callable[[], float]] = None,
+    ) -> str:
         """Open the bundle's base classifier now, so that the first `confirm` need not; the engine that runs it.
 
         Args:
             batch_size: evaluations at once; None: as many as take a few milliseconds here.
             provider: of ONNX Runtime; None: "cuda" where this certifier runs there, else "cpu".
+            clock: seconds that deadlines are counted in; None: real time.
 
         Raises:
             BundleError: the bundle does not carry it (`rrise-export onnx WORKSPACE --with-base`).
             EdgeError, RuntimeUnavailable: it cannot be run here.
         """
         found = self._confirmer
-        if found is None or (batch_size or found.batch_size) != found.batch_size or provider is not None:
+        as_it_is = provider is None and clock is None
+        if found is None or (batch_size or found.batch_size) != found.batch_size or not as_it_is:
             if provider is None:
                 provider = "cuda" if self.runtime.execution.provider == "cuda" else "cpu"
             threads = int(self._load_options.get("threads", 1))
-            found = Confirmer.open(self.bundle, provider=provider, threads=threads, batch_size=batch_size)
+            found = Confirmer.open(
+                self.bundle,
+                provider=provider,
+                threads=threads,
+                batch_size=batch_size,
+                clock=clock or perf_counter,
+            )
             self._confirmer = found
         return found.engine
 

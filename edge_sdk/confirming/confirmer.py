@@ -57,7 +57,13 @@ class Confirmer:
 
     @classmethod
     def open(
-        cls, bundle: Bundle, *, provider: str = "cpu", threads: int = 1, batch_size: Optional[int] = None
+        cls,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        threads: int = 1,
+        batch_size: Optional[int] = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> "Confirmer":
         """Open the base classifier that the bundle carries and time it.
 
@@ -68,7 +74,7 @@ class Confirmer:
         manifest = bundle.manifest
         model, preprocess = bundle.base_model(), FramePreprocess.of(manifest)
         base = open_base(model, provider, preprocess.output_shape, len(manifest.class_names), threads=threads)
-        return cls(base, preprocess, manifest.sigma, batch_size)
+        return cls(base, preprocess, manifest.sigma, batch_size, clock)
 
     def clone(self) -> "Confirmer":
         """For another thread: the same classifier, another generator and other buffers."""

@@ -293,7 +293,9 @@ def test_the_study_of_deadlines(honest, honest_bundle, pictures):
     assert none["asked"] == every["asked"] > 0 and told["frames"] == 30
     assert none["confirmed"] == 0 and none["open"] == none["asked"]
     assert every["confirmed"] == every["asked"] and every["samples"] >= told["batch"]
-    text = _run("confirm", honest, "--references", pack, "--deadlines", "30", "--count", 3).output
+    busy = ("--deadlines", "30", "--count", 3, "--processor-time")
+    text = _run("confirm", honest, "--references", pack, *busy).output
+    assert "deadlines in processor time" in text
     assert "100.0 % confirmed, 0 open, 0 refuted" in text
     assert _run("confirm", honest, "--references", pack, "--deadlines", "soon").exit_code == 2
 
