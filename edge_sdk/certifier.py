@@ -8,9 +8,9 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
 from rrise.edge_sdk.answering import note_of
+from rrise.edge_sdk.asking import Asking
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.certificate import Status
-from rrise.edge_sdk.confirming.asking import Asking
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
 from rrise.edge_sdk.device.loading import choose, execution_state, matches_probe, readable, warm_up

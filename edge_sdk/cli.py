@@ -43,9 +43,9 @@ def main() -> None:
 @run_command
 def info(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Check BUNDLE in full and say what it promises on this device."""
-    from rrise.edge_sdk.auditing.classifier import base_difference
     from rrise.edge_sdk.bundles.described import base_rows
     from rrise.edge_sdk.certifier import Certifier
+    from rrise.edge_sdk.confirming.classifier import base_difference
 
     with Certifier.load(bundle, trust=trust_of(options), **options) as certifier:
         manifest, state = certifier.bundle.manifest, certifier.state

@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from rrise.edge_sdk.auditing.verified import labels_of
+from rrise.edge_sdk.confirming.classifier import labels_of
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 

@@ -19,12 +19,12 @@ import numpy as np
 import rrise
 from rrise.calibration.errors import RriseError
 from rrise.edge_sdk.auditing.base import BaseModel
-from rrise.edge_sdk.auditing.classifier import base_difference
 from rrise.edge_sdk.auditing.judge import Judgement, Verdict
-from rrise.edge_sdk.auditing.preprocess import FramePreprocess
 from rrise.edge_sdk.auditing.worker import receive, send
 from rrise.edge_sdk.certificate import Certificate
 from rrise.edge_sdk.certifier import Certifier
+from rrise.edge_sdk.confirming.classifier import base_difference
+from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.inputs import Roi, prepare

@@ -15,6 +15,7 @@ import numpy as np
 
 from rrise.calibration.statistics.sequential import SequentialTest
 from rrise.calibration.statistics.verification import Verification, Verified
+from rrise.edge_sdk.confirming.classifier import labels_of
 from rrise.edge_sdk.errors import EdgeError
 
 
@@ -62,20 +63,3 @@ def verify_proposals(
         batch[: len(rows)] += frames[rows]
         queue.record(rows, labels_of(classify(batch), batch_size)[: len(rows)])
     return queue.result()
-
-
-def labels_of(output: np.ndarray, batch_size: int) -> np.ndarray:
-    """Labels int [batch_size] from what a base classifier returned: logits [batch_size, K], or labels. Raises: EdgeError."""
-    values = np.asarray(output)
-    if values.ndim == 1 and values.dtype.kind in "iu" and len(values) == batch_size:
-        return values
-    if values.ndim != 2 or len(values) != batch_size:
-        raise EdgeError(
-            f"verify: the base classifier returned {values.dtype} {list(values.shape)}, expected logits "
-            f"[{batch_size}, K] or labels [{batch_size}]"
-        )
-    if np.isnan(values).any():
-        raise EdgeError(
-            "verify: the base classifier returned NaN; check its weights and its input range [0, 1]"
-        )
-    return np.asarray(values.argmax(axis=1))

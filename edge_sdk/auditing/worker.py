@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Dict, Tuple
 import numpy as np
 
 from rrise.calibration.errors import RriseError
-from rrise.edge_sdk.auditing.classifier import open_base
 from rrise.edge_sdk.auditing.judge import Pace, judge
+from rrise.edge_sdk.confirming.classifier import open_base
 
 _NICENESS = 19
 _OPEN_BATCH = 16

@@ -9,10 +9,9 @@ from typing import Callable, Deque, Optional, Tuple
 
 import numpy as np
 
-from rrise.edge_sdk.auditing.classifier import OpenBase, open_base
-from rrise.edge_sdk.auditing.preprocess import FramePreprocess
-from rrise.edge_sdk.auditing.verified import labels_of
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.confirming.classifier import OpenBase, labels_of, open_base
+from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Opt
 
 import numpy as np
 
+from rrise.edge_sdk.asking import not_asked
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
-from rrise.edge_sdk.confirming.asking import not_asked
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.encodings import convert, known_encodings
 from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame, with_channel

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from rrise.calibration.storage.digests import file_digest
-from rrise.edge_sdk.auditing.classifier import engine_name
+from rrise.edge_sdk.confirming.classifier import engine_name
 from rrise.edge_sdk.formats.bundled_base import BundledBase
 from rrise.edge_sdk.formats.manifest import Manifest
 from tests.edge_sdk import helpers
-from tests.edge_sdk.auditing.conftest import PREPROCESSING, base_model
+from tests.edge_sdk.auditing.conftest import PREPROCESSING, audit_bundle, base_model
 from tests.edge_sdk.helpers import Spec
+
+__all__ = ["audit_bundle"]  # a fixture that both folders use
 
 
 def carrying(path: Path, model: bytes, **base: object) -> Path:

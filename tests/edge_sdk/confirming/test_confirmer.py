@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from rrise.edge_sdk.auditing.classifier import OpenBase
-from rrise.edge_sdk.auditing.preprocess import FramePreprocess
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.confirming.classifier import OpenBase
 from rrise.edge_sdk.confirming.confirmer import BATCH_SIZES, Confirmer
 from rrise.edge_sdk.confirming.memory import Memory, mark_of
+from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 from tests.edge_sdk.confirming.conftest import Clock, random_x

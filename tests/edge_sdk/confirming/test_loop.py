@@ -12,9 +12,9 @@ from PIL import Image
 
 from rrise.edge_sdk import BundleError, Captured, Certifier, Confirm, EdgeError, Status, StreamSettings
 from rrise.edge_sdk.auditing import process
-from rrise.edge_sdk.auditing.classifier import engine_name
 from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
 from rrise.edge_sdk.cli import main
+from rrise.edge_sdk.confirming.classifier import engine_name
 from rrise.edge_sdk.formats.bundled_base import BundledBase, EngineAgreement
 from rrise.edge_sdk.formats.manifest import Manifest
 from rrise.edge_sdk.operate.confirm_study import confirm_study

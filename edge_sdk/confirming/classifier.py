@@ -81,3 +81,20 @@ def open_base(
             f"audit: the base classifier has {answer.shape[1]} classes, the bundle {classes}; take the bundle's own"
         )
     return OpenBase(classify, fixed, engine_name(provider))
+
+
+def labels_of(output: np.ndarray, batch_size: int) -> np.ndarray:
+    """Labels int [batch_size] from what a base classifier returned: logits [batch_size, K], or labels. Raises: EdgeError."""
+    values = np.asarray(output)
+    if values.ndim == 1 and values.dtype.kind in "iu" and len(values) == batch_size:
+        return values
+    if values.ndim != 2 or len(values) != batch_size:
+        raise EdgeError(
+            f"verify: the base classifier returned {values.dtype} {list(values.shape)}, expected logits "
+            f"[{batch_size}, K] or labels [{batch_size}]"
+        )
+    if np.isnan(values).any():
+        raise EdgeError(
+            "verify: the base classifier returned NaN; check its weights and its input range [0, 1]"
+        )
+    return np.asarray(values.argmax(axis=1))

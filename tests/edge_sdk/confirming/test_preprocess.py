@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rrise.edge_sdk.auditing.preprocess import FramePreprocess
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.manifest import InputSpec
 
