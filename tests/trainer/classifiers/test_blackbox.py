@@ -88,8 +88,8 @@ def test_onnx_base_through_the_whole_loop(workspace: Path, onnx_workspace: Works
     )
     build_targets(made)
     before = Workspace.open(workspace)
-    old = stored_counts(before, "audit", before.base().digest).astype(int)
-    new = stored_counts(made, "audit", made.base().digest).astype(int)
+    old = stored_counts(before, "verification", before.base().digest).astype(int)
+    new = stored_counts(made, "verification", made.base().digest).astype(int)
     # The same network, seed and noise through another runtime: only evaluations on the very edge may differ.
     assert np.abs(old - new).sum() < 0.005 * old.sum()
     surrogate = train_surrogate(made)
