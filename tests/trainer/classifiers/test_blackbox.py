@@ -24,7 +24,7 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import OnnxClassifier
 from rrise.trainer.networks import load_network
 from rrise.trainer.scores.calibrate import calibrate
-from rrise.trainer.streams import stored_counts
+from rrise.trainer.streams import all_streams, stored_counts
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
@@ -86,7 +86,7 @@ def test_onnx_base_through_the_whole_loop(workspace: Path, onnx_workspace: Works
     assert result.noisy_accuracy == pytest.approx(
         train_base(Workspace.open(workspace)).noisy_accuracy, abs=0.01
     )
-    build_targets(made)
+    build_targets(made, all_streams(made))  # the attack starts from the audited test frames
     before = Workspace.open(workspace)
     old = stored_counts(before, "verification", before.base().digest).astype(int)
     new = stored_counts(made, "verification", made.base().digest).astype(int)
