@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 FIELD_NUMBERS = 1 << 20
 """Numbers of noise that a network may hold (4 MiB in float32); further copies use cyclic shifts of the same planes."""
-GRID = 2.0**-12
+COPY_GRID = 2.0**-12
 """Noise is rounded to multiples of this, so that the last bits of a machine's own logarithm do not decide."""
 PASS_NUMBERS = 1 << 20
 """Numbers in one pass of the base classifier outside exported graphs, which have a single pass."""
@@ -107,6 +107,6 @@ def fixed_noise(
     field = generator.standard_normal((planes, *shape))
     places = np.arange(1, height * width)
     chosen = generator.choice(places, rounds - 1, replace=rounds - 1 > len(places)).tolist()
-    return (np.round(field / GRID) * GRID).astype(np.float32), [
+    return (np.round(field / COPY_GRID) * COPY_GRID).astype(np.float32), [
         divmod(int(place), width) for place in (0, *chosen)
     ]
