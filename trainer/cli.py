@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from rrise.calibration.console import SuggestingGroup, duration, run_command, summary
+from rrise.calibration.console import SuggestingGroup, duration, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _stage(function: Command) -> Command:
     """What all stages take: the workspace, --allow-code and --json."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")(function)
+    function = json_option(function)
     function = click.option(
         "--allow-code",
         is_flag=True,
@@ -77,7 +77,7 @@ main.add_command(demo)
 @_stage
 @_training
 def base(
-    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, as_json: bool
+    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, json_flag: bool
 ) -> None:
     """Train the base classifier under Gaussian noise, or check and take your own; an interrupted training continues."""
     opened = Workspace.open(workspace)
@@ -98,7 +98,7 @@ def base(
             ("condition", "your own: it must not have seen any frame of this workspace but the train split's")
         )
     rows += [("attention", text) for text in result.attention]
-    summary("base classifier", rows, result.to_json(), as_json)
+    summary("base classifier", rows, result.to_json(), json_flag)
 
 
 @main.command("targets")
@@ -126,14 +126,14 @@ def targets(
     engine: str,
     minutes: float,
     allow_code: bool,
-    as_json: bool,
+    json_flag: bool,
 ) -> None:
     """Draw the class counts that a bundle needs and write the reference packs; continues where it was stopped.
 
     What a comparison with Monte Carlo needs is drawn by `rrise-train certify`.
     """
     if benchmark:
-        _benchmark(Workspace.open(workspace), device, engine, minutes, allow_code, as_json)
+        _benchmark(Workspace.open(workspace), device, engine, minutes, allow_code, json_flag)
         return
     opened = Workspace.open(workspace)
     result = build_targets(opened, device=device, engine=engine, allow_code=allow_code, announce=say)
@@ -143,11 +143,11 @@ def targets(
         ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
         ("engine", result.engine),
     ]
-    summary("class counts", rows, result.to_json(), as_json)
+    summary("class counts", rows, result.to_json(), json_flag)
 
 
 def _benchmark(
-    workspace: Workspace, device: str, engine: str, minutes: float, allow_code: bool, as_json: bool
+    workspace: Workspace, device: str, engine: str, minutes: float, allow_code: bool, json_flag: bool
 ) -> None:
     names = [engine] if engine else [name for name in NAMES if installed(name)]
     dtypes = tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16")))
@@ -162,14 +162,14 @@ def _benchmark(
         minutes=minutes,
         progress=lambda text: click.echo(text, err=True),
     )
-    summary("class counting speed", result.lines(), result.to_json(), as_json)
+    summary("class counting speed", result.lines(), result.to_json(), json_flag)
 
 
 @main.command("surrogate")
 @_stage
 @_training
 def surrogate(
-    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, as_json: bool
+    workspace: Path, again: bool, device: str, minutes: float | None, allow_code: bool, json_flag: bool
 ) -> None:
     """Train the surrogate; by default in two ways, of which the better on the tuning split is kept.
 
@@ -188,17 +188,17 @@ def surrogate(
         ("digest", result.digest[:16]),
         ("time", duration(result.seconds)),
     ]
-    summary("surrogate", rows, result.to_json(), as_json)
+    summary("surrogate", rows, result.to_json(), json_flag)
 
 
 @main.command("calibrate")
 @_stage
-def calibrate_command(workspace: Path, allow_code: bool, as_json: bool) -> None:
+def calibrate_command(workspace: Path, allow_code: bool, json_flag: bool) -> None:
     """Calibrate the surrogate as PyTorch runs it, and show what its certificates are worth."""
     opened = Workspace.open(workspace)
     result = calibrate(opened, allow_code=allow_code)
     rows = [*_guarantee_rows(result, opened.config.guarantee.frame_rate), *_accuracy_rows(opened, result)]
-    summary("calibration (PyTorch)", rows, result.to_json(), as_json)
+    summary("calibration (PyTorch)", rows, result.to_json(), json_flag)
 
 
 @main.command("certify")
@@ -206,7 +206,7 @@ def calibrate_command(workspace: Path, allow_code: bool, as_json: bool) -> None:
 @click.option(
     "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
 )
-def certify(workspace: Path, device: str, allow_code: bool, as_json: bool) -> None:
+def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> None:
     """The comparison, which no bundle needs: CERTIFY and PREDICT on the test split at every configured budget, and the audit.
 
     Most of a workspace's Monte Carlo; how much is said before. `rrise-train calibrate` then judges certificates by the audit.
@@ -231,7 +231,7 @@ def certify(workspace: Path, device: str, allow_code: bool, as_json: bool) -> No
     )
     rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations, {duration(result.sampling.seconds)}"))
     rows.append(("next", f"rrise-train calibrate {opened.path} (judged by the audit)"))
-    summary("CERTIFY (Monte Carlo)", rows, result.to_json(), as_json)
+    summary("CERTIFY (Monte Carlo)", rows, result.to_json(), json_flag)
 
 
 @main.command("attack")
@@ -253,7 +253,7 @@ def attack_command(
     samples: int,
     seed: int,
     allow_code: bool,
-    as_json: bool,
+    json_flag: bool,
 ) -> None:
     """Attack the certificates of the test frames; exit status 1 where a promise is broken."""
     opened = Workspace.open(workspace)
@@ -278,7 +278,7 @@ def attack_command(
         ),
         ("promised", "nothing under attack" if result.promised is None else f"at most {result.promised:g}"),
     ]
-    summary("attack", rows, result.to_json(), as_json)
+    summary("attack", rows, result.to_json(), json_flag)
     if result.broken:
         raise CheckFailed(
             f"false-certificate rate at least {result.attacked.low:.4f}, promised {result.promised:g}"
@@ -302,7 +302,7 @@ def agree_command(
     device: str,
     seed: int | None,
     allow_code: bool,
-    as_json: bool,
+    json_flag: bool,
 ) -> None:
     """How often another engine answers differently on the same noisy frames, and what a judge that asks it must allow."""
     if split not in SCORED_SPLITS:
@@ -332,7 +332,7 @@ def agree_command(
             f"a tolerance of {found.tolerance:.2g} on class probabilities, exceeded on at most {found.slip:g} of frames",
         ),
     ]
-    summary("agreement of engines", rows, found.to_json(), as_json)
+    summary("agreement of engines", rows, found.to_json(), json_flag)
 
 
 def _rate(rate: Rate) -> str:

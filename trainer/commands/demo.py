@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from rrise.calibration.console import duration, run_command, summary
+from rrise.calibration.console import duration, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed
 from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
@@ -39,25 +39,35 @@ class Step:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--data", default="digits", show_default=True, help="Digits, or data of your own as for init.")
 @click.option("--preset", default="standard", show_default=True, help="As for init; quick to see it run.")
+@json_option
 @run_command
-def demo(folder: Path | None, data: str, preset: str) -> None:
+def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
     """The whole loop on scikit-learn's digits: settings, training, Monte Carlo, calibration, bundle, certificates.
 
-    FOLDER becomes a workspace: demo, or runs/NAME for data of your own. What is finished there already is kept.
+    FOLDER becomes a workspace: demo, or runs/NAME for data of your own. What is finished there already is kept. With --json,
+    what the commands print goes to standard error.
     """
     folder = folder or (Path("demo") if data == "digits" else Path("runs") / Path(data).stem)
     start = time.monotonic()
     for step in steps_of(folder, data, preset):
-        show(step)
-        execute(step)
+        show(step, json_flag)
+        execute(step, run_aside if json_flag else subprocess.call)
     count = save_pictures(folder)
     last = Step(
         ("rrise-edge", "demo", str(folder / "bundle"), str(folder / "pictures")),
         f"a robot's side: the bundle certifies {count} pictures of the test split",
     )
-    show(last)
-    execute(last)
-    summary("The loop is closed", closing_rows(folder, time.monotonic() - start), {}, False)
+    show(last, json_flag)
+    execute(last, run_aside if json_flag else subprocess.call)
+    seconds = time.monotonic() - start
+    made = {
+        "workspace": str(folder),
+        "bundle": str(folder / "bundle"),
+        "report": str(folder / "report" / "report.html"),
+        "pictures": count,
+        "seconds": seconds,
+    }
+    summary("The loop is closed", closing_rows(folder, seconds), made, json_flag)
 
 
 def steps_of(folder: Path, data: str, preset: str) -> list[Step]:
@@ -76,10 +86,15 @@ def steps_of(folder: Path, data: str, preset: str) -> list[Step]:
     return steps
 
 
-def show(step: Step) -> None:
-    """Print what comes now."""
-    click.echo(f"\n# {step.purpose}\n$ {step.line()}")
+def show(step: Step, aside: bool = False) -> None:
+    """Print what comes now; to standard error where `aside`."""
+    click.echo(f"\n# {step.purpose}\n$ {step.line()}", err=aside)
     sys.stdout.flush()
+
+
+def run_aside(words: Sequence[str]) -> int:
+    """Run a command with its output on standard error."""
+    return subprocess.call(words, stdout=2)
 
 
 def execute(step: Step, run: Callable[[Sequence[str]], int] = subprocess.call) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rrise.calibration.console import run_command, summary
+from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.reports.report import summary_rows, write_report
 from rrise.calibration.reports.summary import ReportTables
 from rrise.calibration.tables.certify import CertifyCounts
@@ -48,9 +48,9 @@ from rrise.trainer.workspace import Workspace
 @click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
 @click.option("--calibration", type=int, help="Number of calibration frames.")
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and record which.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 @run_command
-def init(workspace: Path, as_json: bool, **asked: Any) -> None:
+def init(workspace: Path, json_flag: bool, **asked: Any) -> None:
     """Make WORKSPACE with settings that fit data and machine, read the images once, and show what came of it.
 
     The splits are drawn by the first stage, so rrise.toml can still be edited.
@@ -63,7 +63,7 @@ def init(workspace: Path, as_json: bool, **asked: Any) -> None:
         made = Workspace(workspace, config)
         _ = made.data.catalogue, made.foretold_splits()
         made = Workspace.create(workspace, config)
-    _show(made, as_json)
+    _show(made, json_flag)
 
 
 def _config(
@@ -103,7 +103,7 @@ def _place(source: str) -> str:
     return source if source in ("", "digits") or "://" in source else str(Path(source).resolve())
 
 
-def _show(made: Workspace, as_json: bool) -> None:
+def _show(made: Workspace, json_flag: bool) -> None:
     known, splits = made.data.catalogue, made.foretold_splits()
     source = made.data.source
     names = [] if source is None else [source.pictures.where(int(row)) for row in known.rows[:20000]]
@@ -128,7 +128,7 @@ def _show(made: Workspace, as_json: bool) -> None:
         ("settings", f"{made.path / 'rrise.toml'} (edit them now: the first stage draws the splits)"),
         ("next", f"rrise-train run {made.path}"),
     ]
-    summary("workspace", rows, _json(made, found, sizes), as_json)
+    summary("workspace", rows, _json(made, found, sizes), json_flag)
 
 
 def _promise_rows(made: Workspace) -> list[tuple[str, str]]:
@@ -163,9 +163,9 @@ def _json(made: Workspace, found: Survey, sizes: dict[str, int]) -> dict[str, An
 )
 @click.option("--compare", is_flag=True, help="Also draw the comparison with Monte Carlo (`certify`).")
 @click.option("--allow-code", is_flag=True, help="Run the network factory that rrise.toml names.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 @run_command
-def run(workspace: Path, device: str, compare: bool, allow_code: bool, as_json: bool) -> None:
+def run(workspace: Path, device: str, compare: bool, allow_code: bool, json_flag: bool) -> None:
     """Do every stage that a bundle needs and that is not done, and write the report. Stopped at any time, it continues.
 
     The comparison with Monte Carlo is drawn with --compare only; what it would cost is said at the end.
@@ -202,7 +202,7 @@ def run(workspace: Path, device: str, compare: bool, allow_code: bool, as_json: 
         ("next", f"rrise-export onnx {opened.path}"),
         *([] if compared else [_comparison_row(opened, drawn)]),
     ]
-    summary("all stages are done", rows, dict(numbers), as_json)
+    summary("all stages are done", rows, dict(numbers), json_flag)
 
 
 def _comparison_row(workspace: Workspace, drawn: TargetsResult) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from rrise.calibration.errors import CheckFailed
 from rrise.trainer import Workspace
 from rrise.trainer.cli import main
-from rrise.trainer.commands.demo import Step, execute, save_pictures, steps_of
+from rrise.trainer.commands.demo import Step, execute, run_aside, save_pictures, show, steps_of
 from rrise.trainer.errors import TrainerError
 
 LOOP = ["rrise-train init", "rrise-train run", "rrise-export onnx"]
@@ -36,6 +36,12 @@ def test_a_step_is_run_as_it_is_shown() -> None:
     step = Step(("rrise-edge", "demo", "bundle", "pictures"), "certify")
     execute(step, lambda words: ran.append(list(words)) or 0)
     assert ran == [[sys.executable, "-m", "rrise.edge_sdk", *step.words[1:]]]
+
+
+def test_with_json_the_steps_print_aside(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_aside([sys.executable, "-c", "print('said')"]) == 0
+    show(Step(("rrise-edge", "demo"), "certify"), aside=True)
+    assert capfd.readouterr() == ("", "said\n\n# certify\n$ rrise-edge demo\n")
 
 
 def test_the_status_of_a_step_that_fails_is_kept() -> None:
