@@ -63,7 +63,37 @@ _HOMES = {
     "probit_from_logits": "statistics.probit",
 }
 
-__all__ = list(_HOMES)
+# In full: type checkers read it.
+__all__ = [
+    "IDENTITY",
+    "Calibration",
+    "CalibrationError",
+    "CertificateHead",
+    "CertifyCounts",
+    "CertifyResult",
+    "CheckFailed",
+    "CostEntry",
+    "CostLedger",
+    "Execution",
+    "Guarantee",
+    "Prediction",
+    "RadiusMap",
+    "RankCheck",
+    "References",
+    "RriseError",
+    "Scores",
+    "break_even",
+    "calibrate",
+    "check_rank",
+    "clopper_pearson_map",
+    "combined_digest",
+    "file_digest",
+    "frame_digest",
+    "frame_digests",
+    "json_digest",
+    "parse_level",
+    "probit_from_logits",
+]
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)
 

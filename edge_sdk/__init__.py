@@ -47,7 +47,28 @@ _HOMES = {
     "Trust": "formats.signing",
 }
 
-__all__ = list(_HOMES)
+# In full: type checkers read it, for `from edge_sdk import Certifier` as well.
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Captured",
+    "Certificate",
+    "Certifier",
+    "CheckSettings",
+    "Confirm",
+    "Confirmation",
+    "EdgeError",
+    "FrameError",
+    "KOfN",
+    "Outcome",
+    "Roi",
+    "RuntimeFault",
+    "RuntimeUnavailable",
+    "State",
+    "Status",
+    "StreamSettings",
+    "Trust",
+]
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)
 

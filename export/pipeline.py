@@ -24,8 +24,8 @@ from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError
 from rrise.export.gating.baseline import baseline_qualities
 from rrise.export.gating.compare import Answers, Tolerance
-from rrise.export.gating.gate import GateReport, gate
-from rrise.export.gating.gate_report import save_reports
+from rrise.export.gating.gate import gate
+from rrise.export.gating.gate_report import GateReport, save_reports
 from rrise.export.gating.policy import Policy, check_policy
 from rrise.export.gating.quality import RADII, Quality, measure
 from rrise.export.lowering.head import attach_head

@@ -9,7 +9,8 @@ from typing import Any, Dict, Optional, Tuple
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.kinds import KINDS as KINDS
-from rrise.calibration.promise.kinds import RULES, Kind, kind_named
+from rrise.calibration.promise.kinds import RULES, kind_named
+from rrise.calibration.promise.kinds.kind import Kind
 from rrise.calibration.statistics.levels import Level, level_text, parse_level
 
 WARN_ABOVE = 0.2

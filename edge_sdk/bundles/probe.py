@@ -83,7 +83,11 @@ class Probe:
             raise BundleError(
                 f"probe: got frames {frames.shape} with answers of lengths {sorted(lengths)}; export the bundle again"
             )
-        if noise is not None and (noise.dtype, noise.ndim, len(noise)) != (np.float32, 4, len(frames)):
+        if noise is not None and (noise.dtype, noise.ndim, len(noise)) != (
+            np.dtype(np.float32),
+            4,
+            len(frames),
+        ):
             raise BundleError(
                 f"probe: got noise {noise.dtype} {noise.shape} for {len(frames)} frames; export the bundle again"
             )

@@ -60,8 +60,8 @@ def refuse_external(model: bytes, what: str) -> None:
                 part = _PARTS[kind].get(field)
                 if part is not None and isinstance(value, memoryview):
                     waiting.append((part, value))
-                elif (kind, field) == ("node", _OPERATOR) and value == b"EPContext":
-                    found = "its node EPContext"
+                elif (kind, field) == ("node", _OPERATOR) and isinstance(value, memoryview):
+                    found = "its node EPContext" if bytes(value) == b"EPContext" else found
             if found:
                 raise BundleError(
                     f"{what}: {found} may refer to another file, expected a graph that is whole in itself, since no digest covers"

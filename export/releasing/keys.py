@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import List
 
-from rrise.edge_sdk.bundles.bundle import DEVICE_FOLDER, Bundle
+from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.device_calibration import CALIBRATION_FILE
 from rrise.edge_sdk.device.drift import REFERENCE_FILE
 from rrise.edge_sdk.device.verification_record import RECORD_FILE
+from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.signing import (
     DEVICE_SIGNATURE,
     PrivateKey,

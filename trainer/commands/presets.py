@@ -11,6 +11,7 @@ import torch
 
 from rrise.calibration.console import duration
 from rrise.trainer.data.room import DataRoom
+from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import build_network
 from rrise.trainer.settings.config import (
@@ -18,9 +19,6 @@ from rrise.trainer.settings.config import (
     RESIZED_SIDE,
     SMALLEST_SIDE,
     Config,
-    DataConfig,
-    PreprocessConfig,
-    SplitsConfig,
     parse_config,
 )
 from rrise.trainer.workspace import Workspace
