@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rrise.calibration import Guarantee, Scores, calibrate
+from rrise.calibration import Guarantee, Scores
 from rrise.calibration.promise.plan import choose_plan
 from rrise.calibration.requirements import install
 from rrise.calibration.statistics.levels import parse_level
@@ -119,14 +119,7 @@ def points(
         for place, radius in enumerate(radii):
             guarantee = Guarantee.of("pac", error)
             plan = choose_plan(tuning, guarantee, radius=radius, num_calibration=len(calibration))
-            record = calibrate(
-                calibration,
-                plan.guarantee,
-                plan.map,
-                difficulty=plan.difficulty,
-                offsets=plan.offsets,
-                threshold=plan.threshold,
-            )
+            record = plan.calibrate(calibration)
             judged = judge(test, record.head.radius(test.probit, test.label, test.difficulty))
             worth, net = judged.worth([radius])[0], judged.net([radius])[0]
             behind = Difference.of(best.net[place], net)

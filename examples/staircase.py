@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rrise.calibration import Guarantee, Scores, calibrate
+from rrise.calibration import Guarantee, Scores
 from rrise.calibration.promise.plan import BETAS, Plan, choose_plan
 from rrise.calibration.tables.evaluation import judge
 
@@ -41,14 +41,7 @@ class Row:
 
 def row(plan: Plan, calibration: Scores, test: Scores, radii: list[float]) -> Row:
     """Calibrate as planned and judge what is issued on the test frames."""
-    record = calibrate(
-        calibration,
-        plan.guarantee,
-        plan.map,
-        difficulty=plan.difficulty,
-        offsets=plan.offsets,
-        threshold=plan.threshold,
-    )
+    record = plan.calibrate(calibration)
     judged = judge(test, record.head.radius(test.probit, test.label, test.difficulty))
     wrong = judged.issued & ~judged.holds
     return Row(

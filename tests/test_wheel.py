@@ -19,6 +19,12 @@ PACKAGES = ("calibration", "edge_sdk", "export", "trainer")
 TOPS = {"rrise", "edge_sdk"}
 
 
+def build_wheel(source: Path, folder: Path) -> None:
+    """Build the wheel of a source tree into a folder, with what is installed here."""
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, cwd=folder)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -29,18 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / package, source / package, ignore=ignored, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-    ]
-    subprocess.run([*command, str(source)], check=True, cwd=folder)
+    build_wheel(source, folder)
     return next(folder.glob("rrise-*.whl"))
 
 
@@ -80,19 +75,8 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     with tarfile.open(archive) as held:
         assert all(member.isfile() or member.isdir() for member in held), "links do not survive everywhere"
         held.extractall(tmp_path / "out", filter="data")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        ".",
-    ]
     source = tmp_path / "out" / archive.name.removesuffix(".tar.gz")
-    subprocess.run([*command, str(source)], check=True, cwd=tmp_path)
+    build_wheel(source, tmp_path)
     with zipfile.ZipFile(next(tmp_path.glob("rrise-*.whl"))) as again, zipfile.ZipFile(wheel) as first:
         assert {i.filename: i.CRC for i in again.infolist() if ".dist-info/RECORD" not in i.filename} == {
             i.filename: i.CRC for i in first.infolist() if ".dist-info/RECORD" not in i.filename

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, fit_map, map_names, rule_for
+from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import RadiusMap
 from rrise.calibration.promise.objective import Objective, Radius
-from rrise.calibration.promise.record import format_number
+from rrise.calibration.promise.record import Calibration, format_number
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.files import read_json, reading, write_json
 from rrise.calibration.storage.formats import check_format
@@ -71,6 +72,21 @@ class Plan:
     radii: Tuple[float, ...]
     candidates: Tuple[Candidate, ...]
     offsets: Tuple[float, ...] = ()
+
+    def calibrate(
+        self, scores: Scores, *, training_digests: Iterable[Union[str, bytes]] = (), attempt: int = 0
+    ) -> Calibration:
+        """Calibrate one execution as planned; see `rrise.calibration.promise.fit.calibrate` for arguments and guarantee."""
+        return calibrate(
+            scores,
+            self.guarantee,
+            self.map,
+            training_digests=training_digests,
+            attempt=attempt,
+            difficulty=self.difficulty,
+            threshold=self.threshold,
+            offsets=self.offsets,
+        )
 
     @property
     def _format(self) -> str:

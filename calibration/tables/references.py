@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.storage.digests import PathLike, combined_digest, frame_digests
+from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import names_field, read_arrays, reading, text_field, write_arrays
-from rrise.calibration.tables.scores import check_counts
+from rrise.calibration.tables.scores import Scores, check_counts
 
 _ARRAYS = ("frames", "digest", "clip", "target", "counts", "num_samples", "radius")
 
@@ -116,6 +117,32 @@ class References:
             rows = np.ascontiguousarray(getattr(self, name)[order])
             total.update(f"{name} {rows.dtype.str} {rows.shape}".encode() + rows.tobytes())
         return total.hexdigest()
+
+    def scores(
+        self, label: np.ndarray, probit: np.ndarray, difficulty: Optional[np.ndarray], execution: Execution
+    ) -> Scores:
+        """The table of what an execution answered on these frames, in this order; see `Scores` for the columns.
+
+        Raises:
+            CalibrationError: shapes, types or values that no execution can have given.
+        """
+        return Scores(
+            digest=self.digest,
+            clip=self.clip,
+            target=self.target,
+            label=label,
+            probit=probit,
+            difficulty=difficulty,
+            counts=self.counts,
+            num_samples=self.num_samples,
+            split=self.split,
+            sigma=self.sigma,
+            class_names=self.class_names,
+            base_digest=self.base_digest,
+            execution=execution,
+            reference=self.radius[np.arange(len(self)), label],
+            beta=self.beta,
+        )
 
     def save(self, path: PathLike) -> None:
         """Write as `.npz` without pickle, atomically."""

@@ -51,23 +51,7 @@ def score(
             f"{int((~np.isfinite(outputs.probit)).sum())} of {len(outputs.probit)} frames gave a probit that is not finite;"
             " check the surrogate's weights, or choose another precision"
         )
-    return Scores(
-        digest=references.digest,
-        clip=references.clip,
-        target=references.target,
-        label=outputs.label,
-        probit=outputs.probit,
-        difficulty=outputs.difficulty,
-        counts=references.counts,
-        num_samples=references.num_samples,
-        split=references.split,
-        sigma=references.sigma,
-        class_names=references.class_names,
-        base_digest=references.base_digest,
-        execution=runtime.execution,
-        reference=references.radius[np.arange(len(references)), outputs.label],
-        beta=references.beta,
-    )
+    return references.scores(outputs.label, outputs.probit, outputs.difficulty, runtime.execution)
 
 
 def run_all(

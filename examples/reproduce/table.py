@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from examples.reproduce.methods import Method
-from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.plan import default_radii
 from rrise.calibration.statistics.bounds import lower_radius, round_down
@@ -135,15 +134,7 @@ def _calibrated(
     config = replace(method.config, guarantee=asked)
     units = len(np.unique(method.calibration.clip))
     plan = plan_for(config, method.tuning, method.guard_noise, units)
-    record = calibrate(
-        method.calibration,
-        plan.guarantee,
-        plan.map,
-        training_digests=method.tuning.digest.tolist(),
-        difficulty=plan.difficulty,
-        threshold=plan.threshold,
-        offsets=plan.offsets,
-    )
+    record = plan.calibrate(method.calibration, training_digests=method.tuning.digest.tolist())
     test, guard = method.test, plan.guarantee.guard
     radius = record.head.radius(test.probit, test.label, test.difficulty)
     judged = judge(test, radius, extra=guard.rho if guard else 0.0)

@@ -215,21 +215,8 @@ def _check_replay(
 
 
 def _scores(references: References, answers: Answers, runtime: Runtime) -> Scores:
-    return Scores(
-        digest=references.digest,
-        clip=references.clip,
-        target=references.target,
-        label=answers.label,
-        probit=answers.probit,
-        counts=references.counts,
-        num_samples=references.num_samples,
-        split=references.split,
-        sigma=references.sigma,
-        class_names=references.class_names,
-        base_digest=references.base_digest,
-        execution=runtime.execution,
-        difficulty=answers.difficulty,
-    )
+    found = references.scores(answers.label, answers.probit, answers.difficulty, runtime.execution)
+    return replace(found, reference=None, beta=None)  # the gate takes its bounds from the counts alone
 
 
 def _check_worth(mine: Answers) -> Check:

@@ -11,6 +11,8 @@ from scipy.stats import norm
 
 from rrise.calibration import Guarantee, Scores, calibrate
 from rrise.calibration.promise.maps import staircase_map
+from rrise.calibration.promise.objective import Objective
+from rrise.calibration.promise.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORES = ROOT / "examples" / "reproduce" / "results" / "release-0.1" / "cifar10"
@@ -48,10 +50,8 @@ def test_a_row_counts_what_it_says(example: ModuleType) -> None:
     calibration, test = tables["calibration"], tables["test"]
     stairs = staircase_map((0.25, 0.5), (0.29, 0.54))
 
-    class Plan:
-        guarantee, map, difficulty, offsets, threshold = Guarantee.of(), stairs, False, (), None
-
-    found = example.row(Plan, calibration, test, [0.25, 0.5])
+    plan = Plan(Guarantee.of(), stairs, False, None, Objective.of((0.25, 0.5)), (0.25, 0.5), ())
+    found = example.row(plan, calibration, test, [0.25, 0.5])
     head = calibrate(calibration, Guarantee.of(), stairs, difficulty=False).head
     radius = head.radius(test.probit, test.label)
     right = test.label == test.target

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration.errors import CheckFailed
-from rrise.calibration.promise.fit import calibrate as fit_offset
 from rrise.calibration.promise.fit import check_rank
 from rrise.calibration.promise.plan import Plan
 from rrise.calibration.promise.record import Calibration
@@ -94,15 +93,8 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
     tables = score_all(workspace, network)
     plan = choose(workspace, tables["tuning"], network.guard_noise)
     table = tables["calibration"]
-    record = fit_offset(
-        table,
-        plan.guarantee,
-        plan.map,
-        training_digests=seen_digests(workspace),
-        attempt=log_attempt(workspace, network, plan),
-        difficulty=plan.difficulty,
-        threshold=plan.threshold,
-        offsets=plan.offsets,
+    record = plan.calibrate(
+        table, training_digests=seen_digests(workspace), attempt=log_attempt(workspace, network, plan)
     )
     radius = record.head.radius(table.probit, table.label, table.difficulty)
     check = check_rank(table, radius, record)

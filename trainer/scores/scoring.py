@@ -101,20 +101,5 @@ def score(
     """
     drawn = guard_noise(preprocess, len(references), noise, references.split)
     predicted = predict(network, preprocess, references.frames, drawn)
-    return Scores(
-        digest=references.digest,
-        clip=references.clip,
-        target=references.target,
-        label=predicted.label,
-        probit=predicted.probit,
-        difficulty=predicted.difficulty,
-        counts=references.counts,
-        num_samples=references.num_samples,
-        split=references.split,
-        sigma=references.sigma,
-        class_names=references.class_names,
-        base_digest=references.base_digest,
-        execution=pytorch_execution(artefact, noise),
-        reference=references.radius[np.arange(len(references)), predicted.label],
-        beta=references.beta,
-    )
+    execution = pytorch_execution(artefact, noise)
+    return references.scores(predicted.label, predicted.probit, predicted.difficulty, execution)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.errors import CheckFailed
+from rrise.calibration.storage.onnx_limits import OPSET
 from rrise.trainer.brought.user_code import describe
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
@@ -214,7 +215,7 @@ def _graph(module: nn.Module, x: Tensor) -> bytes:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            torch.onnx.export(module.eval(), (x,), buffer, dynamo=False, opset_version=18)  # type: ignore[arg-type]
+            torch.onnx.export(module.eval(), (x,), buffer, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
     except Exception as error:  # exporters raise whatever they like
         raise TrainerError(
             f"[surrogate] budget_ms: the network cannot be written as ONNX, so no pass can be timed ({describe(error)}); set "
