@@ -23,14 +23,14 @@ from rrise.calibration.promise.fit import calibrate
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
 from rrise.calibration.promise.objective import Objective
-from rrise.calibration.promise.plan import BETAS, Plan, choose_plan, default_radii
+from rrise.calibration.promise.plan import BETAS, Plan, choose_plan, planning_radii
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.promise.selective import offset_grid
 from rrise.calibration.statistics.levels import level_text
 from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostLedger
-from rrise.calibration.tables.latency import Latency
+from rrise.calibration.tables.latency import LatencyTable
 from rrise.calibration.tables.scores import Scores
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -152,7 +152,7 @@ def _plan(
     if map_name != "identity":
         curve = clopper_pearson_map(table.sigma, int(table.num_samples.min()), float(guarantee.beta))
     difficulty = table.difficulty is not None and threshold is None
-    return Plan(guarantee, curve, difficulty, threshold, objective, default_radii(table.sigma), ())
+    return Plan(guarantee, curve, difficulty, threshold, objective, planning_radii(table.sigma), ())
 
 
 def _refuse_strangers(table: Scores, tuning: Scores) -> None:
@@ -224,7 +224,7 @@ def report(
         certify=None if certify is None else CertifyCounts.load(certify),
         cost=CostLedger.load(cost),
         frame_rate=frame_rate,
-        latency=None if latency is None else Latency.load(latency),
+        latency=None if latency is None else LatencyTable.load(latency),
     )
     numbers = write_report(tables, out)
     rows = [*summary_rows(numbers), ("promise", numbers["sentence"]), ("report", str(out / "report.html"))]

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Protocol,
 import numpy as np
 
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import padded
+from rrise.edge_sdk.bundles.runtime_scores import padded
 from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
 from rrise.edge_sdk.confirming.memory import Memory, mark_of
 from rrise.edge_sdk.device.audit import AuditLog
-from rrise.edge_sdk.device.drift import DriftMonitor, forget
+from rrise.edge_sdk.device.drift import DriftMonitor, forget_monitoring
 from rrise.edge_sdk.device.loading import ExecutionState, State
 from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.device.suspension import lift, suspend, suspended_because
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.channels import ChannelOrder
-from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare
+from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare_frame
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
 
@@ -163,7 +163,7 @@ class Answering:
                     return self._refuse(when, start, frame_id)
                 batch = self._device_frame(frame, encoding, roi)
             else:
-                prepared = prepare(
+                prepared = prepare_frame(
                     frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
                 )
                 batch, scale = (
@@ -391,7 +391,7 @@ class Answering:
         """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
         with self._audit_entry:
             lift(self.bundle)
-            forget(self.bundle.device_folder(self.runtime.execution))
+            forget_monitoring(self.bundle.device_folder(self.runtime.execution))
             self._audits = None
         if self._monitor is not None:
             self._monitor.reset()
@@ -410,7 +410,7 @@ class Answering:
         self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
     ) -> Union[Prepared, FrameError]:
         try:
-            prepared = prepare(
+            prepared = prepare_frame(
                 frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
             )
             if self._once is not None:

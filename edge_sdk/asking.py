@@ -14,7 +14,7 @@ from rrise.edge_sdk.confirming.confirmer import Confirmer, never
 from rrise.edge_sdk.confirming.memory import mark_of
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
-from rrise.edge_sdk.frames.inputs import Roi, prepare
+from rrise.edge_sdk.frames.inputs import Roi, prepare_frame
 
 
 class Asking(Answering):
@@ -151,7 +151,7 @@ class Asking(Answering):
         roi: Optional[Roi],
     ) -> np.ndarray:
         """What noise is added to. Raises: EdgeError: not the certificate's frame, or none at all."""
-        prepared = prepare(
+        prepared = prepare_frame(
             frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
         ).frame
         if certificate.mark is None or certificate.mark != mark_of(np.ascontiguousarray(prepared)):

@@ -13,7 +13,7 @@ from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.certificate import Status
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
-from rrise.edge_sdk.device.loading import choose, execution_state, matches_probe, readable, warm_up
+from rrise.edge_sdk.device.loading import choose_execution, execution_state, matches_probe, readable, warm_up
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.edge_sdk.frames.channels import ChannelOrder
@@ -75,7 +75,7 @@ class Certifier(Asking):
             bundle = Bundle.open(path, trust=trust)
             name = bundle.artefact_name(artefact)
             options = candidates(bundle, name, runtime=runtime, provider=provider, threads=threads)
-            chosen = choose(bundle, name, options)
+            chosen = choose_execution(bundle, name, options)
             try:
                 monitor = DriftMonitor.load(bundle, chosen.runtime.execution)
                 warm_up(chosen.runtime)
@@ -320,7 +320,7 @@ class Certifier(Asking):
 
         Args:
             source: camera number, GStreamer pipeline, URI, video file, image folder, bag, MCAP file, OpenCV capture or
-                any iterable of frames; see `rrise.edge_sdk.stream.sources.open_source`.
+                any iterable of frames; see `rrise.edge_sdk.stream.sources.open_frame_source`.
             settings: staleness, deadline, dark and frozen checks.
             topic: of a bag or MCAP file with several image topics.
             encoding: of the frames of a camera, video or iterable, where it is not what they are taken for: bgr8, bgra8
@@ -331,14 +331,14 @@ class Certifier(Asking):
             EdgeError: the source cannot be opened.
             BundleError: `confirm`, and the bundle does not carry its base classifier.
         """
-        from rrise.edge_sdk.stream.sources import open_source
+        from rrise.edge_sdk.stream.sources import open_frame_source
         from rrise.edge_sdk.stream.stream import Stream, StreamSettings
 
         if confirm is not None:
             self.load_base(
                 batch_size=confirm.batch_size
             )  # before a camera is opened, and not in the time of the first frame
-        opened = open_source(source, encoding=self._encoding, topic=topic, given=encoding)
+        opened = open_frame_source(source, encoding=self._encoding, topic=topic, given=encoding)
         return Stream(self, opened, StreamSettings() if settings is None else settings, encoding, confirm)
 
     def close(self) -> None:

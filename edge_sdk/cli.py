@@ -198,7 +198,7 @@ def bench(
 ) -> None:
     """Time certify on BUNDLE against the bare runtime, interleaved in one run."""
     from rrise.edge_sdk.certifier import Certifier
-    from rrise.edge_sdk.operate.bench import Pacing, text_rows, time_base
+    from rrise.edge_sdk.operate.bench import Pacing, bench_rows, time_base
     from rrise.edge_sdk.operate.bench import bench as run_bench
 
     # A clone, as above: random frames would be a sign of drift.
@@ -210,7 +210,7 @@ def bench(
     base_pass = None if model is None else time_base(model, threads=options["threads"])
     if out is not None:
         result.table(base_pass).save(out)
-    rows, as_json = text_rows(result, base_pass), {**result.to_json(), "base_seconds_per_pass": base_pass}
+    rows, as_json = bench_rows(result, base_pass), {**result.to_json(), "base_seconds_per_pass": base_pass}
     summary(f"latency of {bundle}", rows, as_json, json_flag)
 
 

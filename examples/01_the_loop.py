@@ -22,7 +22,7 @@ from rrise.calibration.console import duration, run_command, summary
 from rrise.calibration.reports.report import summary_rows, write_report
 from rrise.calibration.reports.summary import ReportTables
 from rrise.edge_sdk import Certifier
-from rrise.edge_sdk.bundles.scoring import score
+from rrise.edge_sdk.bundles.runtime_scores import score_runtime
 from rrise.edge_sdk.operate.bench import bench
 from rrise.export import export_onnx
 
@@ -57,12 +57,12 @@ def main(data: str, folder: Path | None, config: Path | None) -> None:
     drawn = stage("Monte Carlo: targets and references", lambda: trainer.build_targets(workspace))
     trained = stage("surrogate", lambda: trainer.train_surrogate(workspace))
     stage("comparison: CERTIFY and audit on the test frames", lambda: trainer.certify_test_split(workspace))
-    stage("calibration of the PyTorch execution", lambda: trainer.calibrate(workspace))
+    stage("calibration of the PyTorch execution", lambda: trainer.calibrate_surrogate(workspace))
     released = stage("export: lower, calibrate, gate", lambda: export_onnx(folder, replace_existing=True))
 
     with Certifier.load(released.path) as certifier:
         certificates = [certifier.certify(frame) for frame in workspace.frames("test")]
-        scores = {split: score(certifier.runtime, workspace.references(split)) for split in SPLITS}
+        scores = {split: score_runtime(certifier.runtime, workspace.references(split)) for split in SPLITS}
         latency = stage("latency of certify", lambda: bench(certifier, frames=workspace.frames("test")))
     for split, table in scores.items():
         table.save(workspace.scores_path(table.execution.name, split))

@@ -28,7 +28,7 @@ from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.evaluation import judge, label_agreement, probit_rmse
 from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.scoring import score
+from rrise.trainer.scores.surrogate_scores import score_surrogate
 from rrise.trainer.surrogates.copies import core, fit_pool, milliseconds, with_copies
 from rrise.trainer.workspace import Workspace
 
@@ -81,7 +81,7 @@ def tables_of(
         if path.exists() and Scores.load(path).execution.artefact == artefact:
             tables[split] = Scores.load(path)
             continue
-        tables[split] = score(module, workspace.preprocess, workspace.references(split), artefact)
+        tables[split] = score_surrogate(module, workspace.preprocess, workspace.references(split), artefact)
         path.parent.mkdir(parents=True, exist_ok=True)
         tables[split].save(path)
     return tables, milliseconds(module, workspace.preprocess.output_shape)

@@ -20,7 +20,7 @@ from rrise.calibration.console import run_command, summary
 from rrise.trainer.data.augment import augment
 from rrise.trainer.data.inputs import Inputs
 from rrise.trainer.data.preprocess import Preprocess
-from rrise.trainer.learning import Schedule, fit, open_session
+from rrise.trainer.learning import Schedule, open_training_session, train_network
 from rrise.trainer.learning.recipes import gaussian
 from rrise.trainer.learning.views import View
 from rrise.trainer.networks import ResNet
@@ -70,7 +70,7 @@ def network() -> ResNet:
 
 def plain(inputs: Inputs, labels: torch.Tensor, batch: int, device: str) -> float:
     """What anybody would write."""
-    place = open_session(device=device).device
+    place = open_training_session(device=device).device
     module = network().train()
     module.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -89,10 +89,10 @@ def plain(inputs: Inputs, labels: torch.Tensor, batch: int, device: str) -> floa
 
 def engine(inputs: Inputs, labels: torch.Tensor, batch: int, device: str) -> float:
     """The trainer's loop, in the precision of the plain one."""
-    session = open_session(device=device, precision="float32")
+    session = open_training_session(device=device, precision="float32")
     objective = gaussian(labels.to(session.device), View(SHIFT, True), SIGMA)
     module, schedule = network(), Schedule(1, batch, 0.1, 5e-4)
-    return _timed(lambda: fit(module, schedule, inputs, objective, session), session.device)
+    return _timed(lambda: train_network(module, schedule, inputs, objective, session), session.device)
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

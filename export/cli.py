@@ -11,7 +11,7 @@ import click
 from rrise.calibration.console import SuggestingGroup, json_option, run_command, summary
 from rrise.calibration.errors import CheckFailed, RriseError
 from rrise.calibration.storage.files import read_json
-from rrise.export.releasing.summaries import Rows, comparison_rows, result_json, result_rows
+from rrise.export.releasing.summaries import SummaryRows, comparison_rows, result_json, result_rows
 
 if TYPE_CHECKING:
     from rrise.export.pipeline import LeftOut
@@ -88,7 +88,7 @@ def onnx(
     if max_drop is not None and baseline is None:
         raise ExportError("--max-drop: got no --baseline to measure it against; name an older bundle")
     allowed = parse_tolerances(tolerances)
-    rows: Rows = []
+    rows: SummaryRows = []
     results: List[Dict[str, Any]] = []
     problems: List[RriseError] = []
     for workspace in workspaces:
@@ -162,7 +162,7 @@ def check(bundle: Path, workspace: Path, allow_code: bool, json_flag: bool) -> N
     reports = gate_bundle(bundle, workspace, allow_code=allow_code)
     if not all(reports):
         raise GateFailed(reports, "the bundle is not what the workspace exports")
-    rows: Rows = []
+    rows: SummaryRows = []
     for report in reports:
         rows.append((report.artefact, f"{len(report.checks)} checks passed"))
         rows += comparison_rows(report)
@@ -183,7 +183,7 @@ def diff(old: Path, new: Path, max_drop: Optional[float], json_flag: bool) -> No
     from rrise.export.gating.quality import quality_table
 
     found = compare_bundles(old, new)
-    rows: Rows = [(name, f"{before} -> {after}") for name, before, after in found.settings]
+    rows: SummaryRows = [(name, f"{before} -> {after}") for name, before, after in found.settings]
     for item in found.artefacts:
         header, (_, after) = quality_table([item.old, item.new])
         rows += [(f"{item.artefact}: {name}", cell) for name, cell in zip(header[1:], after[1:])]
@@ -310,7 +310,7 @@ def tensorrt(
     result = export_tensorrt(
         bundle, artefact, calibration=packs[0], verification=packs[1], rebuild_stale=not refuse_stale
     )
-    rows: Rows = [("engine", f"{result.key.name}, {'built now' if result.built else 'found'}")]
+    rows: SummaryRows = [("engine", f"{result.key.name}, {'built now' if result.built else 'found'}")]
     if result.calibration is not None:
         found = result.calibration
         rows.append(("margin on top", f"{found.margin:.6g}, score {found.rank} of {found.frames} frames"))

@@ -15,7 +15,7 @@ from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.formats.bundled_base import BASE_FILE
 from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
 from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
@@ -30,7 +30,7 @@ from rrise.export.gating.policy import Policy, check_policy
 from rrise.export.gating.quality import RADII, Quality, measure
 from rrise.export.lowering.head import attach_head
 from rrise.export.lowering.lower import check_model, lower
-from rrise.export.lowering.precision import PRECISIONS, convert
+from rrise.export.lowering.precision import PRECISIONS, convert_precision
 from rrise.export.releasing.bundle import (
     Product,
     check_target,
@@ -42,7 +42,7 @@ from rrise.export.releasing.bundle_report import bundle_page
 from rrise.export.releasing.cache import NO_CACHE, Cache, conversion_key
 from rrise.export.releasing.export_report import save_export_report
 from rrise.export.releasing.recheck import against_workspace
-from rrise.export.source import Source, float32_tolerance, load_source, torch_reference
+from rrise.export.source import ExportSource, float32_tolerance, load_source, torch_reference
 
 if TYPE_CHECKING:
     import onnx
@@ -152,7 +152,7 @@ def export_onnx(
 
 
 def export_source(
-    source: Source,
+    source: ExportSource,
     out: Optional[PathLike] = None,
     precisions: Sequence[str] = ("fp32",),
     *,
@@ -191,7 +191,7 @@ def export_source(
 
 
 def _release(
-    source: Source,
+    source: ExportSource,
     products: Tuple[Product, ...],
     out: Optional[PathLike],
     replace_existing: bool,
@@ -232,7 +232,12 @@ def _checked(precisions: Sequence[str], batch_size: int) -> List[str]:
 
 
 def make_products(
-    source: Source, precisions: Sequence[str], batch_size: int, cache: Cache, *, keep_going: bool = False
+    source: ExportSource,
+    precisions: Sequence[str],
+    batch_size: int,
+    cache: Cache,
+    *,
+    keep_going: bool = False,
 ) -> Tuple[Tuple[Product, ...], Tuple[LeftOut, ...]]:
     """Lower the surrogate, convert it to each precision, and calibrate each on its own outputs.
 
@@ -248,7 +253,7 @@ def make_products(
         try:
             if precision != "fp32":
                 converted = cache.graph(
-                    key, partial(convert, network, precision, source.tuning.frames, source.replay)
+                    key, partial(convert_precision, network, precision, source.tuning.frames, source.replay)
                 )
             products.append(make_product(source, converted, precision))
         except RriseError as error:
@@ -258,7 +263,7 @@ def make_products(
     return tuple(products), tuple(left_out)
 
 
-def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
+def lower_source(source: ExportSource, batch_size: int) -> "onnx.ModelProto":
     """Preprocessing and surrogate as one float32 graph from `frame` (and `noise`) to `logits`."""
     import torch
 
@@ -268,7 +273,7 @@ def lower_source(source: Source, batch_size: int) -> "onnx.ModelProto":
     return lower(source.module, (frame, torch.zeros((batch_size, *source.replay.shape))), source.outputs)
 
 
-def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -> Product:
+def make_product(source: ExportSource, converted: "onnx.ModelProto", precision: str) -> Product:
     """Score the calibration frames, calibrate, and embed the offset."""
     head = CertificateHead(source.sigma, source.map)
     unfinished = _with_metadata(attach_head(converted, head, uncalibrated=True), source, head, "")
@@ -286,7 +291,9 @@ def make_product(source: Source, converted: "onnx.ModelProto", precision: str) -
     return Product(precision, final, record, recorded, answers, scored)
 
 
-def _with_metadata(model: "onnx.ModelProto", source: Source, head: CertificateHead, binding: str) -> bytes:
+def _with_metadata(
+    model: "onnx.ModelProto", source: ExportSource, head: CertificateHead, binding: str
+) -> bytes:
     """Bytes of the checked graph, with the contract's metadata."""
     from onnx import helper
 
@@ -312,13 +319,13 @@ def _score(
         closing(OnnxRuntime.load(model)) as runtime,
         Progress(2 * len(references), "frames", label) as progress,
     ):
-        scores = score(runtime, references, noise=noise, advance=progress.advance)
+        scores = score_runtime(runtime, references, noise=noise, advance=progress.advance)
         outputs = run_all(runtime, references.frames, noise=noise, advance=progress.advance)
     return scores, Answers(outputs.label, outputs.radius, outputs.probit, outputs.difficulty)
 
 
 def gate_products(
-    folder: Path, source: Source, products: Sequence[Product], tolerances: Mapping[str, Tolerance]
+    folder: Path, source: ExportSource, products: Sequence[Product], tolerances: Mapping[str, Tolerance]
 ) -> Tuple[GateReport, ...]:
     """Run the gate on every artefact of the bundle in `folder`."""
     reference = torch_reference(source.module, source.replay)
@@ -378,7 +385,7 @@ def gate_bundle(bundle: PathLike, workspace: PathLike, *, allow_code: bool = Fal
     )
 
 
-def _recheck(path: Path, source: Source, report: GateReport) -> GateReport:
+def _recheck(path: Path, source: ExportSource, report: GateReport) -> GateReport:
     """The gate's report, and whether the bundle states what the workspace states, where it could be opened at all."""
     if not report.checks[0].passed:
         return report

@@ -37,7 +37,7 @@ SPLITS = ("train", "tuning", "calibration", "verification", "test")
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A trained workspace, as export sees it.
 
     Attributes:
@@ -107,7 +107,7 @@ class Source:
         return ReplayNoise(self.guarantee.guard.noise, seed, self.preprocess.output_shape)
 
 
-def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False) -> Source:
+def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False) -> ExportSource:
     """Read a workspace.
 
     Args:
@@ -133,7 +133,7 @@ def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False
         )
     base_model, described = bundled_base(workspace, base.digest) if with_base else (None, None)
     packs = {split: workspace.references(split) for split in ("tuning", "calibration", "verification")}
-    return Source(
+    return ExportSource(
         path=workspace.path,
         module=joined(workspace.preprocess, surrogate.module, guarded=guard is not None),
         outputs=("logits", "difficulty") if surrogate.has_difficulty else ("logits",),

@@ -58,7 +58,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer.build_targets(made)
     trainer.train_surrogate(made)
     trainer.certify_test_split(made)
-    trainer.calibrate(made)
+    trainer.calibrate_surrogate(made)
     return made.path
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from rrise.deprecations import DEPRECATIONS, overdue
+from rrise.names import present_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "pages" / "how-to" / "upgrade.md").read_text(encoding="utf-8")
@@ -50,6 +53,40 @@ def test_a_moved_module_warns_once_and_works() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 edge_sdk.images: ") and "rrise.edge_sdk.frames.images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "older", "present"),
+    [
+        ("edge_sdk.scoring", "score", "score_runtime"),
+        ("edge_sdk.verified", "verify_proposals", "confirm_proposals"),
+        ("edge_sdk.verify", "Verdict", "VerificationVerdict"),
+        ("edge_sdk.verify", "ClassRow", "ClassCoverage"),
+        ("edge_sdk.bench", "Latency", "Percentiles"),
+        ("edge_sdk.bench", "text_rows", "bench_rows"),
+        ("edge_sdk.runtime.select", "Candidate", "RuntimeCandidate"),
+        ("edge_sdk.stream.captured", "Source", "FrameSource"),
+        ("edge_sdk.stream.sources", "open_source", "open_frame_source"),
+    ],
+)
+def test_a_renamed_name_warns_and_is_the_present_one(module: str, older: str, present: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = importlib.import_module(present_name(module))
+    vars(found).pop(older, None)  # it warns at its first use only
+    with pytest.warns(DeprecationWarning, match=f"now {present}"):
+        assert getattr(found, older) is getattr(found, present)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        found.nothing  # noqa: B018
+
+
+def test_the_trainer_calibrates_by_the_older_name() -> None:
+    pytest.importorskip("torch")
+    from rrise import trainer
+
+    vars(trainer).pop("calibrate", None)
+    with pytest.warns(DeprecationWarning, match="now calibrate_surrogate"):
+        assert trainer.calibrate is trainer.calibrate_surrogate
 
 
 def test_a_hexadecimal_key_warns_and_is_read(tmp_path: Path) -> None:

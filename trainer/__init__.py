@@ -1,5 +1,8 @@
 """Trains base classifiers and surrogates, draws their Monte Carlo counts, and calibrates on the server."""
 
+from typing import TYPE_CHECKING
+
+from rrise.deprecations import older_names
 from rrise.names import stand_in
 from rrise.trainer.attacks.attack import attack
 from rrise.trainer.attacks.search import Search
@@ -10,7 +13,7 @@ from rrise.trainer.data import Dataset, load_dataset
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, load_network
-from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.choice import too_few_frames
 from rrise.trainer.settings.config import Config, config_for, load_config
 from rrise.trainer.surrogates.stage import train_surrogate
@@ -26,7 +29,7 @@ __all__ = [
     "Workspace",
     "attack",
     "build_targets",
-    "calibrate",
+    "calibrate_surrogate",
     "certify_test_split",
     "config_for",
     "load_config",
@@ -36,6 +39,9 @@ __all__ = [
     "train_base",
     "train_surrogate",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"calibrate": "calibrate_surrogate"})
 
 if __name__ != "rrise.trainer":  # found in a checkout by the folder's own name
     stand_in(__name__)

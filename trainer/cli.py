@@ -14,23 +14,23 @@ from rrise.calibration.errors import CheckFailed
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.evaluation import certified_accuracy
-from rrise.trainer.attacks.attack import Rate, attack
+from rrise.trainer.attacks.attack import FalseCertificateRate, attack
 from rrise.trainer.attacks.search import Search
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.commands.demo import demo
 from rrise.trainer.commands.start import init, run, say
 from rrise.trainer.counts.agree import CONFIDENCE, agree
 from rrise.trainer.counts.certify import certify_test_split
-from rrise.trainer.counts.counting import source_of
+from rrise.trainer.counts.counting import classifier_forms
 from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.benchmark import run_benchmark
 from rrise.trainer.montecarlo.engines import NAMES, installed
-from rrise.trainer.scores.calibrate import CalibrateResult, calibrate
+from rrise.trainer.scores.calibrate import CalibrateResult, calibrate_surrogate
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
-Command = Callable[..., Any]
+_Command = Callable[..., Any]
 
 WEAK = "; hardly anything is issued at the last, so few false certificates there prove little"
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Train, sample, calibrate and certify in a WORKSPACE folder. Each stage can be run again."""
 
 
-def _stage(function: Command) -> Command:
+def _stage(function: _Command) -> _Command:
     """What all stages take: the workspace, --allow-code and --json."""
     function = json_option(function)
     function = click.option(
@@ -51,7 +51,7 @@ def _stage(function: Command) -> Command:
     return click.argument("workspace", type=click.Path(path_type=Path))(run_command(function))
 
 
-def _training(function: Command) -> Command:
+def _training(function: _Command) -> _Command:
     """What stages that train take: --again, --device and --minutes."""
     for option in (
         click.option(
@@ -152,7 +152,7 @@ def _benchmark(
     names = [engine] if engine else [name for name in NAMES if installed(name)]
     dtypes = tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16")))
     result = run_benchmark(
-        source_of(workspace, workspace.base(allow_code=allow_code)),
+        classifier_forms(workspace, workspace.base(allow_code=allow_code)),
         workspace.preprocess,
         np.asarray(workspace.dataset.take(workspace.splits.train[:64])),
         len(workspace.dataset.class_names),
@@ -196,7 +196,7 @@ def surrogate(
 def calibrate_command(workspace: Path, allow_code: bool, json_flag: bool) -> None:
     """Calibrate the surrogate as PyTorch runs it, and show what its certificates are worth."""
     opened = Workspace.open(workspace)
-    result = calibrate(opened, allow_code=allow_code)
+    result = calibrate_surrogate(opened, allow_code=allow_code)
     rows = [*_guarantee_rows(result, opened.config.guarantee.frame_rate), *_accuracy_rows(opened, result)]
     summary("calibration (PyTorch)", rows, result.to_json(), json_flag)
 
@@ -335,7 +335,7 @@ def agree_command(
     summary("agreement of engines", rows, found.to_json(), json_flag)
 
 
-def _rate(rate: Rate) -> str:
+def _rate(rate: FalseCertificateRate) -> str:
     verdict = rate.verdict
     return (
         f"{rate.share:.3f} of frames [{rate.low:.3f}, {rate.high:.3f}] ({verdict.wrong} wrong, {verdict.undecided} "

@@ -21,7 +21,7 @@ AUDIT = "audit"
 
 
 @dataclass(frozen=True)
-class Stream:
+class MonteCarloStream:
     """One independent run of Monte Carlo: name, the split whose frames it samples, and samples per frame."""
 
     name: str
@@ -29,37 +29,43 @@ class Stream:
     num_samples: int
 
 
-def all_streams(workspace: Workspace) -> tuple[Stream, ...]:
+def all_streams(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
     """Every stream of a workspace. Streams never share noise, so the audit judges certificates independently."""
     asked = workspace.config.targets
-    return (Stream("train", "train", asked.train), *_references(workspace), *comparison_streams(workspace))
+    return (
+        MonteCarloStream("train", "train", asked.train),
+        *_references(workspace),
+        *comparison_streams(workspace),
+    )
 
 
-def bundle_streams(workspace: Workspace) -> tuple[Stream, ...]:
+def bundle_streams(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
     """The streams that a bundle needs. Counts of the training frames only where a way of training learns from them."""
     method, asked = workspace.config.surrogate.method, workspace.config.targets
-    train = (Stream("train", "train", asked.train),) if method in ("auto", "stored") else ()
+    train = (MonteCarloStream("train", "train", asked.train),) if method in ("auto", "stored") else ()
     return (*train, *_references(workspace))
 
 
-def comparison_streams(workspace: Workspace) -> tuple[Stream, ...]:
+def comparison_streams(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
     """The streams that only a comparison with Monte Carlo needs: CERTIFY on the test frames, and the audit of certificates."""
-    return (*certify_streams(workspace), Stream(AUDIT, "test", workspace.config.targets.audit))
+    return (*certify_streams(workspace), MonteCarloStream(AUDIT, "test", workspace.config.targets.audit))
 
 
-def _references(workspace: Workspace) -> tuple[Stream, ...]:
-    return tuple(Stream(split, split, getattr(workspace.config.targets, split)) for split in REFERENCE_SPLITS)
+def _references(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
+    return tuple(
+        MonteCarloStream(split, split, getattr(workspace.config.targets, split)) for split in REFERENCE_SPLITS
+    )
 
 
-def certify_streams(workspace: Workspace) -> tuple[Stream, ...]:
+def certify_streams(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
     """The streams of Cohen's CERTIFY on the test split: label selection, and one estimation run per budget."""
     asked = workspace.config.targets
-    selection = Stream("selection", "test", asked.selection)
-    return (selection, *(Stream(f"certify-{size}", "test", size) for size in asked.certify))
+    selection = MonteCarloStream("selection", "test", asked.selection)
+    return (selection, *(MonteCarloStream(f"certify-{size}", "test", size) for size in asked.certify))
 
 
 def open_stream(
-    workspace: Workspace, stream: Stream, base_digest: str, engine: str | None = None
+    workspace: Workspace, stream: MonteCarloStream, base_digest: str, engine: str | None = None
 ) -> CountStore:
     """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed, and to
     `engine` unless that is None."""

@@ -72,12 +72,12 @@ def radius_options(without: str) -> Callable[[Callable[..., Any]], Callable[...,
 def objective_from(radius: Optional[str], weights: Optional[str]) -> Objective:
     """What `radius_options` describe; raises CalibrationError where they make no sense."""
     return Objective.of(
-        None if radius is None else numbers(radius, "--radius"),
-        () if weights is None else numbers(weights, "--weights"),
+        None if radius is None else parse_numbers(radius, "--radius"),
+        () if weights is None else parse_numbers(weights, "--weights"),
     )
 
 
-def numbers(text: str, name: str) -> List[float]:
+def parse_numbers(text: str, name: str) -> List[float]:
     """Numbers separated by commas; `name` is the option in the error."""
     try:
         return [float(part) for part in text.split(",")]

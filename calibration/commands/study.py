@@ -10,8 +10,8 @@ import click
 from rrise.calibration.commands.options import (
     guarantee_from,
     guarantee_options,
-    numbers,
     objective_from,
+    parse_numbers,
     radius_options,
 )
 from rrise.calibration.console import json_option, run_command, summary
@@ -59,7 +59,7 @@ def study(
         Scores.load(scores / "tuning.npz" if scores.is_dir() else scores),
         guarantee_from(**levels),
         errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
-        radii=() if radii is None else numbers(radii, "--radii"),
+        radii=() if radii is None else parse_numbers(radii, "--radii"),
         radius=objective.radii or None,
         weights=objective.weights,
         num_calibration=frames,
@@ -115,12 +115,12 @@ def guard(
     scores, objective = {}, objective_from(radius, weights)
     for text in tables:
         noise, _, path = text.partition("=")
-        level = numbers(noise, "NOISE=SCORES")[0]
+        level = parse_numbers(noise, "NOISE=SCORES")[0]
         scores[level] = Scores.load(path)
     made = study_guard(
         scores,
         Guarantee.of(kind, error, confidence, beta),
-        numbers(rho, "--rho"),
+        parse_numbers(rho, "--rho"),
         radius=objective.radii or None,
         weights=objective.weights,
         num_calibration=frames,

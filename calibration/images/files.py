@@ -43,7 +43,7 @@ MAX_PIXELS = 1 << 26
 MAX_BYTES = 1 << 28
 """256 MiB: what MAX_PIXELS of three bytes need."""
 
-Source = Union[str, "os.PathLike[str]", bytes]
+ImageSource = Union[str, "os.PathLike[str]", bytes]
 
 _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "RGBX")
@@ -61,7 +61,7 @@ class ImageInfo:
 
 
 def open_image(
-    source: Source,
+    source: ImageSource,
     mode: Optional[str] = None,
     *,
     size: Optional[Tuple[int, int]] = None,
@@ -96,7 +96,7 @@ def open_image(
 
 
 def image_info(
-    source: Source, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS
 ) -> ImageInfo:
     """Size and kind of a picture from its header alone, with all that can be refused there.
 
@@ -108,7 +108,7 @@ def image_info(
         return _checked(image, stream, max_pixels)
 
 
-def _name(source: Source) -> str:
+def _name(source: ImageSource) -> str:
     return "image" if isinstance(source, bytes) else str(source)
 
 
@@ -124,7 +124,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stream(source: Source, name: str) -> Iterator[Any]:
+def _stream(source: ImageSource, name: str) -> Iterator[Any]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -142,7 +142,7 @@ def _stream(source: Source, name: str) -> Iterator[Any]:
         yield stream
 
 
-def _bytes(source: Source, name: str) -> bytes:
+def _bytes(source: ImageSource, name: str) -> bytes:
     if isinstance(source, bytes):
         return source
     with _named(name), _stream(source, name) as stream:

@@ -32,7 +32,7 @@ of offsets to be tested in turn."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PlanCandidate:
     """One combination of map, difficulty and beta, and what it was worth on the tuning split.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
     threshold: Optional[float]
     objective: Objective
     radii: Tuple[float, ...]
-    candidates: Tuple[Candidate, ...]
+    candidates: Tuple[PlanCandidate, ...]
     offsets: Tuple[float, ...] = ()
 
     def calibrate(
@@ -125,7 +125,7 @@ class Plan:
                 objective=Objective.from_json(value),
                 radii=tuple(float(radius) for radius in value["radii"]),
                 candidates=tuple(
-                    Candidate(**{**item, "issued": tuple(item["issued"])}) for item in value["candidates"]
+                    PlanCandidate(**{**item, "issued": tuple(item["issued"])}) for item in value["candidates"]
                 ),
                 offsets=tuple(float(offset) for offset in value.get("offsets", ())),
             )
@@ -134,7 +134,7 @@ class Plan:
             return plan
 
 
-def default_radii(sigma: float) -> Tuple[float, float, float]:
+def planning_radii(sigma: float) -> Tuple[float, float, float]:
     """A small, a middle and a large radius: sigma, 2 sigma and 3 sigma."""
     return (sigma, 2 * sigma, 3 * sigma)
 
@@ -170,7 +170,7 @@ def choose_plan(
     objective = Objective.of(radius, weights)
     _check(tuning)
     units = num_calibration or len(np.unique(tuning.clip))
-    radii, rows, best, left_out = default_radii(tuning.sigma), [], None, []
+    radii, rows, best, left_out = planning_radii(tuning.sigma), [], None, []
     for beta in betas or (guarantee.beta,):
         asked = replace(guarantee, beta=beta)
         for name, difficulty in map_names(tuning, asked, objective):
@@ -218,10 +218,10 @@ def _candidate(
     beta: Fraction,
     objective: Objective,
     radii: Tuple[float, ...],
-) -> Candidate:
+) -> PlanCandidate:
     issued = tuple(float(np.mean(found >= r)) for r in radii)
     text = f"{beta.numerator}/{beta.denominator}"
-    return Candidate(name, difficulty, text, objective.worth(found), issued)
+    return PlanCandidate(name, difficulty, text, objective.worth(found), issued)
 
 
 def _check(tuning: Scores) -> None:

@@ -12,7 +12,7 @@ from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.objective import Objective, Radius
-from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.tables.scores import Scores
 
 
@@ -90,7 +90,7 @@ def study_guard(
             raise CalibrationError(
                 f"guard study: the scores for noise {noise:g} are of split {table.split!r}, expected 'tuning'"
             )
-    wanted = tuple(radii) or (0.0, *default_radii(next(iter(tables.values())).sigma))
+    wanted = tuple(radii) or (0.0, *planning_radii(next(iter(tables.values())).sigma))
     rows: List[GuardRow] = []
     chosen: List[Tuple[float, Optional[float]]] = []
     for rho in rhos:

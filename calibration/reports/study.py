@@ -18,7 +18,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.objective import Objective, Radius
-from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.statistics.levels import level_text
 from rrise.calibration.tables.evaluation import audit_reach_note, judge
@@ -171,7 +171,7 @@ def make_study(
     """
     objective = Objective.of(radius, weights)
     _check(tuning, radii, frame_rate)
-    wanted = tuple(radii) or (0.0, *default_radii(tuning.sigma))
+    wanted = tuple(radii) or (0.0, *planning_radii(tuning.sigma))
     units = num_calibration or len(np.unique(tuning.clip))
     options: Dict[str, Any] = {"objective": objective, "num_calibration": units, "seed": seed}
     levels = []

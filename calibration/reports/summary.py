@@ -24,7 +24,7 @@ from rrise.calibration.tables.evaluation import (
     label_agreement,
     probit_rmse,
 )
-from rrise.calibration.tables.latency import Latency, latency_numbers
+from rrise.calibration.tables.latency import LatencyTable, latency_numbers
 from rrise.calibration.tables.scores import Scores
 
 CERTIFY_ALPHA = 0.001
@@ -60,7 +60,7 @@ class ReportTables:
     certify: Optional[CertifyCounts]
     cost: CostLedger
     frame_rate: float
-    latency: Optional[Latency] = None
+    latency: Optional[LatencyTable] = None
 
     def __post_init__(self) -> None:
         needed = ("calibration", "verification", *(("test",) if self.certify is not None else ()))
@@ -95,7 +95,7 @@ class ReportTables:
         return self.calibration.head.radius(table.probit, table.label, table.difficulty)
 
 
-def default_radii(sigma: float) -> Tuple[float, ...]:
+def report_radii(sigma: float) -> Tuple[float, ...]:
     """Radii that a report shows: 0 and multiples of sigma / 2 up to 3 sigma."""
     return tuple(round(0.5 * step * sigma, 6) for step in range(7))
 
@@ -107,7 +107,7 @@ def summarise(tables: ReportTables) -> Dict[str, Any]:
     on the same frames. "certified_accuracy" is gross.
     """
     test = tables.judged
-    radii = default_radii(test.sigma)
+    radii = report_radii(test.sigma)
     judged = judged_rows(tables)
     draws = int(test.num_samples.min())
     offline = sum(entry.total for entry in tables.cost.entries if not entry.stage.startswith(NOT_OFFLINE))

@@ -69,9 +69,9 @@ class DriftReference:
         ridge = 1e-3 * np.diag(spread).mean() + 1e-12
         precision = np.linalg.inv(spread + ridge * np.eye(len(mean)))
         fitted = cls(mean, precision, np.zeros(0), delta)
-        return cls(mean, precision, np.sort([fitted.score(row) for row in shuffled[half:]])[::-1], delta)
+        return cls(mean, precision, np.sort([fitted.distance(row) for row in shuffled[half:]])[::-1], delta)
 
-    def score(self, features: np.ndarray) -> float:
+    def distance(self, features: np.ndarray) -> float:
         """Squared Mahalanobis distance of one frame's features [d]; infinite where they are not finite."""
         away = np.asarray(features, np.float64) - self.mean
         if not np.isfinite(away).all():
@@ -125,9 +125,9 @@ class PValues:
 
     def __call__(self, features: np.ndarray) -> float:
         """p-value of one frame's features [d]; the smallest possible where they are not finite."""
-        score = self._reference.score(features)
+        distance = self._reference.distance(features)
         return float(
-            self._bounds[len(self._ascending) - np.searchsorted(self._ascending, score, side="left")]
+            self._bounds[len(self._ascending) - np.searchsorted(self._ascending, distance, side="left")]
         )
 
 

@@ -15,7 +15,7 @@ PERCENTILES = (("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("m
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencyTable:
     """Measured by `rrise-edge bench`, calls interleaved in one run.
 
     Attributes:
@@ -45,7 +45,7 @@ class Latency:
         write_arrays(path, {"certify": np.asarray(self.certify), "bare": np.asarray(self.bare)}, meta)
 
     @classmethod
-    def load(cls, path: PathLike) -> "Latency":
+    def load(cls, path: PathLike) -> "LatencyTable":
         arrays, meta = read_arrays(path, "latency table", ("certify", "bare"))
         if meta.get("table") != "latency":
             raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected latency")
@@ -57,7 +57,7 @@ def percentiles(samples: np.ndarray) -> Dict[str, float]:
     return {name: float(np.percentile(samples, level)) for name, level in PERCENTILES}
 
 
-def latency_numbers(latency: Latency, num_samples: int) -> Dict[str, Any]:
+def latency_numbers(latency: LatencyTable, num_samples: int) -> Dict[str, Any]:
     """Percentiles in microseconds, their ratio to the bare runtime, and the time against Monte Carlo at num_samples."""
     certify, bare = percentiles(latency.certify), percentiles(latency.bare)
     speed_up = None

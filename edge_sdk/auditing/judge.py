@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from rrise.edge_sdk.confirming.classifier import labels_of
+from rrise.edge_sdk.confirming.classifier import labels_from_output
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 
@@ -56,7 +56,7 @@ class Pace:
         self._next = self._clock() + batch / self.rate
 
 
-def judge(
+def judge_certificate(
     classify: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,
     label: int,
@@ -96,7 +96,7 @@ def judge(
         noise.standard_normal(out=batch, dtype=np.float32)
         batch *= np.float32(sigma)
         batch += x
-        question.add(labels_of(classify(batch), batch_size))
+        question.add(labels_from_output(classify(batch), batch_size))
         if question.refuted:
             return Judgement(Verdict.WRONG, question.samples)
         if question.confirmed:

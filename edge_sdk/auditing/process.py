@@ -18,7 +18,7 @@ import numpy as np
 
 import rrise
 from rrise.calibration.errors import RriseError
-from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.base_classifier import BaseModel
 from rrise.edge_sdk.auditing.judge import Judgement, Verdict
 from rrise.edge_sdk.auditing.worker import receive, send
 from rrise.edge_sdk.certificate import Certificate
@@ -27,7 +27,7 @@ from rrise.edge_sdk.confirming.classifier import base_difference
 from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.errors import EdgeError, FrameError
-from rrise.edge_sdk.frames.inputs import Roi, prepare
+from rrise.edge_sdk.frames.inputs import Roi, prepare_frame
 
 _WORKER = "rrise.edge_sdk.auditing.worker"
 _START_SECONDS = 120.0
@@ -203,7 +203,7 @@ class AuditProcess:
             return False
         signature = self._certifier.runtime.graph.signature
         try:
-            prepared = prepare(frame, signature, self._preprocess.encoding, encoding=encoding, roi=roi)
+            prepared = prepare_frame(frame, signature, self._preprocess.encoding, encoding=encoding, roi=roi)
         except FrameError:
             return False
         x = self._preprocess(prepared.frame) if issued > 0.0 else None

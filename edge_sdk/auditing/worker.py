@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Dict, Tuple
 import numpy as np
 
 from rrise.calibration.errors import RriseError
-from rrise.edge_sdk.auditing.judge import Pace, judge
+from rrise.edge_sdk.auditing.judge import Pace, judge_certificate
 from rrise.edge_sdk.confirming.classifier import open_base
 
 _NICENESS = 19
@@ -53,7 +53,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     while True:
         job, data = receive(source)
         try:
-            judgement = judge(
+            judgement = judge_certificate(
                 base.classify,
                 np.frombuffer(data, np.float32).reshape(shape),
                 int(job["label"]),

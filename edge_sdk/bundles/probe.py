@@ -10,7 +10,7 @@ import numpy as np
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike, combined_digest, frame_digest
 from rrise.calibration.storage.files import read_arrays, write_arrays
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.runtime.base import Outputs, Runtime
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rrise.edge_sdk.certificate import Certificate
     from rrise.edge_sdk.certifier import Certifier
     from rrise.edge_sdk.frames.inputs import Roi
-    from rrise.edge_sdk.stream.captured import Source
+    from rrise.edge_sdk.stream.captured import FrameSource
 
 LIVE_FRAMES = 300
 LINES = 20
@@ -179,13 +179,13 @@ def _answers(
         opened.close()
 
 
-def _open(source: str, encoding: str) -> "Source":
+def _open(source: str, encoding: str) -> "FrameSource":
     """Raises: EdgeError: nothing there, or a library is missing; for a camera with what else could be tried."""
     from rrise.edge_sdk.stream.captured import SourceLost
-    from rrise.edge_sdk.stream.sources import open_source
+    from rrise.edge_sdk.stream.sources import open_frame_source
 
     try:
-        return open_source(int(source) if source.isdigit() else source, encoding=encoding)
+        return open_frame_source(int(source) if source.isdigit() else source, encoding=encoding)
     except SourceLost as error:
         if not source.isdigit():
             raise

@@ -46,7 +46,7 @@ def verify(
     """Replay REFERENCES on this device; exit status 1 if BUNDLE does not keep its guarantee here."""
     from rrise.edge_sdk.device.loading import load_runtime
     from rrise.edge_sdk.device.verify import verify as run_verification
-    from rrise.edge_sdk.device.verify_report import text_rows, write_junit
+    from rrise.edge_sdk.device.verify_report import verification_rows, write_junit
     from rrise.edge_sdk.frames.png_pack import load_references
 
     opened = open_trusted(bundle, options)
@@ -59,7 +59,7 @@ def verify(
         )
     if junit is not None:
         write_junit(junit, result)
-    summary(f"verification of {bundle}", text_rows(result), asdict(result), json_flag)
+    summary(f"verification of {bundle}", verification_rows(result), asdict(result), json_flag)
     if not result:
         raise CheckFailed(result.sentence)
 
@@ -145,7 +145,7 @@ def drift(
 @run_command
 def reset(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Lift the suspension of BUNDLE on this device, after its cause was found and mended."""
-    from rrise.edge_sdk.device.drift import forget
+    from rrise.edge_sdk.device.drift import forget_monitoring
     from rrise.edge_sdk.device.suspension import lift, suspended_because
     from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 
@@ -153,6 +153,6 @@ def reset(bundle: Path, json_flag: bool, **options: Any) -> None:
     reason = suspended_because(opened)
     lift(opened)
     for folder in sorted((opened.path / DEVICE_FOLDER).glob("*/")):
-        forget(folder)
+        forget_monitoring(folder)
     rows = [("suspension", "there was none" if reason is None else f"lifted: {reason}")]
     summary(f"reset of {bundle}", rows, {"lifted": reason}, json_flag)

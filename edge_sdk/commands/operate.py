@@ -98,20 +98,20 @@ def watch(
 
     Ctrl-C or SIGTERM ends it in order, with its summary.
     """
-    from rrise.edge_sdk.auditing.base import BaseModel
+    from rrise.edge_sdk.auditing.base_classifier import BaseModel
     from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
     from rrise.edge_sdk.certifier import Certifier
     from rrise.edge_sdk.confirming.confirmation import Outcome
     from rrise.edge_sdk.operate.metrics import Metrics, MetricsServer
     from rrise.edge_sdk.operate.recorder import FlightRecorder
     from rrise.edge_sdk.operate.viewer import RerunViewer
-    from rrise.edge_sdk.operate.watch import View
+    from rrise.edge_sdk.operate.watch import StatusLine
     from rrise.edge_sdk.stream.checks import CheckSettings
     from rrise.edge_sdk.stream.stream import StreamSettings
 
     checks = CheckSettings(dark=0, frozen_after=0) if replay else CheckSettings()
     settings = StreamSettings(max_staleness=max_staleness, deadline=deadline, checks=checks)
-    view, metrics = View(), Metrics()
+    view, metrics = StatusLine(), Metrics()
     with ExitStack() as stack:
         options["trust"] = trust_of(options)
         certifier = stack.enter_context(Certifier.load(bundle, allow_unverified=allow_unverified, **options))
@@ -203,16 +203,16 @@ def stopped_by_signals() -> Iterator[None]:
 @run_command
 def doctor(json_flag: bool) -> None:
     """Say what this machine offers a certifier and what stands in its way; exit status 1 if something must be mended."""
-    from rrise.edge_sdk.operate.doctor import Level, examine
+    from rrise.edge_sdk.operate.doctor import Severity, examine
 
     findings = examine()
     rows = []
     for finding in findings:
-        told = finding.text if finding.level is Level.OK else f"{finding.level}: {finding.text}"
+        told = finding.text if finding.level is Severity.OK else f"{finding.level}: {finding.text}"
         rows.append((finding.name, f"{told} ({finding.advice})" if finding.advice else told))
     as_json = {"findings": [vars(finding) for finding in findings]}
     summary("this machine", rows, as_json, json_flag)
-    problems = [finding for finding in findings if finding.level is Level.PROBLEM]
+    problems = [finding for finding in findings if finding.level is Severity.PROBLEM]
     if problems:
         raise CheckFailed(
             "; ".join(f"{finding.name}: {finding.text}, {finding.advice}" for finding in problems)

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rrise.edge_sdk.confirming.settings import Confirm
     from rrise.edge_sdk.formats.signing import Trust
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
-def runtime_options(command: Command) -> Command:
+def runtime_options(command: _Command) -> _Command:
     """Which graph runs on what."""
     for option in (
         click.option(
@@ -35,7 +35,7 @@ def runtime_options(command: Command) -> Command:
     return command
 
 
-def confirm_options(command: Command) -> Command:
+def confirm_options(command: _Command) -> _Command:
     """Whether the rest of a frame's time goes into `confirm`; `confirm_of` takes the values."""
     for option in (
         click.option(
@@ -59,7 +59,7 @@ def confirm_of(deadline: Optional[float], level: float) -> "Optional[Confirm]":
     return None if deadline is None else Confirm(deadline, alpha=level)
 
 
-def trust_options(command: Command) -> Command:
+def trust_options(command: _Command) -> _Command:
     """Whose bundles and device records are loaded; `trust_of` takes the values out again."""
     path = click.Path(path_type=Path)
     for option in (

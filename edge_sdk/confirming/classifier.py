@@ -83,7 +83,7 @@ def open_base(
     return OpenBase(classify, fixed, engine_name(provider))
 
 
-def labels_of(output: np.ndarray, batch_size: int) -> np.ndarray:
+def labels_from_output(output: np.ndarray, batch_size: int) -> np.ndarray:
     """Labels int [batch_size] from what a base classifier returned: logits [batch_size, K], or labels. Raises: EdgeError."""
     values = np.asarray(output)
     if values.ndim == 1 and values.dtype.kind in "iu" and len(values) == batch_size:

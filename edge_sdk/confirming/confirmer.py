@@ -10,7 +10,7 @@ from typing import Callable, Deque, Optional, Tuple
 import numpy as np
 
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.confirming.classifier import OpenBase, labels_of, open_base
+from rrise.edge_sdk.confirming.classifier import OpenBase, labels_from_output, open_base
 from rrise.edge_sdk.confirming.preprocess import FramePreprocess
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
@@ -120,7 +120,7 @@ class Confirmer:
         self._noise.standard_normal(out=batch, dtype=np.float32)
         batch *= self._sigma
         batch += x
-        question.add(labels_of(self._base.classify(batch), len(batch)))
+        question.add(labels_from_output(self._base.classify(batch), len(batch)))
         taken = self._clock() - start
         self._recent.append(taken)
         self._fastest = min(self._fastest, taken)

@@ -25,9 +25,9 @@ from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.formats import check_format
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.belonging import independent_rows, misfit, to_keep
-from rrise.edge_sdk.device.drift import forget
+from rrise.edge_sdk.device.drift import forget_monitoring
 from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.device.verification_record import remove_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
@@ -163,7 +163,7 @@ def recalibrate(
         bundle.keep(bundle.device_folder(runtime.execution) / CALIBRATION_FILE, result.to_json())
         remove_record(bundle, runtime.execution)
         lift(bundle)
-        forget(bundle.device_folder(runtime.execution))
+        forget_monitoring(bundle.device_folder(runtime.execution))
     return result
 
 

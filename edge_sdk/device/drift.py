@@ -16,7 +16,7 @@ from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import present
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.audit import STATE_FILE as AUDIT_STATE_FILE
 from rrise.edge_sdk.device.belonging import independent_rows
 from rrise.edge_sdk.errors import BundleError, EdgeError
@@ -152,7 +152,7 @@ class DriftMonitor:
 
     def reset(self) -> None:
         """Forget the evidence."""
-        forget(self._folder)
+        forget_monitoring(self._folder)
         self.test, self._kept = DriftTest(), None
 
     def _restore(self) -> DriftTest:
@@ -195,11 +195,11 @@ def fit_reference(
     }
     folder = bundle.device_folder(runtime.execution)
     bundle.keep(folder / REFERENCE_FILE, value)
-    forget(folder)
+    forget_monitoring(folder)
     return value
 
 
-def forget(folder: Any) -> None:
+def forget_monitoring(folder: Any) -> None:
     """Remove the memory of a monitor and of audits."""
     for name in (STATE_FILE, AUDIT_STATE_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from rrise.edge_sdk.device.replayed import replay_sentence
 from rrise.edge_sdk.device.verification_record import load_record
 from rrise.edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.runtime.base import Outputs, Runtime
-from rrise.edge_sdk.runtime.select import Candidate, candidates
+from rrise.edge_sdk.runtime.select import RuntimeCandidate, candidates
 
 HEAD_TOLERANCE = 1e-3
 """Of the probit, and in units of sigma of the radius: the head is computed in float32 everywhere."""
@@ -53,7 +53,7 @@ class ExecutionState:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenExecution:
     """A checked runtime, its state, and why this one."""
 
     runtime: Runtime
@@ -72,7 +72,7 @@ def readable(path: PathLike) -> Iterator[None]:
         ) from error
 
 
-def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chosen:
+def choose_execution(bundle: Bundle, artefact: str, options: Sequence[RuntimeCandidate]) -> ChosenExecution:
     """Load the first candidate whose execution was calibrated or verified here; failing that, the last that loads.
 
     Raises:
@@ -80,7 +80,7 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
         BundleError: a graph contradicts the bundle.
     """
     passed: List[str] = []
-    fallback: Optional[Chosen] = None
+    fallback: Optional[ChosenExecution] = None
     for candidate, runtime in _loaded(options, passed):
         try:
             state = _checked_state(bundle, artefact, runtime)
@@ -90,16 +90,18 @@ def choose(bundle: Bundle, artefact: str, options: Sequence[Candidate]) -> Chose
         if fallback is not None:
             fallback.runtime.close()
         name = f"{candidate.name} ({runtime.note})" if runtime.note else candidate.name
-        fallback = Chosen(runtime, state, name)
+        fallback = ChosenExecution(runtime, state, name)
         if state.state is not State.UNVERIFIED:
             break
         passed.append(f"{candidate.name} is unverified")
     if fallback is None:
         raise RuntimeUnavailable("; ".join(passed))
-    return Chosen(fallback.runtime, fallback.state, "; ".join([fallback.why, *passed]))
+    return ChosenExecution(fallback.runtime, fallback.state, "; ".join([fallback.why, *passed]))
 
 
-def _loaded(options: Sequence[Candidate], passed: List[str]) -> Iterator[Tuple[Candidate, Runtime]]:
+def _loaded(
+    options: Sequence[RuntimeCandidate], passed: List[str]
+) -> Iterator[Tuple[RuntimeCandidate, Runtime]]:
     """The candidates that load, one after the other, each with its runtime; why not, for the others, goes to `passed`."""
     for candidate in options:
         try:

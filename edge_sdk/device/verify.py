@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
 import numpy as np
 
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.tables.references import References
+from rrise.deprecations import older_names
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.belonging import independent_rows, misfit, to_keep
 from rrise.edge_sdk.device.binomial import upper_limit, upper_tail
 from rrise.edge_sdk.device.device_calibration import load_device_calibration, remove_device_calibration
@@ -36,7 +37,7 @@ TOLERANCE = 0.01
 """Largest increase of a certificate over the recorded one that counts as rounding, in units of sigma."""
 
 
-class Verdict(str, Enum):
+class VerificationVerdict(str, Enum):
     """What a verification found."""
 
     PASSED = "passed"
@@ -49,7 +50,7 @@ class Verdict(str, Enum):
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassCoverage:
     """Frames that were answered with one class: how many, how many certified, how many above their reference radius."""
 
     name: str
@@ -88,7 +89,7 @@ class Verification:
         recorded_here: whether a verification record was written for this device.
     """
 
-    verdict: Verdict
+    verdict: VerificationVerdict
     sentence: str
     execution: str
     state: State
@@ -96,13 +97,13 @@ class Verification:
     new_frames: int
     replay: Optional[Replay]
     coverage: Optional[Coverage]
-    classes: Tuple[ClassRow, ...]
+    classes: Tuple[ClassCoverage, ...]
     margin: float
     recorded_here: bool
     proves: str = ""
 
     def __bool__(self) -> bool:
-        return self.verdict is Verdict.PASSED
+        return self.verdict is VerificationVerdict.PASSED
 
 
 def verify(
@@ -146,7 +147,7 @@ def verify(
     problem = misfit(bundle, record, references, split="verification")
     if problem:
         sentence = f"These references do not fit this bundle: {problem}."
-        return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
+        return _result(VerificationVerdict.REFERENCES, sentence, runtime, before.state, references)
     noise = bundle.replay_noise()
     outputs = run_all(runtime, references.frames, noise=noise, advance=advance)
     replay, paired = compare_with_recorded(bundle.recorded(artefact), record, references, outputs)
@@ -155,7 +156,7 @@ def verify(
             f"These references do not fit this bundle: {replay.other_counts} frames have other counts than at its export; get the"
             " pack that was exported with this bundle."
         )
-        return _result(Verdict.REFERENCES, sentence, runtime, before.state, references)
+        return _result(VerificationVerdict.REFERENCES, sentence, runtime, before.state, references)
     calibrated = before.state is State.CALIBRATED
     margin = before.margin if calibrated else margin_for(replay)
     # Recorded draws are for the paired comparison; what live frames get is judged with fresh ones.
@@ -171,10 +172,10 @@ def verify(
     here = load_device_calibration(bundle, runtime.execution) if calibrated else None
     broken = sum(_not_finite(part) for part in ([outputs] if live is outputs else [outputs, live]))
     verdict, sentence = _judge(replay, coverage, broken, limit if here is None else math.inf, level)
-    keep = write and verdict is Verdict.PASSED and replay.complete and not calibrated
+    keep = write and verdict is VerificationVerdict.PASSED and replay.complete and not calibrated
     independent = independent_units(references, record.guarantee, paired)
     proves = ""
-    if verdict is Verdict.PASSED and replay.complete and not calibrated:
+    if verdict is VerificationVerdict.PASSED and replay.complete and not calibrated:
         proves = replay_sentence(record.guarantee, independent)
     if keep:
         digest = references.frames_digest
@@ -189,9 +190,9 @@ def verify(
                 f"verify: passed, but its record cannot be kept ({error}); make the bundle's device folder writable, or make a"
                 " dry run"
             ) from error
-    elif write and verdict is not Verdict.PASSED:
+    elif write and verdict is not VerificationVerdict.PASSED:
         sentence += _withdraw(bundle, artefact, record, runtime, verdict, sentence)
-    elif verdict is Verdict.PASSED and not replay.complete and not calibrated:
+    elif verdict is VerificationVerdict.PASSED and not replay.complete and not calibrated:
         sentence += (
             f" Only {replay.frames} of {replay.recorded} recorded frames were in this pack, so the execution stays"
             f" {before.state}: verify with the pack that was exported with the bundle."
@@ -213,7 +214,12 @@ def verify(
 
 
 def _withdraw(
-    bundle: Bundle, artefact: str, record: Calibration, runtime: Runtime, verdict: Verdict, sentence: str
+    bundle: Bundle,
+    artefact: str,
+    record: Calibration,
+    runtime: Runtime,
+    verdict: VerificationVerdict,
+    sentence: str,
 ) -> str:
     """Let this execution issue nothing from now on; what to add to the sentence where that cannot be kept."""
     try:
@@ -221,7 +227,10 @@ def _withdraw(
         # Of the bundle's own execution it stays: without it the bundle's offset alone would count, which is less.
         if not runtime.execution.same_as(record.execution):
             remove_device_calibration(bundle, runtime.execution)
-        if verdict is Verdict.STATISTICS or _state(bundle, artefact, runtime).state is not State.UNVERIFIED:
+        if (
+            verdict is VerificationVerdict.STATISTICS
+            or _state(bundle, artefact, runtime).state is not State.UNVERIFIED
+        ):
             suspend(bundle, sentence)
     except OSError as error:
         return f" This could not be kept on the device ({error}), so nothing withholds certificates: make its folder writable."
@@ -257,16 +266,16 @@ def _not_finite(outputs: Outputs) -> int:
 
 def _judge(
     replay: Replay, coverage: Coverage, broken: int, limit: float, level: float
-) -> Tuple[Verdict, str]:
+) -> Tuple[VerificationVerdict, str]:
     if broken or replay.flipped_certified or not replay.largest_increase <= limit:
-        return Verdict.NUMERICS, (
+        return VerificationVerdict.NUMERICS, (
             f"This device computes something else than what was calibrated: {broken} answers are not finite,"
             f" {replay.flipped_certified} certified labels flipped, and radii grew by up to {replay.largest_increase:.3g}"
             f" (allowed {limit:.3g}). Do not use this execution: choose another runtime or provider, or calibrate this one"
             " with `rrise-edge recalibrate`."
         )
     if coverage.p_value < level:
-        return Verdict.STATISTICS, (
+        return VerificationVerdict.STATISTICS, (
             f"The guarantee is violated on these frames: {coverage.exceeding} of {coverage.frames} certificates exceed their"
             f" reference radius, where at most {coverage.allowed_rate:.3g} of them should (p = {coverage.p_value:.2g})."
             " The frames are no longer like those of the calibration: stop certifying, collect new calibration frames where the"
@@ -277,7 +286,7 @@ def _judge(
         replayed = (
             f"{replay.frames} recorded frames replayed, largest increase {replay.largest_increase:.3g}; "
         )
-    return Verdict.PASSED, (
+    return VerificationVerdict.PASSED, (
         f"This execution keeps the guarantee: {replayed}{coverage.exceeding} of {coverage.frames} certificates"
         f" exceed their reference radius (p = {coverage.p_value:.2g} at a rate of {coverage.allowed_rate:.3g})."
     )
@@ -285,18 +294,24 @@ def _judge(
 
 def _by_class(
     names: Tuple[str, ...], label: np.ndarray, radius: np.ndarray, exceeds: np.ndarray
-) -> Tuple[ClassRow, ...]:
-    rows: List[ClassRow] = []
+) -> Tuple[ClassCoverage, ...]:
+    rows: List[ClassCoverage] = []
     for index, name in enumerate(names):
         mine = label == index
         rows.append(
-            ClassRow(name, int(mine.sum()), int((mine & (radius > 0)).sum()), int((mine & exceeds).sum()))
+            ClassCoverage(
+                name, int(mine.sum()), int((mine & (radius > 0)).sum()), int((mine & exceeds).sum())
+            )
         )
     return tuple(rows)
 
 
 def _result(
-    verdict: Verdict, sentence: str, runtime: Runtime, state: State, references: References
+    verdict: VerificationVerdict, sentence: str, runtime: Runtime, state: State, references: References
 ) -> Verification:
     name = runtime.execution.name
     return Verification(verdict, sentence, name, state, len(references), 0, None, None, (), 0.0, False)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"Verdict": "VerificationVerdict", "ClassRow": "ClassCoverage"})

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.files import atomic_file
-from rrise.edge_sdk.device.verify import Verdict, Verification
+from rrise.edge_sdk.device.verify import Verification, VerificationVerdict
 
-_CHECKS = (Verdict.REFERENCES, Verdict.NUMERICS, Verdict.STATISTICS)
+_CHECKS = (VerificationVerdict.REFERENCES, VerificationVerdict.NUMERICS, VerificationVerdict.STATISTICS)
 
 
-def text_rows(result: Verification) -> List[Tuple[str, str]]:
+def verification_rows(result: Verification) -> List[Tuple[str, str]]:
     """Name and value of each line of the summary."""
     rows = [("execution", result.execution), ("before", str(result.state))]
     rows.append(("frames", f"{result.frames}, {result.new_frames} new"))

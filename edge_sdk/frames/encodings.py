@@ -29,7 +29,7 @@ PACKED = ("yuv422", "yuv422_yuy2", "nv12", "jpeg", "jpeg_swapped")
 (swapped: red and blue lie exchanged in it, as OpenCV's encoder leaves them that was given RGB)."""
 
 
-def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
+def convert_encoding(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
     """Pixels of one encoding as uint8 [H, W, C] of another.
 
     Args:
@@ -61,7 +61,7 @@ def convert(pixels: Pixels, encoding: str, target: str) -> np.ndarray:
 
 
 def same_values(encoding: str, target: str) -> bool:
-    """Whether `convert` only changes the order of channels or drops a fourth, so that L2 distances stay what they are."""
+    """Whether `convert_encoding` only changes the order of channels or drops a fourth, so that L2 distances stay."""
     plain = WITH_ALPHA.get(encoding, encoding)
     return plain == target or {plain, target} == {"rgb8", "bgr8"}
 
@@ -189,5 +189,5 @@ _DECODERS: Dict[str, Callable[[Pixels], np.ndarray]] = {
 
 
 def known_encodings() -> Tuple[str, ...]:
-    """Every encoding that `convert` takes."""
+    """Every encoding that `convert_encoding` takes."""
     return (*PLAIN, *WITH_ALPHA, *PACKED)

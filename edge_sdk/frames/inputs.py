@@ -12,7 +12,7 @@ import numpy as np
 from rrise.calibration.images.resizing import triangle_filter
 from rrise.edge_sdk.errors import FrameError
 from rrise.edge_sdk.formats.contract import GraphSignature
-from rrise.edge_sdk.frames.encodings import convert, same_values
+from rrise.edge_sdk.frames.encodings import convert_encoding, same_values
 
 _CPU = 1
 """Device type of host memory in DLPack."""
@@ -45,7 +45,7 @@ class Prepared:
     altered: bool
 
 
-def prepare(
+def prepare_frame(
     frame: Any,
     signature: GraphSignature,
     target: str,
@@ -82,7 +82,7 @@ def _prepare(
     pixels = frame if isinstance(frame, (bytes, bytearray, memoryview)) else as_array(frame, signature)
     altered = False
     if encoding is not None and encoding != target:
-        pixels, altered = convert(pixels, encoding, target), not same_values(encoding, target)
+        pixels, altered = convert_encoding(pixels, encoding, target), not same_values(encoding, target)
     pixels = with_channel(pixels, signature)
     if roi is None:
         return Prepared(check_frame(pixels, signature), altered)

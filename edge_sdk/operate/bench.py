@@ -10,11 +10,12 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import perf_counter, sleep
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from rrise.calibration.tables.latency import Latency as LatencyTable
+from rrise.calibration.tables.latency import LatencyTable as LatencyTable
+from rrise.deprecations import older_names
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.errors import EdgeError
@@ -25,7 +26,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
 @dataclass(frozen=True)
-class Latency:
+class Percentiles:
     """Percentiles of raw samples in seconds: p50, p90, p99, p99.9 and the largest; `samples` is how many.
 
     `p999_interval` holds the two samples between which the true p99.9 lies with 95 % confidence, for independent calls;
@@ -41,7 +42,7 @@ class Latency:
     p999_interval: Tuple[float, float]
 
     @classmethod
-    def of(cls, seconds: np.ndarray) -> "Latency":
+    def of(cls, seconds: np.ndarray) -> "Percentiles":
         """Order statistics (the sample at rank ceil(q n)), so every figure is a latency that occurred."""
         ordered = np.sort(seconds)
         ranks = [max(int(np.ceil(q * len(ordered))), 1) - 1 for q in QUANTILES.values()]
@@ -112,9 +113,9 @@ class Benchmark:
         resident_growth: bytes by which the process's resident memory grew over them; None where the system won't say.
     """
 
-    certify: Latency
-    bare: Latency
-    again: Latency
+    certify: Percentiles
+    bare: Percentiles
+    again: Percentiles
     machine: str
     execution: str
     raw: np.ndarray
@@ -229,7 +230,7 @@ def bench(
                 spent[round_number - warm_up, which] = elapsed
     gc.collect()
     after = resident_bytes()
-    certify, bare, again = (Latency.of(spent[:, which]) for which in range(3))
+    certify, bare, again = (Percentiles.of(spent[:, which]) for which in range(3))
     return Benchmark(
         certify=certify,
         bare=bare,
@@ -279,7 +280,7 @@ def describe_machine() -> str:
     return f"{processor}, {usable_cores()} of {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def text_rows(result: Benchmark, base_pass: Optional[float] = None) -> List[Tuple[str, str]]:
+def bench_rows(result: Benchmark, base_pass: Optional[float] = None) -> List[Tuple[str, str]]:
     """Name and value of each line of the summary; `base_pass` is the seconds of one base forward pass."""
     rows = [
         ("machine", result.machine),
@@ -357,3 +358,7 @@ def time_base(model: Union[str, bytes], *, threads: int = 1, seconds: float = 2.
         session.run(None, batch)
         calls += 1
     return (perf_counter() - start) / (calls * shape[0])
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"Latency": "Percentiles", "text_rows": "bench_rows"})

@@ -19,7 +19,7 @@ HOT = 85.0
 """Degrees Celsius from which processors of robots begin to slow down."""
 
 
-class Level(str, Enum):
+class Severity(str, Enum):
     """How a finding is meant."""
 
     OK = "ok"
@@ -37,7 +37,7 @@ class Finding:
 
     name: str
     text: str
-    level: Level = Level.OK
+    level: Severity = Severity.OK
     advice: str = ""
 
 
@@ -66,8 +66,8 @@ def _memory(root: Path) -> List[Finding]:
     sizes = {name: int(size) / 2**20 for name, size in re.findall(r"^(\w+):\s+(\d+) kB", info, re.MULTILINE)}
     if "MemTotal" in sizes:
         free = sizes.get("MemAvailable", 0.0)
-        level = Level.WARNING if free < 0.5 else Level.OK
-        advice = "" if level is Level.OK else "free memory, or expect the process to be killed"
+        level = Severity.WARNING if free < 0.5 else Severity.OK
+        advice = "" if level is Severity.OK else "free memory, or expect the process to be killed"
         found.append(Finding("memory", f"{free:.1f} of {sizes['MemTotal']:.1f} GiB available", level, advice))
     for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
         ceiling = _read(root / path)
@@ -85,7 +85,7 @@ def _onnxruntime(root: Path) -> List[Finding]:
             Finding(
                 "onnxruntime",
                 "not installed",
-                Level.PROBLEM,
+                Severity.PROBLEM,
                 f"{install('onnxruntime')}; on a Jetson the wheel for its JetPack",
             )
         ]
@@ -103,7 +103,7 @@ def _telemetry() -> Finding:
     return Finding(
         "ONNX Runtime telemetry",
         f"not switched off (ORT_DISABLE_TELEMETRY={told!r}): it may write to the home folder and call its vendor",
-        Level.WARNING,
+        Severity.WARNING,
         "set ORT_DISABLE_TELEMETRY=1 before the program starts",
     )
 
@@ -114,7 +114,9 @@ def _tensorrt(root: Path) -> List[Finding]:
         if version:
             return [Finding("TensorRT", f"{name} {version}")]
     return [
-        Finding("TensorRT", "not installed", Level.NOTE, "comes with JetPack; ONNX Runtime works without it")
+        Finding(
+            "TensorRT", "not installed", Severity.NOTE, "comes with JetPack; ONNX Runtime works without it"
+        )
     ]
 
 
@@ -124,7 +126,7 @@ def _cuda(root: Path) -> List[Finding]:
     try:
         device = Driver.open().device
     except EdgeError as error:
-        return [Finding("CUDA", "no device", Level.NOTE, str(error))]
+        return [Finding("CUDA", "no device", Severity.NOTE, str(error))]
     return [Finding("CUDA", f"{device.architecture}, driver for CUDA {device.driver}")]
 
 
@@ -135,7 +137,7 @@ def _jetson(root: Path) -> List[Finding]:
     found = [Finding("Jetson Linux", release.splitlines()[0].lstrip("# ") if release else "unknown release")]
     mode = _read(root / "var/lib/nvpmodel/status")
     if mode is None:
-        found.append(Finding("power mode", "unknown", Level.NOTE, "`nvpmodel -q` says it"))
+        found.append(Finding("power mode", "unknown", Severity.NOTE, "`nvpmodel -q` says it"))
     else:
         number = re.search(r"(\d+)", mode)
         full = number is not None and number.group(1).lstrip("0") == ""
@@ -144,7 +146,7 @@ def _jetson(root: Path) -> List[Finding]:
             if full
             else "`nvpmodel -m 0` is the mode with the most power on most boards; latencies were measured there"
         )
-        found.append(Finding("power mode", mode, Level.OK if full else Level.NOTE, advice))
+        found.append(Finding("power mode", mode, Severity.OK if full else Severity.NOTE, advice))
     return found
 
 
@@ -157,7 +159,10 @@ def _clocks(root: Path) -> List[Finding]:
         advice = "idle clocks make the first frames slow: set the governor to performance" if slow else ""
         found.append(
             Finding(
-                "clock governor", ", ".join(sorted(governors)), Level.WARNING if slow else Level.OK, advice
+                "clock governor",
+                ", ".join(sorted(governors)),
+                Severity.WARNING if slow else Severity.OK,
+                advice,
             )
         )
     throttled = 0
@@ -167,7 +172,10 @@ def _clocks(root: Path) -> List[Finding]:
     if throttled:
         found.append(
             Finding(
-                "throttling", f"{throttled} times since the start", Level.WARNING, "cool the processor better"
+                "throttling",
+                f"{throttled} times since the start",
+                Severity.WARNING,
+                "cool the processor better",
             )
         )
     return found
@@ -182,10 +190,10 @@ def _temperatures(root: Path) -> List[Finding]:
     if not degrees:
         return []
     name, hottest = max(degrees.items(), key=lambda pair: pair[1])
-    level = Level.WARNING if hottest >= HOT else Level.OK
+    level = Severity.WARNING if hottest >= HOT else Severity.OK
     advice = (
         "the processor slows down from here on: cool it, or expect a longer tail"
-        if level is Level.WARNING
+        if level is Severity.WARNING
         else ""
     )
     return [Finding("temperature", f"{hottest:.0f} C at {name}", level, advice)]

@@ -14,7 +14,7 @@ from rrise.edge_sdk.certificate import Certificate
 _WINDOW = 1000
 
 
-class View:
+class StatusLine:
     """Counts certificates and draws one line, at most a few times a second; silent where there is no terminal."""
 
     def __init__(self, stream: Optional[TextIO] = None, interval: float = 0.2) -> None:

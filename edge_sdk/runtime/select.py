@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Callable, List, Optional
 
+from rrise.deprecations import older_names
 from rrise.edge_sdk.errors import RuntimeUnavailable
 from rrise.edge_sdk.runtime.base import Runtime
 
@@ -15,7 +17,7 @@ RUNTIMES = ("auto", "onnxruntime", "tensorrt")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RuntimeCandidate:
     """A runtime that may be tried: its name for people, and how to load it (raises RuntimeUnavailable)."""
 
     name: str
@@ -24,7 +26,7 @@ class Candidate:
 
 def candidates(
     bundle: Bundle, artefact: str, *, runtime: str = "auto", provider: Optional[str] = None, threads: int = 1
-) -> List[Candidate]:
+) -> List[RuntimeCandidate]:
     """What to try, best first: an engine built on this device, ONNX Runtime on a GPU, ONNX Runtime on the processor.
 
     Args:
@@ -38,12 +40,12 @@ def candidates(
         raise RuntimeUnavailable(f"runtime: got {runtime!r}, expected one of {', '.join(RUNTIMES)}")
     if runtime == "tensorrt" and provider is not None:
         raise RuntimeUnavailable(f"provider: got {provider!r} with runtime tensorrt, expected none")
-    engine = Candidate("tensorrt", lambda: _tensorrt(bundle, artefact))
+    engine = RuntimeCandidate("tensorrt", lambda: _tensorrt(bundle, artefact))
     if runtime == "tensorrt":
         return [engine]
     providers = [provider] if provider else ["cpu"] if runtime == "onnxruntime" else ["cuda", "cpu"]
     sessions = [
-        Candidate(f"onnxruntime {name}", lambda name=name: _onnxruntime(bundle, artefact, name, threads))  # type: ignore[misc]
+        RuntimeCandidate(f"onnxruntime {name}", partial(_onnxruntime, bundle, artefact, name, threads))
         for name in providers
     ]
     return sessions if runtime == "onnxruntime" or provider else [engine, *sessions]
@@ -59,3 +61,7 @@ def _tensorrt(bundle: Bundle, artefact: str) -> Runtime:
     from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
 
     return TensorRTRuntime.load(bundle, artefact)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"Candidate": "RuntimeCandidate"})

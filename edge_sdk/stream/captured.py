@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
+from rrise.deprecations import older_names
 from rrise.edge_sdk.certificate import FrameId
 from rrise.edge_sdk.errors import EdgeError
 
@@ -32,7 +33,7 @@ class Captured:
     problem: str = ""
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Where frames come from.
 
     Attributes:
@@ -53,3 +54,7 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the source. Called by the thread that reads."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"Source": "FrameSource"})

@@ -6,7 +6,7 @@ import threading
 from typing import Optional
 
 from rrise.edge_sdk.errors import EdgeError
-from rrise.edge_sdk.stream.captured import Captured, Source, SourceLost
+from rrise.edge_sdk.stream.captured import Captured, FrameSource, SourceLost
 
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 5.0
@@ -16,7 +16,7 @@ LONGEST_WAIT = 5.0
 class Mailbox:
     """Reads a source in a thread of its own and keeps the latest frame only."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FrameSource) -> None:
         self._source = source
         self._changed = threading.Condition()
         self._latest: Optional[Captured] = None

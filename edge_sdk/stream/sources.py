@@ -5,30 +5,31 @@ from __future__ import annotations
 import stat
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Optional, cast
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Optional, cast
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from rrise.calibration.requirements import install
+from rrise.deprecations import older_names
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.images import find_images, read_image
-from rrise.edge_sdk.stream.captured import Captured, Source, SourceLost
+from rrise.edge_sdk.stream.captured import Captured, FrameSource, SourceLost
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mpg")
 _POSITION, _FRAMES = 0, 7
 """Properties of an OpenCV capture: milliseconds from the start, and number of frames, which a camera has not."""
 
 
-def open_source(
+def open_frame_source(
     source: Any, *, encoding: str, topic: Optional[str] = None, given: Optional[str] = None
-) -> Source:
+) -> FrameSource:
     """Open whatever a user calls a source.
 
     Args:
         source: a camera number or device file (/dev/video0, /dev/v4l/by-id/...); a GStreamer pipeline (text with "!")
             or URI (text with "://", `file://` included); the path of a video file, an image folder, a ROS bag or an
-            MCAP file; an opened OpenCV capture; an object with the methods of `Source`; or any iterable of frames or
+            MCAP file; an opened OpenCV capture; an object with the methods of `FrameSource`; or any iterable of frames or
             `Captured`. What has a number of frames is a recording, whoever opened it; `OpenCvSource(capture,
             live=...)` decides otherwise.
         encoding: of the bundle, for image files.
@@ -39,7 +40,7 @@ def open_source(
         EdgeError: nothing there, not understood, or a library is missing (says which).
     """
     if all(hasattr(source, name) for name in ("live", "read", "reopen", "close")):
-        return cast(Source, source)
+        return cast(FrameSource, source)
     if hasattr(source, "read") and hasattr(source, "isOpened"):
         return OpenCvSource(source, encoding=given)
     if isinstance(source, str) and source.lower().startswith("file:"):
@@ -64,7 +65,7 @@ def _path_of(uri: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _open_path(path: Path, encoding: str, topic: Optional[str], given: Optional[str]) -> Source:
+def _open_path(path: Path, encoding: str, topic: Optional[str], given: Optional[str]) -> FrameSource:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -214,3 +215,7 @@ def _open_capture(target: Any) -> Any:
         )
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     return capture
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"open_source": "open_frame_source"})

@@ -12,9 +12,9 @@ import numpy as np
 from rrise.edge_sdk.asking import not_asked
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
 from rrise.edge_sdk.errors import EdgeError, FrameError
-from rrise.edge_sdk.frames.encodings import convert, known_encodings
+from rrise.edge_sdk.frames.encodings import convert_encoding, known_encodings
 from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame, with_channel
-from rrise.edge_sdk.stream.captured import Captured, Source
+from rrise.edge_sdk.stream.captured import Captured, FrameSource
 from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
 from rrise.edge_sdk.stream.mailbox import Mailbox
 
@@ -81,7 +81,7 @@ class Stream:
     def __init__(
         self,
         certifier: "Certifier",
-        source: Source,
+        source: FrameSource,
         settings: StreamSettings,
         encoding: Optional[str] = None,
         confirm: "Optional[Confirm]" = None,
@@ -216,7 +216,7 @@ class Stream:
             pixels = as_array(pixels, signature)
         encoding = self._encoding if captured.encoding is None else captured.encoding
         if encoding is not None and encoding != target:
-            pixels = convert(pixels, encoding, target)
+            pixels = convert_encoding(pixels, encoding, target)
         return check_frame(with_channel(pixels, signature), signature)
 
     def _late(self, capture_time: float, limit: Optional[float], what: str) -> str:

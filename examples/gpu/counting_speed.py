@@ -28,7 +28,7 @@ from rrise.trainer import Preprocess
 from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.montecarlo.benchmark import run_benchmark
-from rrise.trainer.montecarlo.engines import NAMES, Source, installed
+from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, installed
 from rrise.trainer.networks import ResNet
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -106,7 +106,7 @@ def main(
             )
         noisy = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0))
         data = exported(network, noisy)
-        source = Source(None if isinstance(data, NotWritten) else data[0], network)
+        source = ClassifierForms(None if isinstance(data, NotWritten) else data[0], network)
         engines = tuple((engine, dtype) for dtype in dtypes for engine in NAMES if installed(engine))
         result = run_benchmark(
             source, preprocess, frames, classes, engines=engines, device=device, rounds=rounds, seconds=seconds,

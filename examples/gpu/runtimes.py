@@ -25,7 +25,7 @@ from rrise.calibration.errors import RriseError
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.verify import verify
 from rrise.edge_sdk.errors import RuntimeUnavailable

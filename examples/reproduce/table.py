@@ -9,7 +9,7 @@ import numpy as np
 
 from examples.reproduce.methods import Method
 from rrise.calibration.promise.guarantee import Guarantee
-from rrise.calibration.promise.plan import default_radii
+from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.statistics.bounds import lower_radius, round_down
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.statistics.shares import Difference
@@ -86,7 +86,7 @@ def table_radii(methods: Sequence[Method]) -> tuple[float, ...]:
     for method in methods:
         asked = method.config.guarantee.radius
         found |= set(asked) if isinstance(asked, tuple) else {asked} - {0.0}
-    return tuple(sorted(found)) or default_radii(methods[0].test.sigma)
+    return tuple(sorted(found)) or planning_radii(methods[0].test.sigma)
 
 
 def with_radii(method: Method, radii: Sequence[float]) -> Method:

@@ -12,10 +12,10 @@ import numpy as np
 
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError
-from rrise.export.gating.compare import Answers, Comparison, compare
+from rrise.export.gating.compare import Answers, Comparison, compare_outputs
 from rrise.export.gating.quality import RADII, Quality, measure
 
 
@@ -147,7 +147,7 @@ def _artefact_diff(name: str, old: Bundle, new: Bundle) -> ArtefactDiff:
         qualities.append(measure(name, len(bundle.model(name)), record, mine, scores, RADII))
     common, rows_old, rows_new = np.intersect1d(tables[0].digest, tables[1].digest, return_indices=True)
     comparison = (
-        compare(_rows(answers[1], rows_new), _rows(answers[0], rows_old), new.manifest.sigma)
+        compare_outputs(_rows(answers[1], rows_new), _rows(answers[0], rows_old), new.manifest.sigma)
         if len(common)
         else None
     )

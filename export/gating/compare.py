@@ -142,7 +142,7 @@ NEGLIGIBLE = 1e-4
 """Radius, in units of sigma, below which certifying and abstaining are the same."""
 
 
-def compare(artefact: Answers, reference: Answers, sigma: float) -> Comparison:
+def compare_outputs(artefact: Answers, reference: Answers, sigma: float) -> Comparison:
     """Compare the answers to the same frames."""
     size = np.maximum(artefact.radius, reference.radius)
     change = artefact.radius.astype(np.float64) - reference.radius

@@ -18,7 +18,7 @@ from rrise.calibration.storage.onnx_limits import MAX_IR_VERSION, OPSET
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.loading import State, matches_probe
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.contract import same_float32
@@ -26,7 +26,7 @@ from rrise.edge_sdk.formats.noise import ReplayNoise
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError
-from rrise.export.gating.compare import TOLERANCES, Answers, Comparison, Tolerance, compare, graded
+from rrise.export.gating.compare import TOLERANCES, Answers, Comparison, Tolerance, compare_outputs, graded
 from rrise.export.gating.gate_guarded import check_guarded_certifier
 from rrise.export.gating.gate_report import (
     ABSTAIN_FLIPS,
@@ -289,7 +289,7 @@ def _compare(
         label, probit, difficulty = reference(pack.frames)
         theirs.append(graded(Answers.of(label, probit, head, difficulty), head))
         mine.append(graded(answers[pack.split], head))
-    return compare(_joined(mine), _joined(theirs), head.sigma)
+    return compare_outputs(_joined(mine), _joined(theirs), head.sigma)
 
 
 def _joined(parts: List[Answers]) -> Answers:

@@ -11,7 +11,7 @@ import numpy as np
 from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.guarded import GRID, PIXEL_SCALE
 from rrise.calibration.tables.references import References
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.device.loading import State
 from rrise.edge_sdk.device.once import Once

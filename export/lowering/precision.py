@@ -28,7 +28,7 @@ PREPROCESS_LAYER = "preprocess"
 QUANTISED = ("Conv", "Gemm", "MatMul")
 
 
-def convert(
+def convert_precision(
     network: "onnx.ModelProto", precision: str, tuning: np.ndarray, noise: Optional[ReplayNoise] = None
 ) -> "onnx.ModelProto":
     """The lowered float32 graph in another precision; `frame`, `noise` and `logits` keep their types.

@@ -19,13 +19,13 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.probe import Expected, Probe
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER, MANIFEST_FILE, Artefact, InputSpec, Manifest
 from rrise.edge_sdk.formats.signing import SIGNATURE_FILE
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError
 from rrise.export.gating.compare import Answers
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 
 PROBE_FILE = "probe.npz"
 REQUIREMENTS_FILE = "requirements.txt"
@@ -165,7 +165,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def fill(folder: Path, source: Source, products: Sequence[Product], extra: Mapping[str, bytes]) -> Manifest:
+def fill(
+    folder: Path, source: ExportSource, products: Sequence[Product], extra: Mapping[str, bytes]
+) -> Manifest:
     """Write every file of the bundle into `folder`, the manifest last."""
     for product in products:
         _write(folder / product.file, product.model)
@@ -218,7 +220,7 @@ def _recorded_file(product: Product) -> str:
     return f"recorded/{product.name}-verification.npz"
 
 
-def _probe(source: Source, products: Sequence[Product]) -> Probe:
+def _probe(source: ExportSource, products: Sequence[Product]) -> Probe:
     order = np.argsort(products[0].answers.radius, kind="stable")
     rows: List[int] = []
     for quantile in PROBE_QUANTILES:
@@ -237,7 +239,7 @@ def _answers(product: Product, frames: np.ndarray, noise: Optional[np.ndarray]) 
     return Expected(outputs.label, outputs.radius, outputs.probit)
 
 
-def preprocessing_record(source: Source) -> Dict[str, object]:
+def preprocessing_record(source: ExportSource) -> Dict[str, object]:
     """The manifest's preprocessing: the trainer's record and the operator norm, rounded up.
 
     The map is computed in float32, and one level of a bright pixel is only 2^16 of its steps: rounding alone stretches a
@@ -252,7 +254,7 @@ def preprocessing_record(source: Source) -> Dict[str, object]:
     }
 
 
-def _manifest(source: Source, products: Sequence[Product], files: Mapping[str, str]) -> Manifest:
+def _manifest(source: ExportSource, products: Sequence[Product], files: Mapping[str, str]) -> Manifest:
     return Manifest(
         sigma=source.sigma,
         class_names=source.class_names,

@@ -6,10 +6,10 @@ from typing import Sequence
 
 from rrise.calibration.reports.page import Page
 from rrise.export.gating.quality import Quality, flags, quality_table
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 
 
-def bundle_page(source: Source, qualities: Sequence[Quality]) -> bytes:
+def bundle_page(source: ExportSource, qualities: Sequence[Quality]) -> bytes:
     """The page as bytes. It holds no times and no latencies, so that equal releases have equal bytes."""
     page = Page("rrise bundle")
     page.paragraph(source.guarantee.sentence())

@@ -17,7 +17,7 @@ import rrise
 from rrise.calibration.storage.digests import combined_digest, file_digest, frame_digests, json_digest
 from rrise.calibration.storage.files import atomic_file
 from rrise.export.errors import ExportError
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 
 if TYPE_CHECKING:
     import onnx
@@ -83,7 +83,7 @@ def _secret() -> bytes:
     return kept if len(kept) == 32 else secrets.token_bytes(32)
 
 
-def conversion_key(source: Source, precision: str, batch_size: int) -> str:
+def conversion_key(source: ExportSource, precision: str, batch_size: int) -> str:
     """Digest of everything that the converted graph depends on: weights, preprocessing, frames, tools and code."""
     tuning = combined_digest(frame_digests(source.tuning.frames).tolist()) if precision == "int8" else ""
     made_from = {

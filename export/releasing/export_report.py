@@ -12,14 +12,14 @@ from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.export.gating.quality import Quality, flags, latency_ratios, quality_table
 from rrise.export.lowering.operators import foreign_operators
 from rrise.export.releasing.latency import measure_latency
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 
 if TYPE_CHECKING:
     from rrise.export.pipeline import ExportResult
     from rrise.export.releasing.bundle import Product
 
 
-def save_export_report(result: "ExportResult", source: Source, notes: Sequence[str] = ()) -> None:
+def save_export_report(result: "ExportResult", source: ExportSource, notes: Sequence[str] = ()) -> None:
     """Measure latency on this processor and write both files. notes: what else to say, beside what is found here."""
     models = {product.name: product.model for product in result.products}
     samples = measure_latency(models, source.verification.frames)

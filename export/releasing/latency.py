@@ -8,7 +8,7 @@ from typing import Dict, Mapping
 
 import numpy as np
 
-from rrise.edge_sdk.bundles.scoring import padded
+from rrise.edge_sdk.bundles.runtime_scores import padded
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 
 ROUNDS = 300

@@ -15,12 +15,12 @@ import numpy as np
 from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.record import Calibration
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.formats.manifest import AGAIN
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.gating.gate_report import Check
 from rrise.export.releasing.bundle import preprocessing_record
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 
 MANIFEST, RECORD, RECORDED = (
     "manifest says what the workspace says",
@@ -29,7 +29,7 @@ MANIFEST, RECORD, RECORDED = (
 )
 
 
-def against_workspace(bundle: Bundle, name: str, source: Source) -> List[Check]:
+def against_workspace(bundle: Bundle, name: str, source: ExportSource) -> List[Check]:
     """The checks of one artefact of an opened bundle; the workspace decides what is right."""
     checks = [_check_manifest(bundle, source)]
     try:
@@ -43,7 +43,7 @@ def against_workspace(bundle: Bundle, name: str, source: Source) -> List[Check]:
     return checks
 
 
-def _check_manifest(bundle: Bundle, source: Source) -> Check:
+def _check_manifest(bundle: Bundle, source: ExportSource) -> Check:
     manifest = bundle.manifest
     frame_shape = tuple(source.preprocess.frame_shape)
     wanted: Dict[str, Any] = {
@@ -64,11 +64,11 @@ def _check_manifest(bundle: Bundle, source: Source) -> Check:
     return _equal(MANIFEST, got, wanted)
 
 
-def _check_record(bundle: Bundle, name: str, source: Source, runtime: OnnxRuntime) -> Check:
+def _check_record(bundle: Bundle, name: str, source: ExportSource, runtime: OnnxRuntime) -> Check:
     """Calibrated once more on the shipped file's own answers: same guarantee, map, rank, frames, offset and attempt."""
     record = bundle.calibrations[name]
     try:
-        again = source.calibrate(score(runtime, source.calibration, noise=source.replay))
+        again = source.calibrate(score_runtime(runtime, source.calibration, noise=source.replay))
     except RriseError as error:
         return Check(RECORD, False, str(error), "a calibration")
     found = _equal(RECORD, _flat(record), _flat(replace(again, execution=record.execution)))
@@ -85,7 +85,7 @@ def _flat(record: Calibration) -> Dict[str, Any]:
     return {**value, **{f"head {key}": entry for key, entry in head.items()}}
 
 
-def _check_recorded(bundle: Bundle, name: str, source: Source, runtime: OnnxRuntime) -> Check:
+def _check_recorded(bundle: Bundle, name: str, source: ExportSource, runtime: OnnxRuntime) -> Check:
     """Devices replay these frames against these scores, so larger ones would hide a larger certificate."""
     try:
         scores = bundle.recorded(name)

@@ -11,13 +11,13 @@ from rrise.export.gating.quality import Quality, flags, ratio
 if TYPE_CHECKING:
     from rrise.export.pipeline import ExportResult
 
-Rows = List[Tuple[str, str]]
+SummaryRows = List[Tuple[str, str]]
 
 
 def result_rows(
     result: "ExportResult", latency: Dict[str, Dict[str, float]], notes: Sequence[str] = ()
-) -> Rows:
-    rows: Rows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
+) -> SummaryRows:
+    rows: SummaryRows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
     for product, quality, report in zip(result.products, result.qualities, result.reports):
         rows.append((product.name, product.record.message()))
         rows.append(("  gate", f"{len(report.checks)} checks passed"))
@@ -37,7 +37,7 @@ def result_rows(
     return rows
 
 
-def comparison_rows(report: GateReport) -> Rows:
+def comparison_rows(report: GateReport) -> SummaryRows:
     found, needed = report.comparison, report.needed
     if found is None or needed is None:
         return []
@@ -56,7 +56,7 @@ def comparison_rows(report: GateReport) -> Rows:
     ]
 
 
-def quality_rows(quality: Quality, reference: Quality) -> Rows:
+def quality_rows(quality: Quality, reference: Quality) -> SummaryRows:
     cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
     radii = " / ".join(f"{radius:g}" for radius in quality.radii)
     size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "

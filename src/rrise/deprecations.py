@@ -5,9 +5,10 @@ A release may drop what is past its `remove_in`; a test fails once the version h
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ DEPRECATIONS: Dict[str, Deprecation] = {
     "moved-modules": Deprecation(
         "modules by the places they had in 0.1, such as edge_sdk.images",
         "their places below rrise: `rrise.edge_sdk.frames.images`",
+        since="0.2",
+        remove_in="0.4",
+    ),
+    "renamed-names": Deprecation(
+        "names that meant something else in another module",
+        "the present name",
         since="0.2",
         remove_in="0.4",
     ),
@@ -53,3 +60,20 @@ def overdue(version: str) -> List[str]:
 
 def _parts(version: str) -> Tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def older_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """`__getattr__` of a module in which names were changed: an older one gives the present object, and warns once.
+
+    names: from the older to the present name, which is found in the same module.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn("renamed-names", f"{module}.{name} (now {names[name]})", stacklevel=3)
+        value = getattr(sys.modules[module], names[name])
+        setattr(sys.modules[module], name, value)
+        return value
+
+    return get

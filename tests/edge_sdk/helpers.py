@@ -17,7 +17,7 @@ from rrise.calibration.statistics.probit import DENOMINATOR, LOGIT_LIMIT, MASKED
 from rrise.calibration.storage.digests import file_digest, frame_digest
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.probe import Expected, Probe
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
 from rrise.edge_sdk.formats.manifest import Artefact, InputSpec, Manifest
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
@@ -215,7 +215,9 @@ def make_bundle(
     record, offset = None, (0.0,)
     if calibrated:
         bare = OnnxRuntime.load(graph(spec, (0.0,), metadata(spec, (0.0,), "")))
-        scores = score(bare, references or make_references(spec, "calibration", num_frames, 10 + spec.seed))
+        scores = score_runtime(
+            bare, references or make_references(spec, "calibration", num_frames, 10 + spec.seed)
+        )
         record = calibrate(scores, guarantee or Guarantee.of(error="0.1"), offsets=offsets)
         offset = record.head.offset
     model = graph(spec, offset, metadata(spec, offset, record.binding() if record else ""))
@@ -228,7 +230,7 @@ def make_bundle(
     if spec.dtype == "uint8":
         pack = make_references(spec, "verification", 200, 20 + spec.seed)
         pack.save(path.parent / f"{path.name}-references.npz")
-        score(runtime, pack).save(path / "recorded" / "fp32-verification.npz")
+        score_runtime(runtime, pack).save(path / "recorded" / "fp32-verification.npz")
         verification = pack.frames_digest
     save_probe(path, spec, runtime)
     write_manifest(path, spec, record, {"verification": verification})

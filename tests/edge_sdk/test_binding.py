@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.runtime import onnxruntime as adapter
 from rrise.edge_sdk.runtime.binding import Binding

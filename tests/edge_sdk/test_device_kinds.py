@@ -11,10 +11,10 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Bundle, Certifier, EdgeError, State
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.device_calibration import recalibrate, smallest_margin
 from rrise.edge_sdk.device.verification_record import VerificationRecord, save_record
-from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
@@ -139,7 +139,7 @@ def test_a_selective_guarantee_is_not_verified_with_a_margin(tmp_path, shift):
     unknown = replace(bundle, probe=replace(bundle.probe, expected={}))
     other = _Moved(runtime, exact, shift)
     result = verify(unknown, "fp32", other, references, tolerance=0.01, write=False)
-    assert result.verdict is (Verdict.NUMERICS if shift else Verdict.PASSED)
+    assert result.verdict is (VerificationVerdict.NUMERICS if shift else VerificationVerdict.PASSED)
     assert result.margin == 0.0 or shift
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from rrise.edge_sdk import Certifier, Roi, Status
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.loading import State, execution_state
 from rrise.edge_sdk.errors import FrameError, RuntimeFault, RuntimeUnavailable

@@ -11,11 +11,11 @@ import pytest
 from rrise.edge_sdk import BundleError, Certifier, EdgeError, RuntimeFault, RuntimeUnavailable, State, Status
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.device_calibration import recalibrate
-from rrise.edge_sdk.device.loading import choose, matches_probe
+from rrise.edge_sdk.device.loading import choose_execution, matches_probe
 from rrise.edge_sdk.device.suspension import suspend
 from rrise.edge_sdk.formats.manifest import Manifest
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
-from rrise.edge_sdk.runtime.select import Candidate, candidates
+from rrise.edge_sdk.runtime.select import RuntimeCandidate, candidates
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -64,7 +64,7 @@ def test_the_first_certified_candidate_wins(copied, pack):
             runtime.close = lambda: (closed.append(threads), close())
             return runtime
 
-        return Candidate(f"{threads} threads", load)
+        return RuntimeCandidate(f"{threads} threads", load)
 
     def absent():
         raise RuntimeUnavailable("no such thing")
@@ -73,34 +73,34 @@ def test_the_first_certified_candidate_wins(copied, pack):
         raise RuntimeFault("CUDA error 999")
 
     options = [
-        Candidate("absent", absent),
-        Candidate("gpu", broken),
+        RuntimeCandidate("absent", absent),
+        RuntimeCandidate("gpu", broken),
         candidate(3),
         candidate(1),
         candidate(2),
     ]
-    chosen = choose(bundle, "fp32", options)
+    chosen = choose_execution(bundle, "fp32", options)
     assert chosen.state.state is State.CALIBRATED and closed == [3]
     assert (
         chosen.why == "1 threads; not absent: no such thing; not gpu: CUDA error 999; 3 threads is unverified"
     )
-    only = choose(bundle, "fp32", [candidate(3), candidate(2)])
+    only = choose_execution(bundle, "fp32", [candidate(3), candidate(2)])
     assert (
         only.state.state is State.UNVERIFIED
         and dict(only.runtime.execution.options)["intra_op_threads"] == "2"
     )
     with pytest.raises(RuntimeUnavailable, match="no such thing"):
-        choose(bundle, "fp32", [Candidate("absent", absent)])
+        choose_execution(bundle, "fp32", [RuntimeCandidate("absent", absent)])
 
 
 def test_a_contradiction_is_no_reason_to_try_the_next(copied):
     bundle = Bundle.open(copied)
     other = helpers.graph(Spec(), (0.0,), helpers.metadata(Spec(), (0.0,), ""))
     with pytest.raises(BundleError):
-        choose(
+        choose_execution(
             bundle,
             "fp32",
-            [Candidate("forged", lambda: OnnxRuntime.load(other)), *candidates(bundle, "fp32")],
+            [RuntimeCandidate("forged", lambda: OnnxRuntime.load(other)), *candidates(bundle, "fp32")],
         )
 
 
@@ -263,23 +263,23 @@ def test_verification_judges_what_a_certifier_would_take(copied, pack, monkeypat
     bundle = Bundle.open(copied)
 
     def threads(number):
-        return Candidate(str(number), lambda: OnnxRuntime.load(bundle.model("fp32"), threads=number))
+        return RuntimeCandidate(str(number), lambda: OnnxRuntime.load(bundle.model("fp32"), threads=number))
 
     def absent():
         raise RuntimeUnavailable("no such thing")
 
-    options = [Candidate("absent", absent), threads(3), threads(2)]
+    options = [RuntimeCandidate("absent", absent), threads(3), threads(2)]
     monkeypatch.setattr(module, "candidates", lambda *words, **named: options)
 
     def taken():
-        chosen = choose(bundle, "fp32", options).runtime.execution
+        chosen = choose_execution(bundle, "fp32", options).runtime.execution
         assert module.load_runtime(bundle, "fp32").execution == chosen
         return dict(chosen.options)["intra_op_threads"]
 
     assert taken() == "2"
     verify(bundle, "fp32", OnnxRuntime.load(bundle.model("fp32"), threads=3), References.load(pack))
     assert taken() == "3"
-    options[:] = [Candidate("absent", absent)]
+    options[:] = [RuntimeCandidate("absent", absent)]
     with pytest.raises(RuntimeUnavailable, match="not absent: no such thing"):
         module.load_runtime(bundle, "fp32")
 

@@ -12,7 +12,7 @@ import pytest
 
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all
+from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.errors import BundleError, RuntimeFault, RuntimeUnavailable
 from rrise.edge_sdk.formats.signing import Trust

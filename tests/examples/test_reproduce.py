@@ -61,7 +61,7 @@ def rows(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         opened = trainer.Workspace.open(folder / name)
         assert trainer.build_targets(opened).drawn == 0
         trainer.train_surrogate(opened)
-        trainer.calibrate(opened)
+        trainer.calibrate_surrogate(opened)
     return folder
 
 

@@ -14,7 +14,7 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.maps import clopper_pearson_map
 from rrise.calibration.tables.references import References
 from rrise.export.lowering.precision import PREPROCESS_LAYER
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 from rrise.trainer.data import load_digits
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.learning.hardware import threads_for
@@ -53,7 +53,7 @@ def count(network: nn.Module, inputs: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def colour_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def colour_source(tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
     """Frames of a BGR camera, cropped and resized in the graph; the surrogate is the base classifier itself."""
     torch.manual_seed(0)
     dataset = load_digits()
@@ -80,7 +80,7 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
             base_digest="b" * 64,
             beta=BETA,
         )
-    return Source(
+    return ExportSource(
         path=tmp_path_factory.mktemp("colour"),
         module=nn.Sequential(OrderedDict([(PREPROCESS_LAYER, preprocess), ("network", network)])).eval(),
         preprocess=preprocess,
@@ -98,7 +98,7 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="session")
-def colour_bundle(colour_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def colour_bundle(colour_source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three precisions of `colour_source`; copy it before you damage it."""
     from rrise.export.pipeline import export_source
 

@@ -16,12 +16,12 @@ from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.export.lowering.lower import lower
 from rrise.export.lowering.precision import split_preprocessing
 from rrise.export.releasing.bundle import preprocessing_record
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 from rrise.trainer.data.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
-def exported_map(colour_source: Source, colour_bundle: Path) -> np.ndarray:
+def exported_map(colour_source: ExportSource, colour_bundle: Path) -> np.ndarray:
     """The exported preprocessing as a matrix float64 [outputs, inputs], read off the shipped graph column by column.
 
     uint8 frames with a single pixel of 255 are the unit vectors of frame / 255.
@@ -47,7 +47,7 @@ def exported_map(colour_source: Source, colour_bundle: Path) -> np.ndarray:
 
 
 def test_the_operator_norm_is_the_largest_singular_value(
-    exported_map: np.ndarray, colour_source: Source, colour_bundle: Path
+    exported_map: np.ndarray, colour_source: ExportSource, colour_bundle: Path
 ) -> None:
     largest = np.linalg.svd(exported_map, compute_uv=False)[0]
     stated = Bundle.open(colour_bundle).manifest.preprocessing["operator_norm"]
@@ -58,7 +58,7 @@ def test_the_operator_norm_is_the_largest_singular_value(
 @pytest.mark.parametrize("encoding", ["mono8", "bgr8"])
 @pytest.mark.parametrize("size", [None, (7, 5), (19, 23), (40, 40)])
 def test_the_norm_covers_the_rounding_of_a_change_by_one_level(
-    colour_source: Source, encoding: str, size: tuple[int, int] | None
+    colour_source: ExportSource, encoding: str, size: tuple[int, int] | None
 ) -> None:
     """Even frames of every grey and the next: float32 moves a bright frame by more than the exact map would."""
     channels = {"mono8": 1, "bgr8": 3}[encoding]
@@ -72,7 +72,7 @@ def test_the_norm_covers_the_rounding_of_a_change_by_one_level(
 
 
 def test_the_exported_map_crops_resizes_and_turns_bgr_into_rgb(
-    exported_map: np.ndarray, colour_source: Source
+    exported_map: np.ndarray, colour_source: ExportSource
 ) -> None:
     """Against torch's own antialiased resize, on real frames."""
     frames = colour_source.verification.frames[:5]
@@ -83,7 +83,7 @@ def test_the_exported_map_crops_resizes_and_turns_bgr_into_rgb(
 
 
 def test_a_change_within_the_frame_radius_stays_within_the_radius(
-    exported_map: np.ndarray, colour_bundle: Path, colour_source: Source
+    exported_map: np.ndarray, colour_bundle: Path, colour_source: ExportSource
 ) -> None:
     """The worst direction in camera pixels, of the length that the certificate allows there."""
     _, _, directions = np.linalg.svd(exported_map)
@@ -100,7 +100,7 @@ def test_a_change_within_the_frame_radius_stays_within_the_radius(
         assert moved >= 0.9998 * certificate.radius
 
 
-def test_the_preprocessing_is_one_linear_part_of_the_graph(colour_source: Source) -> None:
+def test_the_preprocessing_is_one_linear_part_of_the_graph(colour_source: ExportSource) -> None:
     parts = split_preprocessing(lower(colour_source.module, torch.zeros((2, 20, 24, 3), dtype=torch.uint8)))
     kinds = [node.op_type for node in parts.preprocessing.graph.node]
     assert (

@@ -11,8 +11,8 @@ import pytest
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.export import export_onnx
-from rrise.trainer.scores.calibrate import calibrate
-from rrise.trainer.scores.scoring import predict
+from rrise.trainer.scores.calibrate import calibrate_surrogate
+from rrise.trainer.scores.surrogate_scores import run_surrogate
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
@@ -26,7 +26,7 @@ def exported(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     copy = edit(copied(workspace, tmp_path_factory.mktemp("copies")), "copies = 0", "copies = 8")
     copy = edit(copy, 'error = "0.05"', 'error = "0.1"')  # a second attempt with so few frames
     train_surrogate(copy)
-    calibrate(copy)
+    calibrate_surrogate(copy)
     return copy, export_onnx(copy.path, precisions=PRECISIONS).path
 
 
@@ -40,7 +40,7 @@ def test_every_precision_passes_the_gate_and_has_its_own_offset(exported: tuple[
 def test_certifier_answers_as_the_network_does(exported: tuple[Workspace, Path]) -> None:
     workspace, path = exported
     frames = workspace.frames("test")
-    wanted = predict(workspace.surrogate().module, workspace.preprocess, frames)
+    wanted = run_surrogate(workspace.surrogate().module, workspace.preprocess, frames)
     certifier = Certifier.load(path)
     found = [certifier.certify(frame) for frame in frames]
     assert [item.label for item in found] == wanted.label.tolist()

@@ -9,7 +9,7 @@ from pathlib import Path
 from rrise.export.cli import main
 from rrise.export.gating.gate import gate
 from rrise.export.gating.gate_report import COMPARISON_CHECKS
-from rrise.export.source import Source, torch_reference
+from rrise.export.source import ExportSource, torch_reference
 from rrise.trainer.settings.config import parse_config
 
 TEXT = (Path(__file__).resolve().parents[2] / "export" / "README.md").read_text()
@@ -28,7 +28,7 @@ def test_the_commands_exist_with_their_options() -> None:
         assert set(re.findall(r"--[a-z-]+", rest)) <= known, name
 
 
-def test_every_check_of_the_gate_is_explained(colour_bundle: Path, colour_source: Source) -> None:
+def test_every_check_of_the_gate_is_explained(colour_bundle: Path, colour_source: ExportSource) -> None:
     report = gate(
         colour_bundle,
         "fp32",

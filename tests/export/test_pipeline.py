@@ -26,16 +26,16 @@ from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.loading import State
-from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export import pipeline
 from rrise.export.errors import ExportError
 from rrise.export.pipeline import GateFailed, export_source
 from rrise.export.releasing.bundle import whole_or_not_at_all
-from rrise.export.source import Source, torch_reference
+from rrise.export.source import ExportSource, torch_reference
 from tests.export import damage
 
 ARTEFACTS = ("fp32", "fp16", "int8")
@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_every_precision_certifies_on_the_execution_it_was_calibrated_on(
-    colour_bundle: Path, colour_source: Source, artefact: str
+    colour_bundle: Path, colour_source: ExportSource, artefact: str
 ) -> None:
     with Certifier.load(colour_bundle, artefact=artefact) as certifier:
         assert certifier.state.state is State.CALIBRATED
@@ -84,7 +84,7 @@ def test_every_precision_certifies_on_the_execution_it_was_calibrated_on(
 
 
 def test_without_the_sdk_any_onnx_runtime_gives_label_and_radius(
-    colour_bundle: Path, colour_source: Source
+    colour_bundle: Path, colour_source: ExportSource
 ) -> None:
     session = onnxruntime.InferenceSession(
         colour_bundle / "surrogate.onnx", providers=["CPUExecutionProvider"]
@@ -98,7 +98,7 @@ def test_without_the_sdk_any_onnx_runtime_gives_label_and_radius(
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_the_offset_is_the_kth_smallest_score_of_this_artefact(
-    colour_bundle: Path, colour_source: Source, artefact: str
+    colour_bundle: Path, colour_source: ExportSource, artefact: str
 ) -> None:
     """Recomputed from the shipped file alone, by a plain session and a plain sort."""
     bundle = Bundle.open(colour_bundle)
@@ -152,7 +152,7 @@ def test_only_the_network_has_a_lower_precision(colour_bundle: Path, artefact: s
     assert any(kind in lower for kind in kinds.values()) == (artefact != "fp32")
 
 
-def test_the_recorded_scores_are_of_the_final_file(colour_bundle: Path, colour_source: Source) -> None:
+def test_the_recorded_scores_are_of_the_final_file(colour_bundle: Path, colour_source: ExportSource) -> None:
     bundle = Bundle.open(colour_bundle)
     for name in ARTEFACTS:
         recorded = bundle.recorded(name)
@@ -162,13 +162,13 @@ def test_the_recorded_scores_are_of_the_final_file(colour_bundle: Path, colour_s
 
 
 def test_the_same_input_gives_the_same_bytes(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     again = export_source(colour_source, tmp_path / "again", ARTEFACTS)
     assert contents(again.path) == contents(colour_bundle)
 
 
-def test_batches_are_fixed_in_the_graph(colour_source: Source, tmp_path: Path) -> None:
+def test_batches_are_fixed_in_the_graph(colour_source: ExportSource, tmp_path: Path) -> None:
     result = export_source(colour_source, tmp_path / "bundle", batch_size=3)
     assert result.manifest.input.shape == (3, 20, 24, 3)
     with Certifier.load(result.path) as certifier:
@@ -185,7 +185,7 @@ def damaged_lowering(*arguments: Any) -> onnx.ModelProto:
 
 
 def test_a_failed_gate_leaves_no_bundle(
-    colour_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colour_source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The export itself is wrong by 1 % in one weight; offset, rank and digests all fit what was exported."""
     monkeypatch.setattr(pipeline, "lower", damaged_lowering)
@@ -201,14 +201,14 @@ def test_a_failed_gate_leaves_no_bundle(
     assert json.loads((tmp_path / "report" / "gate.json").read_text())["passed"] is False
 
 
-def test_too_few_frames_name_how_many_are_needed(colour_source: Source, tmp_path: Path) -> None:
+def test_too_few_frames_name_how_many_are_needed(colour_source: ExportSource, tmp_path: Path) -> None:
     source = replace(colour_source, guarantee=Guarantee.of(error="0.01"))
     with pytest.raises(ExportError, match=r"150 calibration frames are too few: .* needs at least 409"):
         export_source(source, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
-def test_training_frames_are_no_calibration_frames(colour_source: Source, tmp_path: Path) -> None:
+def test_training_frames_are_no_calibration_frames(colour_source: ExportSource, tmp_path: Path) -> None:
     seen = frozenset(colour_source.calibration.digest[:2].tolist())
     with pytest.raises(Exception, match="2 calibration frames were used in training or tuning"):
         export_source(replace(colour_source, training_digests=seen), tmp_path / "bundle")
@@ -216,7 +216,7 @@ def test_training_frames_are_no_calibration_frames(colour_source: Source, tmp_pa
 
 
 def test_an_existing_folder_is_not_touched(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     with pytest.raises(ExportError, match="exists already; pass --force"):
@@ -233,7 +233,7 @@ def test_an_existing_folder_is_not_touched(
 
 
 def test_an_existing_bundle_is_replaced_on_request(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     export_source(colour_source, bundle, replace_existing=True)
@@ -272,7 +272,7 @@ def test_a_replacement_that_fails_leaves_the_old_bundle(
 
 @pytest.mark.parametrize("when", [Scores.save, Calibration.save, pipeline.fill])
 def test_a_full_disk_leaves_nothing_behind(
-    colour_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[..., Any]
+    colour_source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[..., Any]
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_named(colour_source: Source, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(colour_source: ExportSource, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write there"):
         export_source(colour_source, tmp_path / "file" / "bundle")
@@ -295,20 +295,22 @@ def test_a_folder_that_cannot_be_written_is_named(colour_source: Source, tmp_pat
     [({"precisions": ("int4",)}, "precision: got 'int4'"), ({"batch_size": 0}, "batch size: got 0")],
 )
 def test_wrong_arguments(
-    colour_source: Source, tmp_path: Path, arguments: dict[str, Any], message: str
+    colour_source: ExportSource, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
         export_source(colour_source, tmp_path / "bundle", **arguments)
 
 
 def test_replayed_scores_pass_the_rank_check_of_the_record(
-    colour_bundle: Path, colour_source: Source
+    colour_bundle: Path, colour_source: ExportSource
 ) -> None:
-    """`check_rank` on what a device would score, through the SDK's own `score`."""
+    """`check_rank` on what a device would score, through the SDK's own `score_runtime`."""
     bundle = Bundle.open(colour_bundle)
     runtime = OnnxRuntime.load(bundle.model("int8"))
     pack: References = colour_source.calibration
-    assert check_rank(score(runtime, pack), run_all(runtime, pack.frames).radius, bundle.calibrations["int8"])
+    assert check_rank(
+        score_runtime(runtime, pack), run_all(runtime, pack.frames).radius, bundle.calibrations["int8"]
+    )
 
 
 class TwoHeads(torch.nn.Module):
@@ -323,7 +325,7 @@ class TwoHeads(torch.nn.Module):
         return logits, torch.nn.functional.softplus(self.second(logits)).squeeze(1) + 0.1
 
 
-def test_a_difficulty_head_goes_through_every_precision(colour_source: Source, tmp_path: Path) -> None:
+def test_a_difficulty_head_goes_through_every_precision(colour_source: ExportSource, tmp_path: Path) -> None:
     """The offset is scaled by a second head: graph and numpy agree bit for bit, and the gate passes."""
     torch.manual_seed(1)
     module = torch.nn.Sequential()
@@ -340,7 +342,7 @@ def test_a_difficulty_head_goes_through_every_precision(colour_source: Source, t
         assert outputs.radius.tobytes() == wanted.tobytes() and (wanted > 0).any()
 
 
-def test_a_selective_rule_is_in_the_graph(colour_source: Source, tmp_path: Path) -> None:
+def test_a_selective_rule_is_in_the_graph(colour_source: ExportSource, tmp_path: Path) -> None:
     guarantee = Guarantee.of("selective", error="0.1", confidence="0.8", beta="0.1")
     source = replace(colour_source, guarantee=guarantee, threshold=0.02)
     result = export_source(source, tmp_path / "bundle")
@@ -355,7 +357,7 @@ def test_a_selective_rule_is_in_the_graph(colour_source: Source, tmp_path: Path)
     ids=["step", "staircase"],
 )
 def test_a_bundle_may_issue_given_radii_and_nothing_else(
-    colour_source: Source, tmp_path: Path, map: RadiusMap, artefacts: "tuple[str, ...]"
+    colour_source: ExportSource, tmp_path: Path, map: RadiusMap, artefacts: "tuple[str, ...]"
 ) -> None:
     """From export over the gate to the loop and the device's own calibration."""
     source = replace(colour_source, map=map)
@@ -379,10 +381,13 @@ def test_a_bundle_may_issue_given_radii_and_nothing_else(
     lower = replace(lower, radius=np.maximum(lower.radius - np.float32(0.02), 0))
     assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.1
     # Another execution whose probits rise by a rounding is not verified, unless the caller takes the risk.
-    for artefact_runtime, verdict in ((runtime, Verdict.PASSED), (Nudged(runtime), Verdict.NUMERICS)):
+    for artefact_runtime, verdict in (
+        (runtime, VerificationVerdict.PASSED),
+        (Nudged(runtime), VerificationVerdict.NUMERICS),
+    ):
         assert verify(bundle, "fp32", artefact_runtime, source.verification, write=False).verdict is verdict
     found = verify(bundle, "fp32", Nudged(runtime), source.verification, write=False, tolerance=1e-4)
-    assert found.verdict is Verdict.PASSED and 0 < found.replay.largest_increase < 1e-5
+    assert found.verdict is VerificationVerdict.PASSED and 0 < found.replay.largest_increase < 1e-5
 
 
 class Nudged:

@@ -37,7 +37,7 @@ from rrise.export.releasing.cache import Cache, conversion_key
 from rrise.export.releasing.export_report import export_page, operator_notes
 from rrise.export.releasing.keys import sign_bundle
 from rrise.export.releasing.pack import pack_bundle, unpack_bundle
-from rrise.export.source import Source
+from rrise.export.source import ExportSource
 from tests.export import damage
 
 
@@ -46,7 +46,7 @@ def quality(artefact: str, accuracy: tuple[float, ...], offset: float = 0.1) -> 
 
 
 def test_certified_accuracy_counts_abstentions_and_wrong_labels(
-    colour_bundle: Path, colour_source: Source
+    colour_bundle: Path, colour_source: ExportSource
 ) -> None:
     """Against a plain loop over the recorded table."""
     record = Bundle.open(colour_bundle).calibrations["fp32"]
@@ -125,7 +125,7 @@ def test_latency_is_a_ratio_of_raw_samples() -> None:
     ],
 )
 def test_a_release_that_misses_the_policy_is_stopped(
-    colour_source: Source, tmp_path: Path, policy: Policy, message: str, memory: Cache
+    colour_source: ExportSource, tmp_path: Path, policy: Policy, message: str, memory: Cache
 ) -> None:
     with pytest.raises(GateFailed, match=message):
         export_source(colour_source, tmp_path / "bundle", policy=policy, cache=memory)
@@ -133,7 +133,7 @@ def test_a_release_that_misses_the_policy_is_stopped(
 
 
 def test_a_release_that_reaches_the_policy_is_written(
-    colour_source: Source, tmp_path: Path, memory: Cache
+    colour_source: ExportSource, tmp_path: Path, memory: Cache
 ) -> None:
     policy = Policy((0.0, 0.1), (0.2, 0.1), largest_offset=0.9, largest_label_flips=0.0, max_drop=0.0)
     result = export_source(colour_source, tmp_path / "bundle", policy=policy, cache=memory)
@@ -145,7 +145,7 @@ def test_radii_without_values_are_refused() -> None:
         Policy(radii=(0.0, 0.1), certified_accuracy=(0.5,))
 
 
-def wider_offset(source: Source) -> Source:
+def wider_offset(source: ExportSource) -> ExportSource:
     """The same model promised more strictly: a larger offset, hence smaller certificates."""
     from rrise.calibration.promise.guarantee import Guarantee
 
@@ -153,7 +153,7 @@ def wider_offset(source: Source) -> Source:
 
 
 def test_a_baseline_stops_a_drop(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path, memory: Cache
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path, memory: Cache
 ) -> None:
     worse = wider_offset(colour_source)
     arguments: dict[str, Any] = {"baseline": colour_bundle, "cache": memory}
@@ -170,7 +170,7 @@ def test_a_baseline_stops_a_drop(
 
 
 def test_a_precision_that_the_baseline_lacks_is_held_against_its_fp32(
-    colour_source: Source, tmp_path: Path, memory: Cache
+    colour_source: ExportSource, tmp_path: Path, memory: Cache
 ) -> None:
     old = export_source(colour_source, tmp_path / "old", cache=memory).path
     arguments: dict[str, Any] = {"baseline": old, "cache": memory}
@@ -194,7 +194,7 @@ def test_a_drop_that_nothing_can_show_fails() -> None:
 
 
 def test_bundles_without_a_common_artefact_have_no_difference(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     copy = damage.copy_of(colour_bundle, tmp_path)
     manifest = Manifest.load(copy / "manifest.json")
@@ -206,14 +206,14 @@ def test_bundles_without_a_common_artefact_have_no_difference(
         baseline.baseline_qualities(copy, colour_source.verification, (0.0,))
 
 
-def test_a_baseline_with_other_classes_is_refused(colour_bundle: Path, colour_source: Source) -> None:
+def test_a_baseline_with_other_classes_is_refused(colour_bundle: Path, colour_source: ExportSource) -> None:
     other = replace(colour_source.verification, class_names=tuple("abcdefghij"))
     with pytest.raises(ExportError, match="its classes are"):
         baseline.baseline_qualities(colour_bundle, other, (0.0,))
 
 
 def test_the_diff_command_fails_beyond_max_drop(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path, memory: Cache
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path, memory: Cache
 ) -> None:
     worse = export_source(wider_offset(colour_source), tmp_path / "bundle", cache=memory).path
     result = CliRunner().invoke(
@@ -246,7 +246,7 @@ def test_the_cache_answers_only_for_what_it_was_made_from(tmp_path: Path) -> Non
     assert len(made) == 3 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_cache_key_holds_everything_that_counts(colour_source: Source) -> None:
+def test_the_cache_key_holds_everything_that_counts(colour_source: ExportSource) -> None:
     others = [
         (replace(colour_source, surrogate_digest="6" * 64), "int8", 1),
         (replace(colour_source, tuning=colour_source.verification), "int8", 1),
@@ -260,7 +260,7 @@ def test_the_cache_key_holds_everything_that_counts(colour_source: Source) -> No
 
 
 def test_tools_may_come_from_distributions_with_other_names(
-    colour_source: Source, monkeypatch: pytest.MonkeyPatch
+    colour_source: ExportSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """onnxruntime-gpu brings the module onnxruntime."""
     wanted, original = conversion_key(colour_source, "fp32", 1), importlib.metadata.version

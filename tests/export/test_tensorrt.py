@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.device.verify import Verdict
+from rrise.edge_sdk.device.verify import VerificationVerdict
 from rrise.edge_sdk.errors import RuntimeUnavailable
 from rrise.edge_sdk.formats.noise import ReplayNoise
 from rrise.edge_sdk.runtime.cuda import Device, Driver
@@ -30,9 +30,9 @@ from rrise.export.lowering.engine import build_engine
 from rrise.export.lowering.head import attach_head
 from rrise.export.lowering.lower import check_model, lower
 from rrise.export.lowering.operators import TENSORRT_OPERATORS, foreign_operators
-from rrise.export.lowering.precision import convert
+from rrise.export.lowering.precision import convert_precision
 from rrise.export.on_device import export_tensorrt
-from rrise.export.source import Source, joined
+from rrise.export.source import ExportSource, joined
 from rrise.trainer.data.preprocess import Preprocess
 from tests.edge_sdk.fake_gpu import FakeCuda, fake_plan, fake_tensorrt
 from tests.export.lowering.test_head import CLASSES, HEADS
@@ -117,7 +117,7 @@ def test_every_kind_of_head_is_parsed_and_built(trt: Any, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded_graph(colour_source: Source) -> onnx.ModelProto:
+def guarded_graph(colour_source: ExportSource) -> onnx.ModelProto:
     """A graph of the guarded tier, whose noise is added behind a resize: it rounds to the grid of the noise."""
     preprocess = Preprocess((20, 24, 3), "bgr8", crop=(1, 2, 18, 18), size=(10, 9), grid=True)
     module = joined(preprocess, colour_source.module.get_submodule("network"), guarded=True)
@@ -126,10 +126,10 @@ def guarded_graph(colour_source: Source) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_graphs_of_the_guarded_tier_are_parsed_and_built(
-    trt: Any, guarded_graph: onnx.ModelProto, colour_source: Source, precision: str
+    trt: Any, guarded_graph: onnx.ModelProto, colour_source: ExportSource, precision: str
 ) -> None:
     noise = ReplayNoise(0.1, "0" * 64, (3, 10, 9))
-    converted = convert(guarded_graph, precision, colour_source.tuning.frames, noise)
+    converted = convert_precision(guarded_graph, precision, colour_source.tuning.frames, noise)
     model = attach_head(converted, HEADS["clopper-pearson"])
     assert foreign_operators(model) == {} and {value.name for value in model.graph.input} == {
         "frame",
@@ -210,7 +210,7 @@ def test_the_device_builds_once_calibrates_and_verifies(
     result = export_tensorrt(copy, **packs, **board)
     assert result and result.built and "this takes minutes" in capsys.readouterr().err
     assert result.calibration is not None and result.calibration.margin >= 0
-    assert result.verification is not None and result.verification.verdict is Verdict.PASSED
+    assert result.verification is not None and result.verification.verdict is VerificationVerdict.PASSED
     again = export_tensorrt(copy, **board)
     assert not again.built and len(built) == 1 and again.calibration is None
     newer = dict(board, trt=fake_tensorrt("10.4.0"))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from rrise.calibration.errors import RriseError
 from rrise.calibration.storage.digests import file_digest
 from rrise.edge_sdk import Certifier, Status
-from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.base_classifier import BaseModel
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.export.base import bundled_base, read_agreements

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rrise.calibration.tables.evaluation import AuditVerdict
-from rrise.trainer.attacks.attack import AttackResult, Rate
+from rrise.trainer.attacks.attack import AttackResult, FalseCertificateRate
 from rrise.trainer.cli import main
 from rrise.trainer.workspace import Workspace
 from tests.trainer.data.pictures import class_folders, picture
@@ -93,7 +93,7 @@ def test_attack_prints_its_rate(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_a_broken_promise_is_status_1(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = Rate(AuditVerdict(100, 100, 20, 80, 0), 0.2, 0.127, 0.292)
+    rate = FalseCertificateRate(AuditVerdict(100, 100, 20, 80, 0), 0.2, 0.127, 0.292)
     broken = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
     monkeypatch.setattr("rrise.trainer.cli.attack", lambda *arguments, **options: broken)
     result = run("attack", workspace)

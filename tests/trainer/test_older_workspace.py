@@ -24,7 +24,7 @@ from rrise.trainer import Workspace
 from rrise.trainer.cli import main
 from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.montecarlo.storage.identity import Identity
-from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "older" / "workspace-2026-11-26.zip"
 
@@ -43,7 +43,7 @@ def test_every_stage_goes_on_where_the_older_version_stopped(old: Path) -> None:
     }
     assert build_targets(workspace).drawn == 0
     assert len(workspace.cost().entries) >= 5 and CostLedger.load(old / "cost.json") == workspace.cost()
-    result = calibrate(workspace)
+    result = calibrate_surrogate(workspace)
     assert result.record.attempt == 1, "the same computation again is no further attempt"
     lines = AttemptLog(old / "attempts.jsonl").lines()
     assert "format" not in lines[0] and lines[-1]["format"] == 2

@@ -28,7 +28,7 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.calibrate import record_path
-from rrise.trainer.scores.scoring import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
+from rrise.trainer.scores.surrogate_scores import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
 from rrise.trainer.workspace import Workspace
 
 INTERVAL = 0.05
@@ -36,7 +36,7 @@ INTERVAL = 0.05
 
 
 @dataclass(frozen=True)
-class Rate:
+class FalseCertificateRate:
     """False certificates among `frames` frames: the verdict, the share wrong, and its 95 % Clopper-Pearson interval."""
 
     verdict: AuditVerdict
@@ -60,8 +60,8 @@ class AttackResult:
     """
 
     rho: float
-    clean: Rate
-    attacked: Rate
+    clean: FalseCertificateRate
+    attacked: FalseCertificateRate
     promised: float | None
     moved: float
     radii: tuple[float, ...] = ()
@@ -155,14 +155,14 @@ def _issued(scores: Scores, record: Calibration, radii: tuple[float, ...]) -> tu
     return tuple(float(value) for value in issued_share(radius, radii))
 
 
-def rate(scores: Scores, record: Calibration) -> Rate:
+def rate(scores: Scores, record: Calibration) -> FalseCertificateRate:
     """False certificates of a record on judged scores."""
     radius = record.head.radius(scores.probit, scores.label, scores.difficulty)
     verdict = audit(scores, radius)
     wrong, frames = np.array([verdict.wrong]), np.array([verdict.frames])
     low = clopper_pearson_lower(wrong, frames, INTERVAL / 2)
     high = clopper_pearson_upper(wrong, frames, INTERVAL / 2)
-    return Rate(verdict, verdict.wrong / verdict.frames, float(low[0]), float(high[0]))
+    return FalseCertificateRate(verdict, verdict.wrong / verdict.frames, float(low[0]), float(high[0]))
 
 
 def _judged(

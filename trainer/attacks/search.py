@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from rrise.calibration.console import Progress
 from rrise.calibration.promise.head import CertificateHead
-from rrise.trainer.classifiers.blackbox import BlackBoxModule, labels_of
+from rrise.trainer.classifiers.blackbox import BlackBoxModule, label_function
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.feed import seeded
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.scoring import predict_inputs
+from rrise.trainer.scores.surrogate_scores import predict_inputs
 
 BATCH = 64
 CLASSES = 3
@@ -71,7 +71,7 @@ def search(
     anything, the one that comes nearest to it.
     """
     generator = seeded(settings.seed)
-    labels = labels_of(base, num_classes, "float32")
+    labels = label_function(base, num_classes, "float32")
     parts = []
     aims = min(CLASSES, num_classes)
     with Progress(len(clean) * aims * settings.restarts * settings.steps, "steps", "attack") as progress:

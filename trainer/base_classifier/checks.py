@@ -19,20 +19,20 @@ NEARLY_ALL, WORTH_SAYING = 0.95, 0.1
 
 
 @dataclass(frozen=True)
-class Judgement:
+class BaseCheck:
     """accuracy: share of right single noisy evaluations. attention: sentences about what looks wrong, mostly none."""
 
     accuracy: float
     attention: tuple[str, ...]
 
 
-def judge(
+def check_base(
     answer: Callable[[Tensor], Tensor],
     inputs: Tensor,
     labels: np.ndarray,
     class_names: tuple[str, ...],
     sigma: float,
-) -> Judgement:
+) -> BaseCheck:
     """Evaluate `answer`, from inputs to classes int64 [B], on noisy copies of inputs float32 [n, C, H, W].
 
     labels: int64 [n], the right classes. sigma: noise standard deviation, in [0, 1] pixel units. The noise is the same at
@@ -60,7 +60,7 @@ def judge(
     texts = tuple(text for text in found_texts if text)
     if not texts[1 if differing else 0 :]:
         texts += tuple(text for text in (_chance(answers, labels),) if text)
-    return Judgement(accuracy, texts)
+    return BaseCheck(accuracy, texts)
 
 
 def _two_passes(differing: int, frames: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.learning import Session, open_session
+from rrise.trainer.learning import Session, open_training_session
 from rrise.trainer.networks import load_weights
 from rrise.trainer.networks.pretrained import Named, normalisation, pretrained_weights
 from rrise.trainer.workspace import Workspace
@@ -19,7 +19,7 @@ def session_for(
 ) -> Session:
     """The session that [training] describes. device: instead of its device; minutes: how long it may work."""
     asked = workspace.config.training
-    return open_session(
+    return open_training_session(
         workspace.path,
         device=device or asked.device,
         precision=asked.precision,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
-from rrise.trainer.base_classifier.checks import Judgement, judge
+from rrise.trainer.base_classifier.checks import BaseCheck, check_base
 from rrise.trainer.base_classifier.specs import base_spec, load_start, session_for
 from rrise.trainer.base_classifier.training import Choice, train_under_noise
 from rrise.trainer.brought.network_checks import check_answers, check_trainable
 from rrise.trainer.brought.onnx_files import embedded
 from rrise.trainer.classifiers import base_file
-from rrise.trainer.classifiers.blackbox import BlackBoxModule, labels_of, onnx_spec, open_black_box
+from rrise.trainer.classifiers.blackbox import BlackBoxModule, label_function, onnx_spec, open_black_box
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
 from rrise.trainer.learning.feed import seeded
@@ -155,7 +155,7 @@ def _check_own(workspace: Workspace, network: nn.Module, origin: str) -> None:
     example, classes = workspace.inputs("tuning")[:4], len(workspace.dataset.class_names)
     check_answers(network, example, classes, origin)
     with torch.inference_mode():
-        labels_of(network, classes, "float32")(example)
+        label_function(network, classes, "float32")(example)
     check_trainable(network, example, origin)
 
 
@@ -163,7 +163,7 @@ def _take_black_box(workspace: Workspace, settings: dict[str, Any], allow_code: 
     asked = workspace.config.base
 
     def check(network: BlackBoxModule) -> None:
-        labels_of(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
+        label_function(network, len(workspace.dataset.class_names), "float32")(workspace.inputs("tuning")[:4])
 
     if asked.onnx:
         spec = onnx_spec(workspace.path / asked.onnx, workspace.path, check)
@@ -187,7 +187,7 @@ def _as_file(workspace: Workspace, kept: bool, allow_code: bool) -> tuple[str, .
     if kept and (current or (record is None and workspace.targets_path.exists())):
         return ()
     if network.spec["kind"] == "black-box":
-        base_file.forget(folder)
+        base_file.forget_base(folder)
         return ()
     if network.spec["kind"] == "onnx":
         base_file.record_own(folder)
@@ -200,12 +200,12 @@ def _as_file(workspace: Workspace, kept: bool, allow_code: bool) -> tuple[str, .
     return (f"cannot be written as base.onnx ({written.reason}); it is counted as a PyTorch module",)
 
 
-def _judgement(workspace: Workspace, network: nn.Module, session: Session) -> Judgement:
+def _judgement(workspace: Workspace, network: nn.Module, session: Session) -> BaseCheck:
     """What it answers on noisy tuning frames: what smoothing starts from."""
     classes = workspace.dataset.class_names
-    answer = labels_of(network, len(classes), workspace.config.targets.dtype, session.device)
+    answer = label_function(network, len(classes), workspace.config.targets.dtype, session.device)
     sigma = workspace.config.smoothing.sigma
-    return judge(answer, workspace.inputs("tuning"), workspace.labels("tuning"), classes, sigma)
+    return check_base(answer, workspace.inputs("tuning"), workspace.labels("tuning"), classes, sigma)
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:

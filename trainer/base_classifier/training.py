@@ -12,9 +12,9 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.specs import base_spec, load_start
-from rrise.trainer.classifiers.blackbox import labels_of
-from rrise.trainer.learning import Session, Trained, fit
-from rrise.trainer.learning.engine import Measure, Objective
+from rrise.trainer.classifiers.blackbox import label_function
+from rrise.trainer.learning import Session, Trained, train_network
+from rrise.trainer.learning.engine import LossFunction, Measure
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, schedule_for
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import consistency, gaussian
@@ -41,7 +41,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BaseRecipe:
     """name: "gaussian" or "consistency"; strength: lambda of consistency, 0 for gaussian."""
 
     name: str
@@ -51,12 +51,12 @@ class Recipe:
         return f"{self.name}-{self.strength:g}" if self.strength else self.name
 
 
-def recipes(workspace: Workspace) -> tuple[Recipe, ...]:
+def recipes(workspace: Workspace) -> tuple[BaseRecipe, ...]:
     """What [base] recipe asks to be tried."""
     asked = workspace.config.base
-    found = [Recipe("gaussian")] if asked.recipe in ("auto", "gaussian") else []
+    found = [BaseRecipe("gaussian")] if asked.recipe in ("auto", "gaussian") else []
     if asked.recipe in ("auto", "consistency"):
-        found += [Recipe("consistency", strength) for strength in asked.strengths]
+        found += [BaseRecipe("consistency", strength) for strength in asked.strengths]
     return tuple(found)
 
 
@@ -121,14 +121,14 @@ class _Work:
         one, members = base_spec(self.workspace), self.workspace.config.base.members
         return one if members == 1 else {"kind": "ensemble", "members": [one] * members}
 
-    def classifier(self, recipe: Recipe) -> tuple[nn.Module, list[Trained]]:
+    def classifier(self, recipe: BaseRecipe) -> tuple[nn.Module, list[Trained]]:
         """The base classifier of one recipe: its only member, or the ensemble of them."""
         members = self.workspace.config.base.members
         made = [self._member(recipe, member) for member in range(members)]
         modules = [module for module, _ in made]
         return modules[0] if members == 1 else Ensemble(modules).eval(), [trained for _, trained in made]
 
-    def _member(self, recipe: Recipe, member: int) -> tuple[nn.Module, Trained]:
+    def _member(self, recipe: BaseRecipe, member: int) -> tuple[nn.Module, Trained]:
         asked = self.workspace.config.base
         several = len(recipes(self.workspace)) > 1 or asked.members > 1
         stage = f"base-{recipe}-{member}" if several else "base"
@@ -138,7 +138,7 @@ class _Work:
         schedule = schedule_for(asked, asked.epochs, start, len(self.inputs), member)
 
         def run(network: nn.Module) -> Trained:
-            return fit(
+            return train_network(
                 network,
                 schedule,
                 self.inputs,
@@ -161,7 +161,7 @@ class _Work:
             load_start(network, *self.weights, new_head=True)
         return network
 
-    def _objective(self, recipe: Recipe) -> Objective:
+    def _objective(self, recipe: BaseRecipe) -> LossFunction:
         asked, sigma = self.workspace.config.base, self.workspace.config.smoothing.sigma
         view, copies = View(asked.shift, asked.flip), _copies(self.workspace, recipe)
         if recipe.name == "gaussian":
@@ -169,7 +169,7 @@ class _Work:
         return consistency(self.labels, view, sigma, copies, recipe.strength, asked.entropy)
 
 
-def _copies(workspace: Workspace, recipe: Recipe) -> int:
+def _copies(workspace: Workspace, recipe: BaseRecipe) -> int:
     """Noisy copies of each view: one copy cannot disagree with itself."""
     asked = workspace.config.base.copies
     return max(asked, 2) if recipe.name == "consistency" else asked
@@ -196,7 +196,7 @@ def certified_share(workspace: Workspace, module: nn.Module, session: Session) -
     sigma, objective = workspace.config.smoothing.sigma, workspace.config.guarantee.objective
     x = workspace.inputs("tuning")[:JUDGED]
     wanted = torch.from_numpy(workspace.labels("tuning")[:JUDGED]).to(session.device)
-    answer = labels_of(
+    answer = label_function(
         module, len(workspace.dataset.class_names), workspace.config.targets.dtype, session.device
     )
     draws = _draws(max(objective.radii, default=0.0) / sigma)

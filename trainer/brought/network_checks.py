@@ -18,7 +18,7 @@ SHOWN = 3
 """Names in a message."""
 
 
-def prepare(network: nn.Module, origin: str) -> nn.Module:
+def prepare_network(network: nn.Module, origin: str) -> nn.Module:
     """The network inside a compiled or parallel one, on the CPU, with floating-point weights in float32.
 
     Half and double precision become float32, in which noise is added and base.onnx is written.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rrise.calibration.requirements import install
-from rrise.trainer.brought.user_code import describe
+from rrise.trainer.brought.user_code import describe_error
 from rrise.trainer.errors import TrainerError
 
 LARGEST = 2**31 - 1
@@ -24,7 +24,7 @@ def embedded(path: Path) -> bytes:
     """
     onnx = _onnx()
     data = read_file(path)
-    if not references(data, str(path)):
+    if not external_references(data, str(path)):
         return data
     try:
         model = onnx.load_model_from_string(data)
@@ -33,7 +33,7 @@ def embedded(path: Path) -> bytes:
         whole: bytes = model.SerializeToString()
     except Exception as error:  # ONNX and protobuf raise classes of their own
         raise TrainerError(
-            f"{path}: keeps weights in other files, which cannot be read ({describe(error)}); put them beside it, or "
+            f"{path}: keeps weights in other files, which cannot be read ({describe_error(error)}); put them beside it, or "
             "export it as one file (torch.onnx.export(..., external_data=False), onnx.save(onnx.load(path), path))"
         ) from error
     return refuse_references(whole, str(path))
@@ -41,7 +41,7 @@ def embedded(path: Path) -> bytes:
 
 def refuse_references(data: bytes, origin: str) -> bytes:
     """`data` unchanged; refused where something in it lies in another file, which no digest of it covers."""
-    found = references(data, origin)
+    found = external_references(data, origin)
     if found:
         raise TrainerError(
             f"{origin}: {found[0]} lies outside the file, so its digest does not say what the classifier is; expected one "
@@ -51,7 +51,7 @@ def refuse_references(data: bytes, origin: str) -> bytes:
     return data
 
 
-def references(data: bytes, origin: str) -> list[str]:
+def external_references(data: bytes, origin: str) -> list[str]:
     """What a serialised ONNX model refers to in other files, in words.
 
     Raises:
@@ -62,7 +62,7 @@ def references(data: bytes, origin: str) -> list[str]:
     except TrainerError:
         raise
     except Exception as error:  # see above
-        raise TrainerError(f"{origin}: cannot load it as an ONNX model ({describe(error)})") from error
+        raise TrainerError(f"{origin}: cannot load it as an ONNX model ({describe_error(error)})") from error
     if not model.graph.node:
         raise TrainerError(f"{origin}: cannot load it as an ONNX model (it has no graph)")
     return [text for message in _messages(model) if (text := _reference(message))]

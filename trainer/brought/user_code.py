@@ -25,10 +25,10 @@ def user_code(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise
-        raise TrainerError(f"{what} ({describe(error)})") from error
+        raise TrainerError(f"{what} ({describe_error(error)})") from error
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Type and message of an exception on one line."""
     text = " ".join(str(error).split())
     cut = text if len(text) <= LONGEST else text[:LONGEST] + " ..."

@@ -25,7 +25,7 @@ from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.storage.formats import check_format
 from rrise.calibration.storage.onnx_limits import OPSET
 from rrise.trainer.brought.onnx_files import refuse_references
-from rrise.trainer.brought.user_code import describe
+from rrise.trainer.brought.user_code import describe_error
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.folding import fold_batch_norm
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
@@ -113,7 +113,7 @@ def read_record(folder: Path) -> BaseFile | None:
         ) from error
 
 
-def forget(folder: Path) -> None:
+def forget_base(folder: Path) -> None:
     """Before another base classifier is made: the record of the old one must not survive it."""
     (folder / RECORD_NAME).unlink(missing_ok=True)
 
@@ -136,7 +136,7 @@ def write(folder: Path, module: nn.Module, noisy: Tensor) -> BaseFile | NotWritt
     Returns:
         The record; or the reason why there is none, for instance an operator without an ONNX counterpart.
     """
-    forget(folder)
+    forget_base(folder)
     found = exported(module, noisy)
     if isinstance(found, NotWritten):
         return found
@@ -155,13 +155,13 @@ def exported(module: nn.Module, noisy: Tensor) -> tuple[bytes, float] | NotWritt
     for exporter in (_by_tracing, _by_export):
         try:
             data = refuse_references(_without_names(exporter(module, noisy[:3])), ONNX_NAME)
-            return data, compare(data, module, noisy)
+            return data, logit_difference(data, module, noisy)
         except Exception as error:  # exporters raise whatever they like; each failure is a reason
-            reasons.append(describe(error))
+            reasons.append(describe_error(error))
     return NotWritten("; ".join(dict.fromkeys(reasons)))
 
 
-def compare(data: bytes, module: nn.Module, noisy: Tensor) -> float:
+def logit_difference(data: bytes, module: nn.Module, noisy: Tensor) -> float:
     """Largest difference of logits between an ONNX file and a module on float32 [n, C, H, W], in units of the largest.
 
     Raises:

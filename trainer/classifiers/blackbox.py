@@ -92,7 +92,7 @@ def classifier_of(module: nn.Module) -> nn.Module | BlackBox:
     return module.function if isinstance(module, BlackBoxModule) else module
 
 
-def labels_of(
+def label_function(
     module: nn.Module, num_classes: int, dtype: str, device: torch.device | None = None
 ) -> Callable[[Tensor], Tensor]:
     """A function from inputs float32 [B, C, H, W] to classes int64 [B], as fast as the Monte Carlo engine's.

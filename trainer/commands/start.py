@@ -22,7 +22,7 @@ from rrise.trainer.data.geometry import parse_camera
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
 from rrise.trainer.data.survey import Survey, survey
-from rrise.trainer.scores.calibrate import calibrate, record_path
+from rrise.trainer.scores.calibrate import calibrate_surrogate, record_path
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
 from rrise.trainer.streams import comparison_streams
@@ -181,7 +181,7 @@ def run(workspace: Path, device: str, compare: bool, allow_code: bool, json_flag
         say("comparison: CERTIFY and audit")
         certify_test_split(opened, allow_code=allow_code, device=device or "cpu", announce=say)
     say("calibration")
-    result = calibrate(opened, allow_code=allow_code)
+    result = calibrate_surrogate(opened, allow_code=allow_code)
     folder = record_path(opened, opened.surrogate(allow_code=allow_code)).parent
     compared = result.judged_on == "test" and opened.certify_path.exists()
     tables = ReportTables(

@@ -19,7 +19,7 @@ import torch
 from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import clopper_pearson_upper
 from rrise.calibration.storage.files import write_json
-from rrise.trainer.counts.counting import counting_for, source_of
+from rrise.trainer.counts.counting import classifier_forms, counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import open_engine
 from rrise.trainer.workspace import Workspace
@@ -90,7 +90,7 @@ def agree(
     place, classes = torch.device(device), len(workspace.dataset.class_names)
     second = open_engine(
         engine,
-        source_of(workspace, base),
+        classifier_forms(workspace, base),
         num_classes=classes,
         dtype=workspace.config.targets.dtype,
         device=place,

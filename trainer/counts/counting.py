@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from rrise.trainer.classifiers.base_file import read_onnx
-from rrise.trainer.classifiers.blackbox import BlackBoxModule, classifier_of, labels_of
+from rrise.trainer.classifiers.blackbox import BlackBoxModule, classifier_of, label_function
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
 from rrise.trainer.montecarlo.counter import usual_batch
 from rrise.trainer.montecarlo.distributed import team
-from rrise.trainer.montecarlo.engine_choice import AUTO, Chosen, choose
-from rrise.trainer.montecarlo.engines import EngineLabeller, Source, open_engine
+from rrise.trainer.montecarlo.engine_choice import AUTO, ChosenEngine, choose_engine
+from rrise.trainer.montecarlo.engines import ClassifierForms, EngineLabeller, open_engine
 from rrise.trainer.montecarlo.storage.store import recorded_engines
 from rrise.trainer.networks import Network
 from rrise.trainer.workspace import Workspace
@@ -36,10 +36,10 @@ class Counting:
     sentence: str
 
 
-def source_of(workspace: Workspace, base: Network) -> Source:
+def classifier_forms(workspace: Workspace, base: Network) -> ClassifierForms:
     """The base classifier in the forms that engines run: base.onnx, and the network where it is one."""
     module = None if isinstance(base.module, BlackBoxModule) else base.module
-    return Source(onnx=read_onnx(workspace.path), module=module)
+    return ClassifierForms(onnx=read_onnx(workspace.path), module=module)
 
 
 def counting_for(workspace: Workspace, base: Network, *, device: str = "cpu", engine: str = "") -> Counting:
@@ -53,7 +53,7 @@ def counting_for(workspace: Workspace, base: Network, *, device: str = "cpu", en
     """
     crew = team()
     place, asked = crew.device(device), engine or workspace.config.targets.engine
-    source, dtype = source_of(workspace, base), workspace.config.targets.dtype
+    source, dtype = classifier_forms(workspace, base), workspace.config.targets.dtype
     classes = len(workspace.dataset.class_names)
     if source.onnx is None and source.module is None:
         return _module(base, classes, dtype, place, "the black box itself")
@@ -65,12 +65,12 @@ def counting_for(workspace: Workspace, base: Network, *, device: str = "cpu", en
         there = recorded_engines(workspace.targets_path, base.digest)
         wanted = _wanted(asked, there)
         if wanted == AUTO:
-            chosen = choose(source, noisy, wanted=AUTO, **options)  # type: ignore[arg-type]
+            chosen = choose_engine(source, noisy, wanted=AUTO, **options)  # type: ignore[arg-type]
             wanted = chosen.labeller.name
     wanted = crew.told(wanted)
     if not wanted:
         return _module(base, classes, dtype, place, "PyTorch, as the counts that are there")
-    chosen = chosen or choose(source, noisy, wanted=wanted, **options)  # type: ignore[arg-type]
+    chosen = chosen or choose_engine(source, noisy, wanted=wanted, **options)  # type: ignore[arg-type]
     _expect_recorded(workspace, there, chosen)
     return Counting(chosen.labeller, chosen.labeller.engine, chosen.sentence())
 
@@ -96,7 +96,7 @@ def _module(base: Network, classes: int, dtype: str, device: torch.device, sente
     return Counting(make_labeller(classifier_of(base.module), classes, dtype, device), "", sentence)
 
 
-def _expect_recorded(workspace: Workspace, there: set[str], chosen: Chosen) -> None:
+def _expect_recorded(workspace: Workspace, there: set[str], chosen: ChosenEngine) -> None:
     other = sorted(there - {chosen.labeller.engine})
     if other:
         raise TrainerError(
@@ -119,10 +119,14 @@ def fresh_answers(workspace: Workspace, base: Network, device: torch.device) -> 
     if device.type == "cpu" and len(names) == 1:
         with contextlib.suppress(TrainerError):
             labeller = open_engine(
-                next(iter(names)), source_of(workspace, base), num_classes=classes, dtype=dtype, device=device
+                next(iter(names)),
+                classifier_forms(workspace, base),
+                num_classes=classes,
+                dtype=dtype,
+                device=device,
             )
             return SharedAmongThreads(labeller)
-    return labels_of(base.module, classes, dtype, device)
+    return label_function(base.module, classes, dtype, device)
 
 
 class SharedAmongThreads:

@@ -19,7 +19,7 @@ from rrise.trainer.counts.forecast import forecast
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
 from rrise.trainer.montecarlo.distributed import team
-from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, Stream, bundle_streams, open_stream
+from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, MonteCarloStream, bundle_streams, open_stream
 from rrise.trainer.workspace import Workspace
 
 PROMISED = ("calibration", "verification")
@@ -48,7 +48,7 @@ class TargetsResult:
 
 def build_targets(
     workspace: Workspace,
-    streams: Iterable[Stream] | None = None,
+    streams: Iterable[MonteCarloStream] | None = None,
     *,
     device: str = "cpu",
     engine: str = "",
@@ -103,7 +103,7 @@ def _sample(
     workspace: Workspace,
     counting: Counting,
     store: CountStore,
-    stream: Stream,
+    stream: MonteCarloStream,
     device: str,
     progress: Progress,
 ) -> None:
@@ -119,7 +119,7 @@ def _sample(
     )
 
 
-def _looks(workspace: Workspace, stream: Stream, store: CountStore) -> int:
+def _looks(workspace: Workspace, stream: MonteCarloStream, store: CountStore) -> int:
     """Over how many looks beta is split: the number that was fixed beforehand where a promise rests on the counts."""
     if stream.name in PROMISED:
         return workspace.config.targets.looks

@@ -25,7 +25,7 @@ from rrise.calibration.storage.files import read_arrays, write_arrays
 from rrise.trainer.data.geometry import Geometry
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.data.readers.arrays import FileArray
-from rrise.trainer.data.readers.source import Source
+from rrise.trainer.data.readers.source import DataSource
 from rrise.trainer.data.workers import Failure, spread
 from rrise.trainer.errors import TrainerError
 
@@ -46,7 +46,7 @@ def stored_dtype(preprocess: Preprocess) -> np.dtype[Any]:
     return np.dtype(np.float32 if preprocess.resizes else np.uint8)
 
 
-def read_all(source: Source, geometry: Geometry, preprocess: Preprocess, target: Path | None) -> Pass:
+def read_all(source: DataSource, geometry: Geometry, preprocess: Preprocess, target: Path | None) -> Pass:
     """Decode every picture once, with a worker on every processor.
 
     target: a file that takes the preprocessed frames, row by row; None where only digests are needed.
@@ -141,7 +141,7 @@ class InputsFile:
         return tensor.to(torch.float32) * (1.0 / 255.0) if self._array.dtype == np.uint8 else tensor
 
 
-def save_record(path: Path, found: Pass, made_from: dict[str, Any]) -> None:
+def save_cache_record(path: Path, found: Pass, made_from: dict[str, Any]) -> None:
     """Write beside the file what its rows are and what it was made from."""
     write_arrays(path, {"rows": found.rows, "checksums": found.checksums}, {"table": "inputs", **made_from})
 

@@ -12,7 +12,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import combined_digest, json_digest
 from rrise.calibration.storage.files import read_arrays, write_arrays
 from rrise.trainer.data.geometry import Geometry
-from rrise.trainer.data.readers.source import Source
+from rrise.trainer.data.readers.source import DataSource
 
 _ARRAYS = ("digests", "labels", "clips", "rows", "held_out")
 
@@ -41,7 +41,7 @@ class Catalogue:
 
     @staticmethod
     def of(
-        source: Source,
+        source: DataSource,
         geometry: Geometry,
         key: str,
         rows: np.ndarray,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rrise.trainer.data.readers.source import Header, Source
+from rrise.trainer.data.readers.source import DataSource, Header
 from rrise.trainer.data.workers import Failure, spread
 from rrise.trainer.errors import TrainerError
 
@@ -51,7 +51,7 @@ class Geometry:
 
 
 def geometry_of(
-    source: Source,
+    source: DataSource,
     camera: tuple[int, int] | None = None,
     reverse_colours: bool = False,
     failures: list[Failure] | None = None,
@@ -77,7 +77,7 @@ def geometry_of(
     return Geometry(height, width, 1 if grey else 3, reverse_colours and source.file_order and not grey)
 
 
-def _headers(source: Source, failures: list[Failure] | None) -> dict[int, Header]:
+def _headers(source: DataSource, failures: list[Failure] | None) -> dict[int, Header]:
     pictures = source.pictures
     shape = getattr(pictures, "frame_shape", None)
     if shape is not None:  # rows of one array are all alike

@@ -8,10 +8,10 @@ import numpy as np
 
 from rrise.trainer.data.frames import Dataset, LazyFrames
 from rrise.trainer.data.geometry import Geometry, geometry_of
-from rrise.trainer.data.readers.arrays import RESIDENT, Rows
+from rrise.trainer.data.readers.arrays import RESIDENT, PictureRows
 from rrise.trainer.data.readers.digits import load_digits
-from rrise.trainer.data.readers.opening import open_source
-from rrise.trainer.data.readers.source import Source
+from rrise.trainer.data.readers.opening import open_data_source
+from rrise.trainer.data.readers.source import DataSource
 
 
 def load_dataset(
@@ -23,7 +23,7 @@ def load_dataset(
 ) -> Dataset:
     """Load labelled frames for use in Python: in memory up to 256 MiB, beyond that read when they are asked for.
 
-    source: the word "digits", or what `open_source` takes.
+    source: the word "digits", or what `open_data_source` takes.
     reverse_colours: give colour images of files in BGR order, as a bgr8 camera would. An .npz file or Zarr group is taken
         as it is, so it must hold frames in the order in which the camera will deliver them.
     camera: (height, width) of the camera's frames, where images have several sizes.
@@ -31,7 +31,7 @@ def load_dataset(
     """
     if str(source) == "digits":
         return load_digits()
-    opened = open_source(source, clips=clips)
+    opened = open_data_source(source, clips=clips)
     geometry = geometry_of(opened, camera, reverse_colours)
     lazy = lazy_frames(opened, geometry, np.arange(len(opened)), None)
     frames = lazy[:] if lazy.nbytes <= RESIDENT else lazy
@@ -39,7 +39,7 @@ def load_dataset(
 
 
 def lazy_frames(
-    source: Source, geometry: Geometry, rows: np.ndarray, digests: np.ndarray | None
+    source: DataSource, geometry: Geometry, rows: np.ndarray, digests: np.ndarray | None
 ) -> LazyFrames:
     """Camera frames of the pictures of those numbers."""
     return LazyFrames(
@@ -47,10 +47,14 @@ def lazy_frames(
     )
 
 
-def resident(source: Source, geometry: Geometry) -> np.ndarray | None:
+def resident(source: DataSource, geometry: Geometry) -> np.ndarray | None:
     """All frames as the array that holds them already, uint8 [n, H, W, C]; None where they lie elsewhere or must be
     changed first."""
     pictures = source.pictures
-    if isinstance(pictures, Rows) and pictures.in_memory and pictures.frame_shape == geometry.frame_shape:
+    if (
+        isinstance(pictures, PictureRows)
+        and pictures.in_memory
+        and pictures.frame_shape == geometry.frame_shape
+    ):
         return pictures.array.reshape(len(pictures), *geometry.frame_shape)
     return None

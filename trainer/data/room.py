@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration.storage.digests import json_digest
-from rrise.trainer.data.cache import InputsFile, Pass, open_inputs, read_all, save_record
+from rrise.trainer.data.cache import InputsFile, Pass, open_inputs, read_all, save_cache_record
 from rrise.trainer.data.catalogue import Catalogue
 from rrise.trainer.data.frames import Dataset, Frames, LazyFrames
 from rrise.trainer.data.geometry import Geometry, broken_pictures, geometry_of
@@ -20,8 +20,8 @@ from rrise.trainer.data.loading import lazy_frames, resident
 from rrise.trainer.data.lock import WriterLock
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.data.readers.digits import open_digits
-from rrise.trainer.data.readers.opening import local_path, open_source
-from rrise.trainer.data.readers.source import Source, join_held_out
+from rrise.trainer.data.readers.opening import local_path, open_data_source
+from rrise.trainer.data.readers.source import DataSource, join_held_out
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig
 from rrise.trainer.data.workers import Failure
 from rrise.trainer.errors import TrainerError
@@ -42,14 +42,14 @@ class DataRoom:
         self._failures: list[Failure] = []
 
     @cached_property
-    def source(self) -> Source | None:
+    def source(self) -> DataSource | None:
         """The opened source; None where its files are gone and the catalogue stands for them."""
         if self._data.source == "digits" and not self._data.held_out:
             return open_digits()
         places = [self._path(text) for text in (self._data.source, self._data.held_out) if text]
         if not all(path.exists() for path in places) and self._kept is not None:
             return None
-        opened = [open_source(path, clips=self._data.clips) for path in places]
+        opened = [open_data_source(path, clips=self._data.clips) for path in places]
         return join_held_out(*opened) if len(opened) > 1 else opened[0]
 
     @cached_property
@@ -160,7 +160,7 @@ class DataRoom:
             )
         return self._finish(known, found)
 
-    def _make(self, source: Source, key: str) -> Catalogue:
+    def _make(self, source: DataSource, key: str) -> Catalogue:
         """Read every picture: catalogue and, where it is wanted, the file of preprocessed frames in the same pass."""
         target = self._cache / "inputs.npy.new" if self._on_disk else None
         known, found = self._read(source, key, target)
@@ -172,12 +172,12 @@ class DataRoom:
     def _finish(self, known: Catalogue, found: Pass) -> InputsFile:
         (self._cache / "inputs.npz").unlink(missing_ok=True)
         (self._cache / "inputs.npy.new").replace(self._cache / "inputs.npy")
-        save_record(self._cache / "inputs.npz", found, self._made_from(known))
+        save_cache_record(self._cache / "inputs.npz", found, self._made_from(known))
         file = self._open_inputs(known)
         assert file is not None
         return file
 
-    def _read(self, source: Source, key: str, target: Path | None) -> tuple[Catalogue, Pass]:
+    def _read(self, source: DataSource, key: str, target: Path | None) -> tuple[Catalogue, Pass]:
         geometry = self.geometry
         try:
             found = read_all(source, geometry, self.preprocess, target)
@@ -198,7 +198,7 @@ class DataRoom:
         path = self._cache / "catalogue.npz"
         return Catalogue.load(path) if path.exists() else None
 
-    def _key(self, source: Source) -> str:
+    def _key(self, source: DataSource) -> str:
         asked = self._data
         reverse = self._asked.encoding == "bgr8"
         return json_digest(

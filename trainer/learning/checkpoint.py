@@ -43,7 +43,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """What a checkpoint holds."""
 
     network: nn.Module
@@ -61,7 +61,11 @@ class State:
 
 
 def save_checkpoint(
-    path: Path, state: State, position: Position, settings: Mapping[str, Any], machine: Mapping[str, Any]
+    path: Path,
+    state: TrainingState,
+    position: Position,
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all."""
     header = {
@@ -77,7 +81,7 @@ def save_checkpoint(
 
 def restore_checkpoint(
     path: Path,
-    state: State,
+    state: TrainingState,
     settings: Mapping[str, Any],
     machine: Mapping[str, Any],
     *,
@@ -111,7 +115,7 @@ def restore_checkpoint(
     return Position(**found["position"])
 
 
-def _load(state: State, tensors: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
+def _load(state: TrainingState, tensors: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
     state.network.load_state_dict(_below(tensors, "network/"))
     state.optimiser.load(_below(tensors, "optimiser/"))
     if state.average is not None:

@@ -19,10 +19,16 @@ from torch import Tensor, nn
 
 from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.learning.checkpoint import Position, State, restore_checkpoint, save_checkpoint
+from rrise.trainer.learning.checkpoint import Position, TrainingState, restore_checkpoint, save_checkpoint
 from rrise.trainer.learning.clock import Interrupted
-from rrise.trainer.learning.feed import Frames, batches, order, step_seed
-from rrise.trainer.learning.hardware import choose_precision, describe, layout_for, numbers, threads_for
+from rrise.trainer.learning.feed import TrainingFrames, order, step_seed, training_batches
+from rrise.trainer.learning.hardware import (
+    choose_precision,
+    describe_hardware,
+    layout_for,
+    numbers_per_batch,
+    threads_for,
+)
 from rrise.trainer.learning.journal import Journal
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
@@ -51,7 +57,7 @@ class Batch:
     progress: float
 
 
-Objective = Callable[[Forward, Batch], Tensor]
+LossFunction = Callable[[Forward, Batch], Tensor]
 """The mean loss of a batch; a mean over frames, so that a batch may be cut into pieces."""
 
 Measure = Callable[[nn.Module], dict[str, float]]
@@ -71,11 +77,11 @@ class Trained:
     machine: Mapping[str, Any]
 
 
-def fit(
+def train_network(
     network: nn.Module,
     schedule: Schedule,
-    frames: Frames,
-    objective: Objective,
+    frames: TrainingFrames,
+    objective: LossFunction,
     session: Session,
     *,
     stage: str = "training",
@@ -94,7 +100,7 @@ def fit(
     engine = _Engine(
         network, schedule, frames, objective, session, {**(settings or {}), "schedule": asdict(schedule)}
     )
-    size = numbers(engine.size, tuple(frames.shape))
+    size = numbers_per_batch(engine.size, tuple(frames.shape))
     devices = [session.device] if session.device.type == "cuda" else []
     with (
         threads_for(size),
@@ -112,8 +118,8 @@ class _Engine:
         self,
         network: nn.Module,
         schedule: Schedule,
-        frames: Frames,
-        objective: Objective,
+        frames: TrainingFrames,
+        objective: LossFunction,
         session: Session,
         settings: Mapping[str, Any],
     ) -> None:
@@ -124,15 +130,15 @@ class _Engine:
         self.per_epoch = len(frames) // self.size
         self.steps = schedule.epochs * self.per_epoch
         self.precision = choose_precision(
-            session.precision, self.device, numbers(self.size, tuple(frames.shape))
+            session.precision, self.device, numbers_per_batch(self.size, tuple(frames.shape))
         )
-        self.machine = describe(self.device, self.precision, self.crew.size)
+        self.machine = describe_hardware(self.device, self.precision, self.crew.size)
         network.to(self.device).float().train().requires_grad_(True)
         self.layout = layout_for(network, self.device)
         network.to(memory_format=self.layout)  # type: ignore[call-overload]
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         average = Average(network, schedule.ema) if schedule.ema else None
-        self.state = State(network, Optimiser(network, schedule), average, scaler)
+        self.state = TrainingState(network, Optimiser(network, schedule), average, scaler)
         self.generator = torch.Generator(self.device)
         self.position = Position()
 
@@ -147,7 +153,7 @@ class _Engine:
         self._forward = self._prepared()
         watch = _Watch(self, journal, measure)
         journal.open(self.steps * self.size, self.position.examples)
-        for index, frames in batches(self.frames, self._indices(), self.device):
+        for index, frames in training_batches(self.frames, self._indices(), self.device):
             watch.took(self._step(index, frames))
             journal.advance(self.size)
             if self.position.steps < self.steps:

@@ -14,7 +14,7 @@ AHEAD = 3
 """Batches that are prepared while the GPU computes."""
 
 
-class Frames(Protocol):
+class TrainingFrames(Protocol):
     """What training needs of its frames; `rrise.trainer.data.inputs.Inputs` is one."""
 
     def __len__(self) -> int: ...
@@ -27,8 +27,8 @@ class Frames(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def batches(
-    frames: Frames, indices: Iterable[Tensor], device: torch.device
+def training_batches(
+    frames: TrainingFrames, indices: Iterable[Tensor], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Index and frames of each batch, both on `device`, in the order of `indices`."""
     if device.type == "cpu":
@@ -38,7 +38,7 @@ def batches(
     yield from _ahead(lambda index: _pinned(index, frames), indices, device)
 
 
-def _pinned(index: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+def _pinned(index: Tensor, frames: TrainingFrames) -> tuple[Tensor, Tensor]:
     return index.pin_memory(), frames[index].pin_memory()
 
 

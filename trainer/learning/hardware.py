@@ -65,7 +65,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
 
 
-def describe(device: torch.device, precision: str, processes: int) -> dict[str, object]:
+def describe_hardware(device: torch.device, precision: str, processes: int) -> dict[str, object]:
     """What weights depend on beside the settings: a training on another machine ends with other ones."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {
@@ -107,6 +107,6 @@ def threads_for(batch_numbers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def numbers(batch_size: int, shape: tuple[int, ...]) -> int:
+def numbers_per_batch(batch_size: int, shape: tuple[int, ...]) -> int:
     """How many numbers a batch of inputs of `shape` holds."""
     return batch_size * math.prod(shape)

@@ -14,7 +14,7 @@ from rrise.trainer.errors import TrainerError
 LOSSES = ("ce", "js", "probit", "both")
 
 
-def consistency(logits: Tensor, labels: Tensor, strength: float, entropy: float) -> Tensor:
+def consistency_loss(logits: Tensor, labels: Tensor, strength: float, entropy: float) -> Tensor:
     """Cross-entropy of noisy copies, plus what they disagree in, plus the entropy of what they say together.
 
     mean_j CE(p_j, label) + strength * mean_j KL(p_bar || p_j) + entropy * H(p_bar), with p_bar the copies' mean softmax.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rrise.trainer.learning.engine import Batch, Forward, Objective
-from rrise.trainer.learning.losses import consistency as consistency_loss
+from rrise.trainer.learning.engine import Batch, Forward, LossFunction
+from rrise.trainer.learning.losses import consistency_loss as consistency_loss
 from rrise.trainer.learning.losses import soft_loss
 from rrise.trainer.learning.views import View, fresh_shares, noisy
 
@@ -18,7 +18,7 @@ RAMP = 0.25
 """Share of a training over which the consistency term grows to its full strength."""
 
 
-def gaussian(labels: Tensor, view: View, sigma: float, copies: int = 1) -> Objective:
+def gaussian(labels: Tensor, view: View, sigma: float, copies: int = 1) -> LossFunction:
     """Cross-entropy at `copies` noisy copies of each augmented view (Cohen et al. 2019, section 3.3).
 
     labels: int64 [n] of all training frames, on the device.
@@ -34,10 +34,10 @@ def gaussian(labels: Tensor, view: View, sigma: float, copies: int = 1) -> Objec
 
 def consistency(
     labels: Tensor, view: View, sigma: float, copies: int, strength: float, entropy: float
-) -> Objective:
+) -> LossFunction:
     """The same, with what the copies disagree in as a second term: it widens the margin that smoothing certifies.
 
-    strength: lambda, reached after the first quarter. entropy: eta. See `losses.consistency`.
+    strength: lambda, reached after the first quarter. entropy: eta. See `losses.consistency_loss`.
     """
 
     def objective(forward: Forward, batch: Batch) -> Tensor:
@@ -61,7 +61,7 @@ class Teaching:
 
 def stored(
     counts: Tensor, how: Teaching, teacher: nn.Module | None = None, teacher_share: float = 0.0
-) -> Objective:
+) -> LossFunction:
     """Class counts that were drawn before, float32 [n, K] on the device: the paper's way.
 
     They belong to the frames as they are; a view that is augmented or blended keeps its frame's counts, which is an
@@ -85,7 +85,7 @@ def stored(
 
 def fresh(
     labels: Callable[[Tensor], Tensor], num_classes: int, sigma: float, num_samples: int, how: Teaching
-) -> Objective:
+) -> LossFunction:
     """New noise on a new view of every frame at every step: `num_samples` evaluations of the base classifier each.
 
     labels: the base classifier, from inputs float32 [B, C, h, w] to classes int64 [B].

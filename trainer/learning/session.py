@@ -54,7 +54,7 @@ class Session:
             path.unlink(missing_ok=True)
 
 
-def open_session(
+def open_training_session(
     folder: Path | None = None,
     *,
     device: str = "auto",

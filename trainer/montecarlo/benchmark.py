@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.engines import EngineLabeller, Source, open_engine
+from rrise.trainer.montecarlo.engines import ClassifierForms, EngineLabeller, open_engine
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.sampler import sample_counts
 from rrise.trainer.montecarlo.storage.identity import IMAGE_BLOCK, SAMPLE_BLOCK
@@ -43,15 +43,15 @@ SECONDS = 1.0
 SIGMA = 0.25
 
 
-class Rate(NamedTuple):
+class Throughput(NamedTuple):
     """Evaluations per second of wall time, and per second of processor time (the same on a GPU)."""
 
     wall: float
     processor: float
 
-    def over(self, other: Rate) -> Rate:
+    def over(self, other: Throughput) -> Throughput:
         """This in units of another."""
-        return Rate(self.wall / other.wall, self.processor / other.processor)
+        return Throughput(self.wall / other.wall, self.processor / other.processor)
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Row:
     the batches at which its plain forward pass was fastest."""
 
     engine: str
-    plain: Rate
+    plain: Throughput
     plain_at: str
-    counting: Rate
+    counting: Throughput
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class CountingBenchmark:
     """The comparison, with the machine it was made on. loop: the usual loop; noise: drawing and adding noise alone; left_out:
     engines that cannot run here, and why."""
 
     machine: str
     shape: tuple[int, ...]
-    loop: Rate
-    noise: Rate
+    loop: Throughput
+    noise: Throughput
     rows: tuple[Row, ...]
     left_out: tuple[str, ...]
 
@@ -131,7 +131,7 @@ class Benchmark:
 
 
 def run_benchmark(
-    source: Source,
+    source: ClassifierForms,
     preprocess: nn.Module,
     frames: np.ndarray,
     num_classes: int,
@@ -144,7 +144,7 @@ def run_benchmark(
     seconds: float = SECONDS,
     minutes: float = MINUTES,
     progress: Callable[[str], object] = lambda text: None,
-) -> Benchmark:
+) -> CountingBenchmark:
     """Measure every engine (with its store), the usual loop and plain forward passes, in interleaved rounds.
 
     Args:
@@ -191,8 +191,8 @@ def run_benchmark(
         Row(engine, rates[f"plain {i}"], where, rates[f"count {i}"])
         for i, (engine, where, _) in enumerate(found)
     )
-    return Benchmark(
-        describe_machine(place), tuple(x.shape[1:]), rates["loop"], rates["noise"], rows, tuple(left_out)
+    return CountingBenchmark(
+        describe_device(place), tuple(x.shape[1:]), rates["loop"], rates["noise"], rows, tuple(left_out)
     )
 
 
@@ -217,7 +217,7 @@ def usual_loop(
     return counts
 
 
-def describe_machine(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """The processor or GPU, its threads, and the version of torch."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
@@ -236,7 +236,7 @@ class _Enough(Exception):
 
 
 #: Runs for about so many seconds and returns evaluations per second.
-Contender = Callable[[float], Rate]
+Contender = Callable[[float], Throughput]
 
 
 class _Logits(nn.Module):
@@ -298,7 +298,7 @@ def _plain(labeller: EngineLabeller, x: Tensor, size: int, workers: int) -> Cont
     if workers == 1:
         return _repeated(alone, x.device)
 
-    def measure(seconds: float) -> Rate:
+    def measure(seconds: float) -> Throughput:
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
@@ -344,7 +344,7 @@ def _counting(
     digests = frame_digests(frames)
     speed = [0.0]
 
-    def count(block: int, groups: int, longest: float) -> Rate:
+    def count(block: int, groups: int, longest: float) -> Throughput:
         """Rate over `groups` groups of one image block each, after a first batch that warms up; `longest` seconds of it."""
         number = min(len(frames), groups + 1)
         num_samples = block * -(-(groups + 1) * IMAGE_BLOCK // number)
@@ -368,7 +368,7 @@ def _counting(
         done = sum(evaluations for _, _, evaluations in stored[1:])
         return _rate(done, stored[-1][0] - stored[0][0], stored[-1][1] - stored[0][1], device)
 
-    def run(seconds: float) -> Rate:
+    def run(seconds: float) -> Throughput:
         speed[0] = speed[0] or count(SMALL_BLOCK, 1, seconds).wall
         block = SAMPLE_BLOCK if speed[0] * seconds > SAMPLE_BLOCK * IMAGE_BLOCK else SMALL_BLOCK
         rate = count(block, max(1, round(speed[0] * seconds / (block * IMAGE_BLOCK))), 2 * seconds)
@@ -380,17 +380,17 @@ def _counting(
 
 def _interleaved(
     contenders: dict[str, Contender], rounds: int, seconds: float, end: float
-) -> dict[str, Rate]:
+) -> dict[str, Throughput]:
     """Median rates over rounds in which every contender runs once, so that all see the same machine; none begins after
     `end`, but for the first."""
-    rates: dict[str, list[Rate]] = {name: [] for name in contenders}
+    rates: dict[str, list[Throughput]] = {name: [] for name in contenders}
     for number in range(rounds):
         if number and time.monotonic() > end:
             break
         for name, contender in contenders.items():
             rates[name].append(contender(seconds))
     return {
-        name: Rate(
+        name: Throughput(
             statistics.median(rate.wall for rate in values),
             statistics.median(rate.processor for rate in values),
         )
@@ -401,7 +401,7 @@ def _interleaved(
 def _repeated(run: Callable[[], int], device: torch.device) -> Contender:
     """Call `run` until the time is up, after one call to warm up."""
 
-    def measure(seconds: float) -> Rate:
+    def measure(seconds: float) -> Throughput:
         run()
         _wait(device)
         start, busy, done = time.perf_counter(), time.process_time(), 0
@@ -413,9 +413,9 @@ def _repeated(run: Callable[[], int], device: torch.device) -> Contender:
     return measure
 
 
-def _rate(done: int, wall: float, processor: float, device: torch.device) -> Rate:
+def _rate(done: int, wall: float, processor: float, device: torch.device) -> Throughput:
     per_second = done / max(wall, 1e-9)
-    return Rate(per_second, done / max(processor, 1e-9) if device.type == "cpu" else per_second)
+    return Throughput(per_second, done / max(processor, 1e-9) if device.type == "cpu" else per_second)
 
 
 def _wait(device: torch.device) -> None:

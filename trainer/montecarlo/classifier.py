@@ -67,7 +67,7 @@ class ModuleLabeller:
         self.memory_format = torch.channels_last
 
     def __call__(self, x: Tensor) -> Tensor:
-        return labels_of(self.logits(x), self._num_classes)
+        return labels_from_logits(self.logits(x), self._num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, K] of float32 [B, C, H, W]; the first call checks the network, as a call of the labeller does."""
@@ -147,7 +147,7 @@ class BlackBoxLabeller:
                 log.warning("the black box answers differently on two passes over the same frames")
             self._checked = True
         output = self._answer(x)
-        return labels_of(output, self._num_classes) if output.is_floating_point() else output
+        return labels_from_logits(output, self._num_classes) if output.is_floating_point() else output
 
     def _answer(self, x: Tensor) -> Tensor:
         """Logits [B, K], or classes int64 [B]."""
@@ -168,7 +168,7 @@ class BlackBoxLabeller:
         return labels
 
 
-def labels_of(logits: Tensor, num_classes: int) -> Tensor:
+def labels_from_logits(logits: Tensor, num_classes: int) -> Tensor:
     """argmax int64 [B] of logits [B, K]; K where one of them is NaN, so that it can be counted without a branch."""
     # The maximum of a row with a NaN is NaN: one pass finds both.
     top = logits.max(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
-from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, sample_batches, units
 from rrise.trainer.montecarlo.storage.identity import Identity
 
 # About as many numbers per thread as stay in the cache while a batch passes through the network.
@@ -92,7 +92,7 @@ class HostCounter:
         x = torch.from_numpy(buffer).permute(0, 3, 1, 2)
         counts = torch.zeros(len(self._frames) * columns, dtype=torch.int64)
         ones = torch.ones(size, dtype=torch.int64)
-        for pieces in batches(units(self._key, cells, block, self._frames[0].size), size):
+        for pieces in sample_batches(units(self._key, cells, block, self._frames[0].size), size):
             self._filler.fill(buffer, self._frames, pieces)
             filled = pieces[-1].stop
             labels = self._labeller(x[: max(filled, 2)])[:filled]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.engines import NAMES, EngineLabeller, Source, installed, open_engine
+from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, EngineLabeller, installed, open_engine
 
 AUTO = "auto"
 ROUNDS, SECONDS = 3, 0.25
@@ -40,7 +40,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenEngine:
     """The engine to count with, and everything that was tried."""
 
     labeller: EngineLabeller
@@ -62,8 +62,8 @@ class Chosen:
         return "; ".join([text, *refused])
 
 
-def choose(
-    source: Source,
+def choose_engine(
+    source: ClassifierForms,
     noisy: Tensor,
     *,
     num_classes: int,
@@ -71,7 +71,7 @@ def choose(
     device: torch.device,
     wanted: str = AUTO,
     seconds: float = SECONDS,
-) -> Chosen:
+) -> ChosenEngine:
     """Open the engine `wanted`, or of those that are installed the fastest that agrees with the reference.
 
     The reference is the network in PyTorch, in float32; where the base classifier is an ONNX file, ONNX Runtime.
@@ -112,10 +112,10 @@ def choose(
     rates = _rates([labeller for labeller, _ in opened], noisy, seconds) if len(opened) > 1 else [1.0]
     trials += [Trial(**{**vars(trial), "rate": rate}) for (_, trial), rate in zip(opened, rates, strict=True)]
     best = max(range(len(rates)), key=rates.__getitem__)
-    return Chosen(opened[best][0], tuple(trials))
+    return ChosenEngine(opened[best][0], tuple(trials))
 
 
-def compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
+def compare_labellers(found: Tensor, expected: Tensor) -> tuple[float, float]:
     """Largest difference of logits in units of the largest expected one, and the share of other labels."""
     found, expected = found.float(), expected.float()
     scale = max(float(expected.abs().max()), 1e-6)
@@ -130,7 +130,7 @@ def _compared(labeller: EngineLabeller, noisy: Tensor, expected: Tensor) -> Tria
         raise TrainerError(
             f"engine {labeller.engine!r} returned {list(found.shape)}, expected {list(expected.shape)}"
         )
-    difference, flips = compare(found, expected)
+    difference, flips = compare_labellers(found, expected)
     refused = ""
     if not difference <= TOLERANCE[labeller.dtype] or flips > FLIPS[labeller.dtype]:
         refused = (

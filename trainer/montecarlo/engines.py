@@ -1,6 +1,6 @@
 """Engines: what evaluates the base classifier, behind one labeller, so that counting takes the fastest that agrees.
 
-    labeller = open_engine("openvino", Source(onnx=data), num_classes=10, dtype="float32", device=torch.device("cpu"))
+    labeller = open_engine("openvino", ClassifierForms(onnx=data), num_classes=10, dtype="float32", device=torch.device("cpu"))
     labels = labeller(x)            # float32 [B, C, H, W] -> int64 [B]; num_classes where a logit is NaN
     logits = labeller.logits(x)     # float [B, K], for comparisons
     labeller.engine                 # "openvino 2026.4.1 float32 cpu x86_64": part of a store's identity
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from rrise.calibration.requirements import install
 from rrise.trainer.brought.onnx_files import refuse_references
-from rrise.trainer.brought.user_code import describe, out_of_memory
+from rrise.trainer.brought.user_code import describe_error, out_of_memory
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_of
+from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_from_logits
 from rrise.trainer.montecarlo.neighbours import check_alone
-from rrise.trainer.montecarlo.onnx_classifier import import_onnxruntime
+from rrise.trainer.montecarlo.onnx_classifier import quiet_onnxruntime
 
 INSTALL = {
     "torch": ("torch", "torch"),
@@ -43,7 +43,7 @@ NAMES = tuple(INSTALL)
 
 
 @dataclass(frozen=True)
-class Source:
+class ClassifierForms:
     """The base classifier in the forms that there are. onnx: bytes of base.onnx; module: the network, in evaluation mode."""
 
     onnx: bytes | None = None
@@ -72,7 +72,7 @@ class EngineLabeller:
                     check_logits(self.logits(x), x, self.num_classes)
                     check_alone(self.logits, x, coarse=self.dtype != "float32")
                     self._checked = True
-        return labels_of(self.logits(x), self.num_classes)
+        return labels_from_logits(self.logits(x), self.num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, K] of float32 [B, C, H, W] on the engine's device. Raises: TrainerError, or memory runs out."""
@@ -84,8 +84,8 @@ class EngineLabeller:
             if out_of_memory(error):
                 raise
             raise TrainerError(
-                f"engine {self.engine!r} fails on float32 {list(x.shape)} ({describe(error)}); does the base classifier take "
-                "what the preprocessing delivers?"
+                f"engine {self.engine!r} fails on float32 {list(x.shape)} ({describe_error(error)}); does the base classifier "
+                "take what the preprocessing delivers?"
             ) from error
 
     def _run(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class EngineLabeller:
 class TorchEngine(EngineLabeller):
     """PyTorch, eager: batch normalisation folded, channels_last. On a GPU the counter replays it as a CUDA graph."""
 
-    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+    def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
         super().__init__("torch", torch.__version__, num_classes, dtype, device)
         if source.module is None:
             raise TrainerError(
@@ -116,7 +116,7 @@ class CompiledEngine(TorchEngine):
     # Compiled kernels share their work among PyTorch's own threads.
     concurrent = False
 
-    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+    def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
         super().__init__(source, num_classes, dtype, device)
         self.name = "torch-compile"
         self.engine = self.engine.replace("torch ", "torch-compile ", 1)
@@ -125,7 +125,7 @@ class CompiledEngine(TorchEngine):
     def __call__(self, x: Tensor) -> Tensor:
         if self._compiled is None:
             self._labeller(x)  # its checks, and its choice of the memory layout
-        return labels_of(self.logits(x), self.num_classes)
+        return labels_from_logits(self.logits(x), self.num_classes)
 
     def _run(self, x: Tensor) -> Tensor:
         if self._compiled is None:
@@ -140,8 +140,8 @@ class OnnxRuntimeEngine(EngineLabeller):
 
     capturable = False  # it waits for its own stream
 
-    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
-        runtime = import_onnxruntime()
+    def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
+        runtime = quiet_onnxruntime()
         super().__init__("onnxruntime", runtime.__version__, num_classes, dtype, device)
         _expect_float32(self)
         options = runtime.SessionOptions()
@@ -189,7 +189,7 @@ class OnnxRuntimeEngine(EngineLabeller):
 class OpenVinoEngine(EngineLabeller):
     """OpenVINO on the CPU; one stream for each of PyTorch's threads, one request for each caller's thread."""
 
-    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+    def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
         openvino = _imported("openvino")
         version = openvino.get_version().split("-")[0]
         super().__init__("openvino", version, num_classes, dtype, device)
@@ -233,7 +233,7 @@ class TensorRtEngine(EngineLabeller):
 
     LARGEST = 4096
 
-    def __init__(self, source: Source, num_classes: int, dtype: str, device: torch.device) -> None:
+    def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
         if device.type != "cuda" or not torch.cuda.is_available():
             # Asked first: without a driver, TensorRT's objects end the process.
             raise TrainerError(f"engine 'tensorrt': needs an NVIDIA GPU, got device {device}")
@@ -272,7 +272,7 @@ class TensorRtEngine(EngineLabeller):
         return logits
 
 
-ENGINES: Mapping[str, Callable[[Source, int, str, torch.device], EngineLabeller]] = {
+ENGINES: Mapping[str, Callable[[ClassifierForms, int, str, torch.device], EngineLabeller]] = {
     "torch": TorchEngine,
     "torch-compile": CompiledEngine,
     "onnxruntime": OnnxRuntimeEngine,
@@ -282,7 +282,7 @@ ENGINES: Mapping[str, Callable[[Source, int, str, torch.device], EngineLabeller]
 
 
 def open_engine(
-    name: str, source: Source, *, num_classes: int, dtype: str, device: torch.device
+    name: str, source: ClassifierForms, *, num_classes: int, dtype: str, device: torch.device
 ) -> EngineLabeller:
     """The labeller of the engine `name`, one of NAMES.
 
@@ -319,7 +319,7 @@ def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _whole(source: Source, name: str) -> bytes:
+def _whole(source: ClassifierForms, name: str) -> bytes:
     if source.onnx is None:
         raise TrainerError(
             f"engine {name!r}: runs base.onnx, which this base classifier has not; make it with `rrise-train base --again`, "
@@ -349,4 +349,4 @@ def _loaded(load: Callable[[], Any]) -> Any:
     except TrainerError:
         raise
     except Exception as error:  # runtimes raise classes of their own
-        raise TrainerError(f"base.onnx: cannot be loaded ({describe(error)})") from error
+        raise TrainerError(f"base.onnx: cannot be loaded ({describe_error(error)})") from error

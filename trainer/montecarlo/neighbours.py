@@ -29,10 +29,10 @@ NOISE = 0.25
 """Standard deviation of the noise that makes enough different rows of a few frames, in [0, 1] pixel units."""
 
 #: float32 [B, C, H, W] -> logits [B, K] or labels int [B].
-Answer = Callable[[Tensor], Tensor]
+LabelFunction = Callable[[Tensor], Tensor]
 
 
-def check_alone(answer: Answer, x: Tensor, *, coarse: bool = False, cause: str = "") -> bool:
+def check_alone(answer: LabelFunction, x: Tensor, *, coarse: bool = False, cause: str = "") -> bool:
     """Refuse a classifier whose answer for a frame depends on its neighbours; returns whether its answers are random.
 
     Args:
@@ -113,7 +113,9 @@ def _expect_same(
         raise _refusal(f"{by} when {what}", cause)
 
 
-def _check_random(answer: Answer, rows: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...], cause: str) -> None:
+def _check_random(
+    answer: LabelFunction, rows: Tensor, pairs: tuple[tuple[Tensor, Tensor], ...], cause: str
+) -> None:
     """Exchange test: do runs with one kind of neighbours differ from those with another more than among themselves?"""
     half = len(rows) // 2
     for pair in pairs:

@@ -80,7 +80,7 @@ def units(key: NoiseKey, cells: list[Cell], sample_block: int, numel: int) -> It
             yield Unit(key, cell, index, min(length, sample_block - first))
 
 
-def batches(stream: Iterator[Unit], batch_size: int) -> Iterator[list[Piece]]:
+def sample_batches(stream: Iterator[Unit], batch_size: int) -> Iterator[list[Piece]]:
     """Cut the samples of `stream` into batches of `batch_size` rows; the last may be smaller."""
     pieces: list[Piece] = []
     filled = 0

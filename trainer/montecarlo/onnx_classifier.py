@@ -16,7 +16,7 @@ from rrise.trainer.errors import TrainerError
 CPU = "CPUExecutionProvider"
 
 
-def import_onnxruntime() -> Any:
+def quiet_onnxruntime() -> Any:
     """The module onnxruntime, kept from writing telemetry.
 
     Raises:
@@ -43,7 +43,7 @@ class OnnxClassifier:
     def __init__(
         self, source: str | Path | bytes, provider: str = CPU, threads: int | None = None, *, origin: str = ""
     ) -> None:
-        onnxruntime = import_onnxruntime()
+        onnxruntime = quiet_onnxruntime()
         path = origin or ("the ONNX file" if isinstance(source, bytes) else str(source))
         data = source if isinstance(source, bytes) else read_file(Path(source))
         # From bytes, ONNX Runtime would look for external weights in the working directory.

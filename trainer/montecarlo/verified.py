@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rrise.calibration.statistics.proposals import ProposalQueue, Verified
 from rrise.calibration.statistics.sequential import SequentialTest
-from rrise.calibration.statistics.verification import Verification, Verified
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import BlackBox, make_labeller
 
@@ -50,7 +50,7 @@ def verify_proposals(
         generator = torch.Generator(x.device)
         generator.seed()
     labeller = make_labeller(classifier, num_classes, "float32", x.device)
-    queue = Verification(test, label, radius, max_samples)
+    queue = ProposalQueue(test, label, radius, max_samples)
     with torch.inference_mode():
         while not queue.done:
             rows = queue.next_batch(batch_size)

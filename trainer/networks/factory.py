@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rrise.trainer.brought.network_checks import prepare
+from rrise.trainer.brought.network_checks import prepare_network
 from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.copies import WithCopies
@@ -73,4 +73,4 @@ def load_factory(
         raise TrainerError(
             f"network factory {name!r}: returned {type(network).__name__}, expected a torch.nn.Module"
         )
-    return prepare(network, f"network factory {name!r}")
+    return prepare_network(network, f"network factory {name!r}")

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rrise.calibration.requirements import install
-from rrise.trainer.brought.network_checks import prepare
+from rrise.trainer.brought.network_checks import prepare_network
 from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.resnet import Standardise
@@ -59,7 +59,7 @@ def library_network(
     package = _library(name, library)
     with user_code(f"network {name!r}: cannot be built with {dict(arguments)}"):
         made = _BUILDERS[library](package, model, num_classes, in_channels, dict(arguments))
-    return Named(prepare(made, f"network {name!r}"), mean, std, packed=library == "transformers")
+    return Named(prepare_network(made, f"network {name!r}"), mean, std, packed=library == "transformers")
 
 
 def normalisation(

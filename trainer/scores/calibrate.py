@@ -25,9 +25,9 @@ from rrise.calibration.tables.evaluation import (
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.counts.certify import RADII
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.choice import choose
-from rrise.trainer.scores.scoring import pytorch_execution, score
+from rrise.trainer.scores.choice import settle_plan
 from rrise.trainer.scores.settled import save_plan
+from rrise.trainer.scores.surrogate_scores import pytorch_execution, score_surrogate
 from rrise.trainer.streams import REFERENCE_SPLITS
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
 
@@ -76,7 +76,7 @@ class CalibrateResult:
         }
 
 
-def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateResult:
+def calibrate_surrogate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateResult:
     """Calibrate the PyTorch execution of the surrogate and evaluate it: on the test split where `certify` has drawn the
     audit, else on the verification split.
 
@@ -91,7 +91,7 @@ def calibrate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateRes
     """
     network = workspace.surrogate(allow_code=allow_code)
     tables = score_all(workspace, network)
-    plan = choose(workspace, tables["tuning"], network.guard_noise)
+    plan = settle_plan(workspace, tables["tuning"], network.guard_noise)
     table = tables["calibration"]
     record = plan.calibrate(
         table, training_digests=seen_digests(workspace), attempt=log_attempt(workspace, network, plan)
@@ -134,7 +134,9 @@ def score_all(workspace: Workspace, network: Network) -> dict[str, Scores]:
     tables = {}
     for split in scored_splits(workspace):
         references = workspace.references(split)
-        tables[split] = score(network.module, workspace.preprocess, references, network.digest, noise)
+        tables[split] = score_surrogate(
+            network.module, workspace.preprocess, references, network.digest, noise
+        )
         tables[split].save(workspace.scores_path(folder, split))
     return tables
 

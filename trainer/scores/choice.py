@@ -9,12 +9,12 @@ from rrise.calibration.promise.fit import too_few
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.maps import IDENTITY, clopper_pearson_map
-from rrise.calibration.promise.plan import Plan, choose_plan, default_radii
+from rrise.calibration.promise.plan import Plan, choose_plan, planning_radii
 from rrise.calibration.promise.selective import choose_threshold
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.data.splits import Splits
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.scoring import score
+from rrise.trainer.scores.surrogate_scores import score_surrogate
 from rrise.trainer.settings.config import Config
 from rrise.trainer.workspace import Workspace
 
@@ -34,10 +34,12 @@ def promised(config: Config, noise: float) -> Guarantee:
 def tuning_scores(workspace: Workspace, surrogate: Network) -> Scores:
     """Scores of the PyTorch execution on the tuning split."""
     references = workspace.references("tuning")
-    return score(surrogate.module, workspace.preprocess, references, surrogate.digest, surrogate.guard_noise)
+    return score_surrogate(
+        surrogate.module, workspace.preprocess, references, surrogate.digest, surrogate.guard_noise
+    )
 
 
-def choose(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
+def settle_plan(workspace: Workspace, tuning: Scores, noise: float) -> Plan:
     """Guarantee, map, difficulty and threshold: as rrise.toml says, and where it says "auto" as the tuning split does.
 
     No calibration count is looked at.
@@ -67,7 +69,7 @@ def plan_for(config: Config, tuning: Scores, noise: float, units: int) -> Plan:
     if guarantee.rules.among_issued:
         threshold = choose_threshold(tuning, guarantee, curve, radius=objective.radius, num_calibration=size)
     scaled = tuning.difficulty is not None and not guarantee.rules.among_issued
-    return Plan(guarantee, curve, scaled, threshold, objective, default_radii(tuning.sigma), ())
+    return Plan(guarantee, curve, scaled, threshold, objective, planning_radii(tuning.sigma), ())
 
 
 def worth(workspace: Workspace, tuning: Scores, noise: float) -> float:

@@ -13,8 +13,8 @@ from rrise.calibration.storage.digests import json_digest
 from rrise.calibration.storage.files import read_json, write_json
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.choice import calibration_units, choose, guarantee_for, tuning_scores
-from rrise.trainer.scores.scoring import pytorch_execution
+from rrise.trainer.scores.choice import calibration_units, guarantee_for, settle_plan, tuning_scores
+from rrise.trainer.scores.surrogate_scores import pytorch_execution
 from rrise.trainer.workspace import Workspace
 
 MADE_FROM = "made_from"
@@ -50,7 +50,7 @@ def settled_plan(workspace: Workspace, network: Network) -> Settled:
     try:
         return Settled(_stored(workspace, network))
     except (CalibrationError, OSError) as error:
-        chosen = choose(workspace, tuning_scores(workspace, network), network.guard_noise)
+        chosen = settle_plan(workspace, tuning_scores(workspace, network), network.guard_noise)
         return Settled(
             chosen, f"the plan was chosen anew on the tuning split: {error}; `rrise-train calibrate` keeps it"
         )

@@ -30,7 +30,7 @@ LARGEST_COPIES = 256
 MAPS = ("auto", "clopper-pearson", "identity", "staircase")
 
 
-def check(config: Config) -> None:
+def check_settings(config: Config) -> None:
     """Refuse settings that cannot work together."""
     _check_choices(config)
     _check_numbers(config)

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from rrise.calibration.promise.objective import Objective
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings.checks import check, nearest
+from rrise.trainer.settings.checks import check_settings, nearest
 
 SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
 """Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
@@ -251,7 +251,7 @@ class Config:
     acceptance: AcceptanceConfig = field(default_factory=AcceptanceConfig)
 
     def __post_init__(self) -> None:
-        check(self)
+        check_settings(self)
 
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rrise.calibration.errors import CheckFailed
 from rrise.calibration.storage.onnx_limits import OPSET
-from rrise.trainer.brought.user_code import describe
+from rrise.trainer.brought.user_code import describe_error
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.onnx_classifier import OnnxClassifier
 from rrise.trainer.networks import Network
@@ -218,7 +218,7 @@ def _graph(module: nn.Module, x: Tensor) -> bytes:
             torch.onnx.export(module.eval(), (x,), buffer, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
     except Exception as error:  # exporters raise whatever they like
         raise TrainerError(
-            f"[surrogate] budget_ms: the network cannot be written as ONNX, so no pass can be timed ({describe(error)}); set "
-            "copies to a number instead"
+            f"[surrogate] budget_ms: the network cannot be written as ONNX, so no pass can be timed ({describe_error(error)}); "
+            "set copies to a number instead"
         ) from error
     return buffer.getvalue()

@@ -24,7 +24,7 @@ from rrise.trainer.learning import Session
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.networks import Network, differences, load_network, read_header, save_network
 from rrise.trainer.scores.choice import worth
-from rrise.trainer.scores.scoring import score
+from rrise.trainer.scores.surrogate_scores import score_surrogate
 from rrise.trainer.settings.config import SurrogateConfig
 from rrise.trainer.surrogates.copies import Copies, add_copies, core
 from rrise.trainer.surrogates.difficulty import learn_difficulty
@@ -38,7 +38,7 @@ LARGEST_FALL = 0.05
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SurrogateCandidate:
     """One way of training, judged on the tuning split.
 
     method: "stored", "fresh" or "unchanged" (the base classifier's weights as they are).
@@ -74,8 +74,8 @@ class SurrogateResult:
     """
 
     digest: str
-    chosen: Candidate
-    candidates: tuple[Candidate, ...]
+    chosen: SurrogateCandidate
+    candidates: tuple[SurrogateCandidate, ...]
     kept: bool
     seconds: float
     copies: Copies | None = None
@@ -144,7 +144,7 @@ def ways(workspace: Workspace, work: Work) -> list[Way]:
     ]
 
 
-def check_no_fall(candidates: Sequence[Candidate]) -> None:
+def check_no_fall(candidates: Sequence[SurrogateCandidate]) -> None:
     """Refuse where training lost what the base classifier knew: nothing good can be calibrated from it.
 
     Raises CheckFailed with the agreement before and after.
@@ -159,14 +159,14 @@ def check_no_fall(candidates: Sequence[Candidate]) -> None:
         )
 
 
-def _judge(workspace: Workspace, module: nn.Module, way: Way, session: Session) -> Candidate:
+def _judge(workspace: Workspace, module: nn.Module, way: Way, session: Session) -> SurrogateCandidate:
     module.cpu()
-    table = score(module, workspace.preprocess, workspace.references("tuning"), UNSAVED, way.noise)
+    table = score_surrogate(module, workspace.preprocess, workspace.references("tuning"), UNSAVED, way.noise)
     if session.first:
         table.save(candidate_path(workspace, way.method, way.noise))
         if way.method != UNCHANGED:
             workspace.record_cost(way.stage, passes=way.passes, trained=way.trained)
-    return Candidate(
+    return SurrogateCandidate(
         method=way.method,
         guard_noise=way.noise,
         agreement=label_agreement(table),
@@ -182,8 +182,8 @@ def _save(
     base: Network,
     network: nn.Module,
     spec: dict[str, Any],
-    best: Candidate,
-    candidates: Sequence[Candidate],
+    best: SurrogateCandidate,
+    candidates: Sequence[SurrogateCandidate],
     settings: dict[str, Any],
 ) -> None:
     """Give a trained network its copies and its difficulty head, where they are asked for, and write it."""
@@ -222,7 +222,7 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
 def _keep(workspace: Workspace, base: Network, settings: dict[str, Any], allow_code: bool) -> SurrogateResult:
     start, path = time.monotonic(), workspace.surrogate_path
     metadata = _with_defaults(read_header(path)[1])
-    candidates = tuple(Candidate(**item) for item in metadata["candidates"])
+    candidates = tuple(SurrogateCandidate(**item) for item in metadata["candidates"])
     kept = (metadata["method"], metadata["guard_noise"])
     chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
     if _only_copies_differ(metadata, settings):
@@ -247,7 +247,12 @@ def _only_copies_differ(metadata: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def _result(
-    workspace: Workspace, chosen: Candidate, candidates: tuple[Candidate, ...], *, kept: bool, seconds: float
+    workspace: Workspace,
+    chosen: SurrogateCandidate,
+    candidates: tuple[SurrogateCandidate, ...],
+    *,
+    kept: bool,
+    seconds: float,
 ) -> SurrogateResult:
     path = workspace.surrogate_path
     found = read_header(path)[1].get("copies")

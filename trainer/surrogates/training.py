@@ -14,8 +14,8 @@ from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.base_classifier.specs import resnet_spec, single
 from rrise.trainer.classifiers.blackbox import KINDS as BLACK_BOXES
 from rrise.trainer.counts.counting import fresh_answers
-from rrise.trainer.learning import Session, Trained, fit
-from rrise.trainer.learning.engine import Measure, Objective
+from rrise.trainer.learning import Session, Trained, train_network
+from rrise.trainer.learning.engine import LossFunction, Measure
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, TRAINED, schedule_for
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import Teaching, fresh, stored
@@ -104,7 +104,7 @@ class Work:
 
         def run(network: nn.Module) -> Trained:
             objective = self._stored(way) if way.method == "stored" else self._fresh(way)
-            return fit(
+            return train_network(
                 network,
                 schedule,
                 self.inputs,
@@ -133,7 +133,7 @@ class Work:
             torch.manual_seed(self.asked.seed + 100 * member)
             return build_network(self.member_spec(), allow_code=self.allow_code)
 
-    def _stored(self, way: Way) -> Objective:
+    def _stored(self, way: Way) -> LossFunction:
         """The paper's way: stored class counts of the training frames themselves."""
         asked = self.asked
         counts = stored_counts(self.workspace, "train", self.base.digest)
@@ -147,7 +147,7 @@ class Work:
         numbers = torch.from_numpy(counts.astype(np.float32)).to(self.session.device)
         return stored(numbers, Teaching(view, way.noise, asked.loss), teacher, asked.teacher_share)
 
-    def _fresh(self, way: Way) -> Objective:
+    def _fresh(self, way: Way) -> LossFunction:
         """New noise on a new view of every frame at every step."""
         asked, config = self.asked, self.workspace.config
         classes = len(self.workspace.dataset.class_names)

@@ -16,8 +16,8 @@ from rrise.calibration import CalibrationError, CertifyCounts, CostEntry, CostLe
 from rrise.calibration.promise.maps import staircase_map, step_map
 from rrise.calibration.promise.offsets import reference_for
 from rrise.calibration.reports.report import summary_rows, write_report
-from rrise.calibration.reports.summary import ReportTables, coverage_rows, default_radii, rivals, summarise
-from rrise.calibration.tables.latency import Latency
+from rrise.calibration.reports.summary import ReportTables, coverage_rows, report_radii, rivals, summarise
+from rrise.calibration.tables.latency import LatencyTable
 from tests.calibration.helpers import EXECUTION, SIGMA, draw_scores
 
 LEDGER = CostLedger(
@@ -32,7 +32,7 @@ LEDGER = CostLedger(
 )
 
 
-def make_tables(latency: "Latency | None" = None) -> ReportTables:
+def make_tables(latency: "LatencyTable | None" = None) -> ReportTables:
     scores = {
         split: draw_scores(seed, split=split, start=10_000 * seed, num_samples=2_000)
         for seed, split in enumerate(("calibration", "verification", "test"), start=1)
@@ -63,7 +63,7 @@ def make_tables(latency: "Latency | None" = None) -> ReportTables:
 @pytest.fixture(scope="module")
 def tables() -> ReportTables:
     rng = np.random.default_rng(0)
-    return make_tables(Latency(rng.gamma(2, 60, 500), rng.gamma(2, 50, 500), "a test machine", 2e-5))
+    return make_tables(LatencyTable(rng.gamma(2, 60, 500), rng.gamma(2, 50, 500), "a test machine", 2e-5))
 
 
 def test_certified_accuracy_is_recomputed_frame_by_frame(tables: ReportTables) -> None:
@@ -75,7 +75,7 @@ def test_certified_accuracy_is_recomputed_frame_by_frame(tables: ReportTables) -
             if label == true and size > 0 and size >= r
         )
         assert got == pytest.approx(hits / len(test))
-    assert numbers["radii"] == list(default_radii(SIGMA)) == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
+    assert numbers["radii"] == list(report_radii(SIGMA)) == [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75]
 
 
 def test_coverage_intervals_are_clopper_pearson(tables: ReportTables) -> None:

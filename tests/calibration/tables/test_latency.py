@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rrise.calibration import CalibrationError
-from rrise.calibration.tables.latency import Latency, latency_numbers, percentiles
+from rrise.calibration.tables.latency import LatencyTable, latency_numbers, percentiles
 
 
 def test_percentiles_are_those_of_the_raw_samples() -> None:
@@ -19,9 +19,9 @@ def test_percentiles_are_those_of_the_raw_samples() -> None:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    table = Latency(np.array([3.0, 1.0]), np.array([2.0]), "machine", 1e-5)
+    table = LatencyTable(np.array([3.0, 1.0]), np.array([2.0]), "machine", 1e-5)
     table.save(tmp_path / "latency.npz")
-    back = Latency.load(tmp_path / "latency.npz")
+    back = LatencyTable.load(tmp_path / "latency.npz")
     assert back.certify.tolist() == [3.0, 1.0] and back.bare.tolist() == [2.0]
     assert (back.machine, back.base_seconds_per_pass) == ("machine", 1e-5)
 
@@ -29,8 +29,8 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("samples", [[], [0.0], [-1.0], [np.nan], [np.inf]])
 def test_impossible_times_are_refused(samples: "list[float]") -> None:
     with pytest.raises(CalibrationError, match="positive, finite"):
-        Latency(np.array(samples), np.array([1.0]), "machine")
+        LatencyTable(np.array(samples), np.array([1.0]), "machine")
 
 
 def test_no_speed_up_without_a_measured_base_classifier() -> None:
-    assert latency_numbers(Latency(np.ones(3), np.ones(3), "machine"), 1000)["speed_up"] is None
+    assert latency_numbers(LatencyTable(np.ones(3), np.ones(3), "machine"), 1000)["speed_up"] is None

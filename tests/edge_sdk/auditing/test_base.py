@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrise.calibration.storage.digests import file_digest
-from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.base_classifier import BaseModel
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from tests.edge_sdk import helpers

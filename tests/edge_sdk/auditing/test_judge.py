@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rrise.edge_sdk.auditing.judge import Pace, Verdict, judge
+from rrise.edge_sdk.auditing.judge import Pace, Verdict, judge_certificate
 from rrise.edge_sdk.errors import EdgeError
 
 SIGMA = 0.25
@@ -21,7 +21,7 @@ def _half_space(distance):
 
 def _judge(classify, radius, seed=0, **changes):
     settings = {"sigma": SIGMA, "slip": 0.001, "max_samples": 2000, "batch_size": 16, **changes}
-    return judge(classify, X, 1, radius, generator=np.random.default_rng(seed), **settings)
+    return judge_certificate(classify, X, 1, radius, generator=np.random.default_rng(seed), **settings)
 
 
 def test_clear_cases_are_decided_soon():

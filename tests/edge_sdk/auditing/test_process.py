@@ -13,7 +13,7 @@ import pytest
 from rrise.calibration.storage.digests import file_digest
 from rrise.edge_sdk import Certifier, EdgeError, Status
 from rrise.edge_sdk.auditing import process
-from rrise.edge_sdk.auditing.base import BaseModel
+from rrise.edge_sdk.auditing.base_classifier import BaseModel
 from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
 from rrise.edge_sdk.device.audit import STATE_FILE
 from rrise.edge_sdk.formats.sealed import read_sealed

@@ -21,7 +21,7 @@ from rrise.edge_sdk.device.device_calibration import (
     recalibrate,
     smallest_margin,
 )
-from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
@@ -171,7 +171,7 @@ def test_a_violated_device_calibration_is_withdrawn(opened, harder, copied):
     bundle, runtime = opened
     recalibrate(bundle, "fp32", runtime, harder)
     drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.9)
-    assert verify(bundle, "fp32", runtime, drifted).verdict is Verdict.STATISTICS
+    assert verify(bundle, "fp32", runtime, drifted).verdict is VerificationVerdict.STATISTICS
     with Certifier.load(copied, threads=2) as certifier:
         assert certifier.state.state is State.UNVERIFIED
 
@@ -182,7 +182,7 @@ def test_a_violated_calibration_of_the_bundles_own_execution_stays(opened, harde
     own = OnnxRuntime.load(bundle.model("fp32"))
     margin = recalibrate(bundle, "fp32", own, harder).margin
     drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.9)
-    assert verify(bundle, "fp32", own, drifted).verdict is Verdict.STATISTICS
+    assert verify(bundle, "fp32", own, drifted).verdict is VerificationVerdict.STATISTICS
     with Certifier.load(copied) as certifier:
         assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.SUSPENDED
         certifier.reset()

@@ -16,7 +16,7 @@ from rrise.edge_sdk.device.belonging import misfit
 from rrise.edge_sdk.device.replayed import independent_units, replay_sentence, unseen_share
 from rrise.edge_sdk.device.suspension import suspended_because
 from rrise.edge_sdk.device.verification_record import RECORD_FILE, load_record
-from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import SIGMA, Spec
@@ -55,7 +55,7 @@ def references(pack):
 def test_the_calibrated_execution_passes_and_needs_no_record(opened, references):
     bundle, runtime = opened
     result = verify(bundle, "fp32", runtime, references)
-    assert result and result.verdict is Verdict.PASSED and result.state is State.CALIBRATED
+    assert result and result.verdict is VerificationVerdict.PASSED and result.state is State.CALIBRATED
     assert (result.replay.frames, result.replay.recorded, result.replay.flipped) == (200, 200, 0)
     assert result.replay.largest_increase < 1e-6
     assert not result.recorded_here and not (bundle.path / "device").exists()
@@ -125,7 +125,7 @@ def test_numerics(opened, references):
     bundle, runtime = opened
     assert verify(bundle, "fp32", _Shifted(runtime), references).recorded_here
     result = verify(bundle, "fp32", _Shifted(runtime, shift=0.02), references)
-    assert not result and result.verdict is Verdict.NUMERICS
+    assert not result and result.verdict is VerificationVerdict.NUMERICS
     assert "computes something else" in result.sentence and "recalibrate" in result.sentence
     # The failed replay withdraws the earlier record.
     assert load_record(bundle, _Shifted(runtime).execution) is None
@@ -135,13 +135,13 @@ def test_a_single_flipped_certified_label_is_numerics(opened, references):
     bundle, runtime = opened
     certified = next(frame for frame in references.frames if runtime.run(frame[None]).radius[0] > 0)
     result = verify(bundle, "fp32", _Shifted(runtime, flip={certified.ravel()[:8].tobytes()}), references)
-    assert result.verdict is Verdict.NUMERICS and result.replay.flipped_certified == 1
+    assert result.verdict is VerificationVerdict.NUMERICS and result.replay.flipped_certified == 1
 
 
 def test_answers_that_are_not_finite_are_numerics(opened, references):
     bundle, runtime = opened
     result = verify(bundle, "fp32", _Shifted(runtime, shift=np.nan), references)
-    assert result.verdict is Verdict.NUMERICS and not result.recorded_here
+    assert result.verdict is VerificationVerdict.NUMERICS and not result.recorded_here
 
 
 def test_statistics_on_new_frames(opened):
@@ -149,7 +149,9 @@ def test_statistics_on_new_frames(opened):
     drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.6)
     result = verify(bundle, "fp32", runtime, drifted)
     assert (
-        result.verdict is Verdict.STATISTICS and result.new_frames == 300 and result.coverage.p_value < 1e-6
+        result.verdict is VerificationVerdict.STATISTICS
+        and result.new_frames == 300
+        and result.coverage.p_value < 1e-6
     )
     assert "no longer like those of the calibration" in result.sentence
     alike = helpers.make_references(Spec(), "verification", 300, seed=78)
@@ -161,7 +163,7 @@ def test_frames_of_one_clip_count_once(opened):
     drifted = helpers.make_references(Spec(), "verification", 300, seed=77, optimism=0.6)
     one_clip = replace(drifted, clip=np.zeros(300, np.int64))
     result = verify(bundle, "fp32", runtime, one_clip)
-    assert result.coverage.frames == 1 and result.verdict is Verdict.PASSED
+    assert result.coverage.frames == 1 and result.verdict is VerificationVerdict.PASSED
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,11 @@ def test_frames_of_one_clip_count_once(opened):
 def test_references_that_do_not_fit(opened, references, change, word):
     bundle, runtime = opened
     result = verify(bundle, "fp32", runtime, replace(references, **change))
-    assert result.verdict is Verdict.REFERENCES and word in result.sentence and result.coverage is None
+    assert (
+        result.verdict is VerificationVerdict.REFERENCES
+        and word in result.sentence
+        and result.coverage is None
+    )
 
 
 def test_references_of_another_size_or_with_fewer_samples(opened):
@@ -184,7 +190,7 @@ def test_references_of_another_size_or_with_fewer_samples(opened):
         (helpers.make_references(Spec(), "verification", 5, 1, num_samples=999), "1000 Monte Carlo samples"),
     ):
         result = verify(bundle, "fp32", runtime, other)
-        assert result.verdict is Verdict.REFERENCES and word in result.sentence
+        assert result.verdict is VerificationVerdict.REFERENCES and word in result.sentence
 
 
 def test_an_uncalibrated_artefact_cannot_be_verified(tmp_path, references):
@@ -239,9 +245,9 @@ def test_a_failure_of_the_calibrated_execution_suspends(opened, references):
     """There is no record to withdraw, and without more the certifier would go on as if nothing had been found."""
     bundle, runtime = opened
     failing = _Flipping(runtime, references)
-    assert verify(bundle, "fp32", failing, references, write=False).verdict is Verdict.NUMERICS
+    assert verify(bundle, "fp32", failing, references, write=False).verdict is VerificationVerdict.NUMERICS
     assert suspended_because(bundle) is None
-    assert verify(bundle, "fp32", failing, references).verdict is Verdict.NUMERICS
+    assert verify(bundle, "fp32", failing, references).verdict is VerificationVerdict.NUMERICS
     assert "computes something else" in str(suspended_because(bundle))
 
 
@@ -254,7 +260,7 @@ def test_a_failure_that_cannot_be_kept_is_told_all_the_same(opened, references, 
     monkeypatch.setattr(module, "suspend", refuse)
     bundle, runtime = opened
     result = verify(bundle, "fp32", _Flipping(runtime, references), references)
-    assert result.verdict is Verdict.NUMERICS and "read-only" in result.sentence
+    assert result.verdict is VerificationVerdict.NUMERICS and "read-only" in result.sentence
 
 
 def test_a_record_that_cannot_be_kept_is_an_error(opened, references):
@@ -275,7 +281,10 @@ def test_radii_that_their_counts_do_not_prove_are_refused(opened, references):
     radius = references.radius.copy()
     radius[3, int(radius[3].argmax())] += np.float32(0.02)
     result = verify(bundle, "fp32", runtime, _with(references, radius=radius))
-    assert result.verdict is Verdict.REFERENCES and "1 of their reference radii are larger" in result.sentence
+    assert (
+        result.verdict is VerificationVerdict.REFERENCES
+        and "1 of their reference radii are larger" in result.sentence
+    )
     assert not result.recorded_here
 
 
@@ -291,7 +300,7 @@ def test_misses_that_were_made_hits_are_noticed(opened, references):
     )  # fmt: skip
     result = verify(bundle, "fp32", _Shifted(runtime), better)
     assert (
-        result.verdict is Verdict.REFERENCES
+        result.verdict is VerificationVerdict.REFERENCES
         and "frames have other counts than at its export" in result.sentence
     )
     manifest = replace(

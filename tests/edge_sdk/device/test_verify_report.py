@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from rrise.edge_sdk.device.loading import State
-from rrise.edge_sdk.device.verify import Verdict, Verification
-from rrise.edge_sdk.device.verify_report import text_rows, write_junit
+from rrise.edge_sdk.device.verify import Verification, VerificationVerdict
+from rrise.edge_sdk.device.verify_report import verification_rows, write_junit
 
 
 def _result(verdict):
@@ -19,8 +19,8 @@ def _result(verdict):
 
 @pytest.mark.parametrize(
     ("verdict", "failures", "skipped"),
-    [(Verdict.PASSED, [], []), (Verdict.REFERENCES, ["references"], ["numerics", "statistics"]),
-     (Verdict.NUMERICS, ["numerics"], ["statistics"]), (Verdict.STATISTICS, ["statistics"], [])],
+    [(VerificationVerdict.PASSED, [], []), (VerificationVerdict.REFERENCES, ["references"], ["numerics", "statistics"]),
+     (VerificationVerdict.NUMERICS, ["numerics"], ["statistics"]), (VerificationVerdict.STATISTICS, ["statistics"], [])],
 )  # fmt: skip
 def test_junit_cases(tmp_path, verdict, failures, skipped):
     write_junit(tmp_path / "report.xml", _result(verdict))
@@ -37,4 +37,4 @@ def test_junit_cases(tmp_path, verdict, failures, skipped):
 
 
 def test_text_ends_with_verdict_and_sentence():
-    assert text_rows(_result(Verdict.NUMERICS))[-1] == ("numerics", "a < sentence & more")
+    assert verification_rows(_result(VerificationVerdict.NUMERICS))[-1] == ("numerics", "a < sentence & more")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rrise.edge_sdk.errors import FrameError
-from rrise.edge_sdk.frames.encodings import convert, grey, known_encodings
+from rrise.edge_sdk.frames.encodings import convert_encoding, grey, known_encodings
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -19,26 +19,26 @@ NV12 = RNG.integers(0, 256, (96, 64), dtype=np.uint8)
 
 
 def test_colour_order_and_grey():
-    assert (convert(PICTURE, "rgb8", "bgr8") == PICTURE[:, :, ::-1]).all()
-    assert (convert(convert(PICTURE, "bgr8", "rgb8"), "rgb8", "bgr8") == PICTURE).all()
+    assert (convert_encoding(PICTURE, "rgb8", "bgr8") == PICTURE[:, :, ::-1]).all()
+    assert (convert_encoding(convert_encoding(PICTURE, "bgr8", "rgb8"), "rgb8", "bgr8") == PICTURE).all()
     one = PICTURE[:, :, :1]
-    assert (convert(one, "mono8", "rgb8") == np.concatenate([one] * 3, axis=2)).all()
-    assert (convert(one[:, :, 0], "mono8", "mono8") == one).all()
+    assert (convert_encoding(one, "mono8", "rgb8") == np.concatenate([one] * 3, axis=2)).all()
+    assert (convert_encoding(one[:, :, 0], "mono8", "mono8") == one).all()
 
 
 def test_grey_is_pillows():
     every = RNG.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(every).convert("L"))
     assert (grey(every)[:, :, 0] == expected).all()
-    assert (convert(every[:, :, ::-1], "bgr8", "mono8")[:, :, 0] == expected).all()
+    assert (convert_encoding(every[:, :, ::-1], "bgr8", "mono8")[:, :, 0] == expected).all()
 
 
 def test_yuv_is_opencvs():
     cv2 = pytest.importorskip("cv2")
     for encoding, code in (("yuv422", cv2.COLOR_YUV2RGB_UYVY), ("yuv422_yuy2", cv2.COLOR_YUV2RGB_YUY2)):
-        assert (convert(PACKED, encoding, "rgb8") == cv2.cvtColor(PACKED, code)).all()
-    assert (convert(NV12, "nv12", "rgb8") == cv2.cvtColor(NV12, cv2.COLOR_YUV2RGB_NV12)).all()
-    assert (convert(NV12, "nv12", "bgr8") == cv2.cvtColor(NV12, cv2.COLOR_YUV2BGR_NV12)).all()
+        assert (convert_encoding(PACKED, encoding, "rgb8") == cv2.cvtColor(PACKED, code)).all()
+    assert (convert_encoding(NV12, "nv12", "rgb8") == cv2.cvtColor(NV12, cv2.COLOR_YUV2RGB_NV12)).all()
+    assert (convert_encoding(NV12, "nv12", "bgr8") == cv2.cvtColor(NV12, cv2.COLOR_YUV2BGR_NV12)).all()
 
 
 def test_yuv_is_bt601():
@@ -53,7 +53,7 @@ def test_yuv_is_bt601():
     blue = luma + 255 / 224 * 1.772 * (u - 128)
     green = luma - 255 / 224 * (0.344136 * (u - 128) + 0.714136 * (v - 128))
     expected = np.clip(np.stack([red, green, blue], axis=2), 0, 255)
-    assert np.abs(convert(PACKED, "yuv422", "rgb8")[:, 0::2].astype(float) - expected).max() < 1.5
+    assert np.abs(convert_encoding(PACKED, "yuv422", "rgb8")[:, 0::2].astype(float) - expected).max() < 1.5
 
 
 def test_jpeg_is_decoded_and_broken_ones_are_refused():
@@ -62,13 +62,13 @@ def test_jpeg_is_decoded_and_broken_ones_are_refused():
     data = buffer.getvalue()
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     for form in (data, bytearray(data), np.frombuffer(data, np.uint8)):
-        assert (convert(form, "jpeg", "rgb8") == expected).all()
+        assert (convert_encoding(form, "jpeg", "rgb8") == expected).all()
     assert (
-        convert(data, "jpeg", "mono8")[:, :, 0] == np.asarray(Image.fromarray(expected).convert("L"))
+        convert_encoding(data, "jpeg", "mono8")[:, :, 0] == np.asarray(Image.fromarray(expected).convert("L"))
     ).all()
     for broken in (b"", b"\xff\xd8", data[: len(data) // 2], b"\x89PNG" + data, PICTURE):
         with pytest.raises(FrameError, match="jpeg"):
-            convert(broken, "jpeg", "rgb8")
+            convert_encoding(broken, "jpeg", "rgb8")
 
 
 @pytest.mark.parametrize("encoding", known_encodings())
@@ -78,14 +78,14 @@ def test_jpeg_is_decoded_and_broken_ones_are_refused():
 )  # fmt: skip
 def test_pixels_of_another_kind_are_refused(encoding, pixels):
     with pytest.raises(FrameError, match="got"):
-        convert(pixels, encoding, "rgb8")
+        convert_encoding(pixels, encoding, "rgb8")
 
 
 def test_unknown_encodings_are_refused():
     with pytest.raises(FrameError, match=r"bayer.*expected one of rgb8"):
-        convert(PICTURE, "bayer_rggb8", "rgb8")
+        convert_encoding(PICTURE, "bayer_rggb8", "rgb8")
     with pytest.raises(FrameError, match="float32"):
-        convert(PICTURE, "rgb8", "float32")
+        convert_encoding(PICTURE, "rgb8", "float32")
 
 
 def test_opencv_decodes_as_pillow_does_and_fills_up_nothing(monkeypatch):
@@ -96,11 +96,11 @@ def test_opencv_decodes_as_pillow_does_and_fills_up_nothing(monkeypatch):
     buffer = io.BytesIO()
     Image.fromarray(np.repeat(PICTURE[:, :2], 8, axis=0)).save(buffer, "JPEG", exif=exif)
     data = buffer.getvalue()
-    expected = convert(data, "jpeg", "rgb8")
+    expected = convert_encoding(data, "jpeg", "rgb8")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    turned = convert(data + b"\0\0", "jpeg", "rgb8")
+    turned = convert_encoding(data + b"\0\0", "jpeg", "rgb8")
     assert turned.shape == expected.shape == (2, 8 * len(PICTURE), 3)
     np.testing.assert_array_equal(turned, expected)
     for broken in (data[:-2], data[: len(data) // 2], data[: len(data) * 2 // 3] + b"\xff\xd9"):
         with pytest.raises(FrameError, match="jpeg"):
-            convert(broken, "jpeg", "rgb8")
+            convert_encoding(broken, "jpeg", "rgb8")

@@ -42,10 +42,11 @@ def test_every_encoding_of_the_same_picture_gives_the_same_certificate(certifier
     assert _same(certifier.certify(frame[:, :, ::-1], encoding="bgr8"), plain)
     assert not _same(certifier.certify(frame[:, :, ::-1]), plain)
     packed = np.random.default_rng(0).integers(0, 256, (6, 6, 2), dtype=np.uint8)
-    from rrise.edge_sdk.frames.encodings import convert
+    from rrise.edge_sdk.frames.encodings import convert_encoding
 
     assert _same(
-        certifier.certify(packed, encoding="yuv422"), certifier.certify(convert(packed, "yuv422", "rgb8"))
+        certifier.certify(packed, encoding="yuv422"),
+        certifier.certify(convert_encoding(packed, "yuv422", "rgb8")),
     )
 
 

@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from rrise.edge_sdk import Certifier, EdgeError
-from rrise.edge_sdk.operate.bench import Latency, Pacing, bench, quantile_interval, text_rows, time_base
+from rrise.edge_sdk.operate.bench import Pacing, Percentiles, bench, bench_rows, quantile_interval, time_base
 
 
 def test_percentiles_are_samples_and_keep_the_outlier():
     seconds = np.random.default_rng(0).permutation(np.arange(1, 1001).astype(float))
     seconds[seconds == 1000] = 5e6
-    latency = Latency.of(seconds)
+    latency = Percentiles.of(seconds)
     assert (latency.p50, latency.p90, latency.p99, latency.p999) == (500, 900, 990, 999)
     assert (latency.largest, latency.samples) == (5e6, 1000)
-    alone = Latency.of(np.array([3.0]))
+    alone = Percentiles.of(np.array([3.0]))
     assert (alone.p50, alone.p999, alone.samples, alone.p999_interval) == (3, 3, 1, (3.0, np.inf))
 
 
@@ -69,7 +69,7 @@ def test_paced_calls_wait_for_their_arrival(hand_bundle):
         bench(certifier, count=200, warm_up=0, pacing=Pacing(rate=50.0, random=True), wait=waited.append)
     gaps = np.array(waited)
     assert len(set(waited)) == 600 and abs(gaps.mean() - 0.02) < 0.003 and abs(gaps.std() - 0.02) < 0.004
-    assert dict(text_rows(result))["deadline"] == "20 of 20 missed 1e-09 s"
+    assert dict(bench_rows(result))["deadline"] == "20 of 20 missed 1e-09 s"
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"deadline": -1}, {"random": True}, {"rate": float("nan")}])
@@ -92,7 +92,7 @@ def test_time_of_a_base_classifier(tmp_path, hand_bundle):
     assert 0 < time_base(str(tmp_path / "base.onnx"), seconds=0.01) < 1
     with Certifier.load(hand_bundle) as certifier:
         result = bench(certifier, count=20, warm_up=2)
-    told = dict(text_rows(result, base_pass=result.certify.p50))["Monte Carlo"]
+    told = dict(bench_rows(result, base_pass=result.certify.p50))["Monte Carlo"]
     assert "10,000 times one certificate" in told
     (tmp_path / "none.onnx").write_bytes(b"")
     with pytest.raises(EdgeError):

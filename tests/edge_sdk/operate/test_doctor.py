@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rrise.edge_sdk.operate.doctor import Level, examine
+from rrise.edge_sdk.operate.doctor import Severity, examine
 
 
 def _files(root, files):
@@ -39,11 +39,13 @@ def test_a_hot_throttled_jetson(tmp_path):
     _files(tmp_path, JETSON)
     found = _found(tmp_path)
     assert "R36" in found["Jetson Linux"].text
-    assert found["power mode"].level is Level.NOTE and "nvpmodel -m 0" in found["power mode"].advice
-    assert found["clock governor"].level is Level.WARNING and "powersave" in found["clock governor"].text
+    assert found["power mode"].level is Severity.NOTE and "nvpmodel -m 0" in found["power mode"].advice
+    assert found["clock governor"].level is Severity.WARNING and "powersave" in found["clock governor"].text
     assert found["throttling"].text.startswith("3 times")
-    assert found["temperature"].level is Level.WARNING and "92 C at cpu-thermal" in found["temperature"].text
-    assert found["memory"].level is Level.WARNING and found["memory ceiling"].text.startswith("2.0 GiB")
+    assert (
+        found["temperature"].level is Severity.WARNING and "92 C at cpu-thermal" in found["temperature"].text
+    )
+    assert found["memory"].level is Severity.WARNING and found["memory ceiling"].text.startswith("2.0 GiB")
 
 
 def test_a_cool_jetson_at_full_power(tmp_path):
@@ -60,7 +62,7 @@ def test_a_cool_jetson_at_full_power(tmp_path):
     found = _found(tmp_path)
     assert "throttling" not in found and "memory ceiling" not in found
     for name in ("power mode", "clock governor", "temperature", "memory"):
-        assert found[name].level is Level.OK and not found[name].advice
+        assert found[name].level is Severity.OK and not found[name].advice
 
 
 def test_an_empty_or_garbled_machine_is_no_crash(tmp_path):
@@ -79,7 +81,7 @@ def test_nothing_is_written(tmp_path):
 def test_a_missing_runtime_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     finding = _found(tmp_path)["onnxruntime"]
-    assert finding.level is Level.PROBLEM and "pip install" in finding.advice
+    assert finding.level is Severity.PROBLEM and "pip install" in finding.advice
 
 
 @pytest.mark.parametrize("without", [True, False])
@@ -94,7 +96,9 @@ def test_exit_status(monkeypatch, without):
     assert result.exit_code == int(without) and '"findings"' in result.output
 
 
-@pytest.mark.parametrize(("value", "level"), [("1", Level.OK), ("0", Level.WARNING), (None, Level.WARNING)])
+@pytest.mark.parametrize(
+    ("value", "level"), [("1", Severity.OK), ("0", Severity.WARNING), (None, Severity.WARNING)]
+)
 def test_telemetry_that_is_on_is_named(tmp_path, monkeypatch, value, level):
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     if value is not None:

@@ -14,7 +14,7 @@ from PIL import Image
 from rrise.edge_sdk import Certificate, Status
 from rrise.edge_sdk.cli import main
 from rrise.edge_sdk.operate.recorder import flights, read_flight
-from rrise.edge_sdk.operate.watch import View
+from rrise.edge_sdk.operate.watch import StatusLine
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 
@@ -31,7 +31,7 @@ class _Terminal(io.StringIO):
 
 def test_the_view_counts_and_draws():
     terminal = _Terminal()
-    view = View(terminal, interval=0.0)
+    view = StatusLine(terminal, interval=0.0)
     for number in range(99):
         view.add(_certificate(0.5, 0.001 * (number + 1)))
     view.add(_certificate(0.0, 0.1, "the frame is 0.31 s old"), dropped=4)
@@ -43,12 +43,12 @@ def test_the_view_counts_and_draws():
     assert "101 frames" in terminal.getvalue() and terminal.getvalue().count("\r") == 101
     view.finish()
     assert dict(view.rows())["certified"] == "99"
-    assert View(io.StringIO()).percentiles() == (0.0, 0.0)
+    assert StatusLine(io.StringIO()).percentiles() == (0.0, 0.0)
 
 
 def test_nothing_is_drawn_without_a_terminal():
     stream = io.StringIO()
-    view = View(stream, interval=0.0)
+    view = StatusLine(stream, interval=0.0)
     view.add(_certificate(0.5, 0.001))
     view.finish()
     assert stream.getvalue() == ""
@@ -112,7 +112,9 @@ def test_a_watch_that_is_stopped_tells_what_it_saw(hand_bundle, monkeypatch, nam
         raise AssertionError("still running")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sources, "open_source", lambda *words, **named: sources.IterableSource(frames()))
+    monkeypatch.setattr(
+        sources, "open_frame_source", lambda *words, **named: sources.IterableSource(frames())
+    )
     # A shell that starts these tests in the background has them ignore Ctrl-C.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

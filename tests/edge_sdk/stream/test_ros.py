@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rrise.edge_sdk.frames.encodings import convert
+from rrise.edge_sdk.frames.encodings import convert_encoding
 from rrise.edge_sdk.stream.ros import from_image
 
 RNG = np.random.default_rng(0)
@@ -99,13 +99,17 @@ def test_red_and_blue_are_as_the_convention_says():
     red[:, :, 0] = 200
     for form, given in (("rgb8; jpeg compressed bgr8", red[:, :, ::-1]), ("rgb8; jpeg compressed rgb8", red)):
         captured = _compressed(form, cv2.imencode(".jpg", np.ascontiguousarray(given))[1].tobytes())
-        read = convert(captured.frame, captured.encoding, "rgb8")
+        read = convert_encoding(captured.frame, captured.encoding, "rgb8")
         assert np.abs(read.astype(int) - red).max() < 8
 
 
 def test_a_fourth_channel_is_dropped():
     pixels = RNG.integers(0, 256, (4, 6, 4), dtype=np.uint8)
     captured = from_image(_message("bgra8", 4, 6, 24, pixels.tobytes()))
-    np.testing.assert_array_equal(convert(captured.frame, captured.encoding, "rgb8"), pixels[:, :, 2::-1])
+    np.testing.assert_array_equal(
+        convert_encoding(captured.frame, captured.encoding, "rgb8"), pixels[:, :, 2::-1]
+    )
     captured = from_image(_message("rgba8", 4, 6, 24, pixels.tobytes()))
-    np.testing.assert_array_equal(convert(captured.frame, captured.encoding, "rgb8"), pixels[:, :, :3])
+    np.testing.assert_array_equal(
+        convert_encoding(captured.frame, captured.encoding, "rgb8"), pixels[:, :, :3]
+    )

@@ -11,7 +11,7 @@ from PIL import Image
 from rrise.edge_sdk import EdgeError
 from rrise.edge_sdk.stream.bags import choose_topic, open_bag
 from rrise.edge_sdk.stream.captured import Captured, SourceLost
-from rrise.edge_sdk.stream.sources import IterableSource, OpenCvSource, open_source
+from rrise.edge_sdk.stream.sources import IterableSource, OpenCvSource, open_frame_source
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
@@ -29,14 +29,14 @@ def test_a_folder_in_order_with_an_unreadable_file(tmp_path):
     for index, picture in enumerate(PICTURES):
         Image.fromarray(picture).save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").write_bytes(b"torn")
-    items = _all(open_source(tmp_path, encoding="bgr8"))
+    items = _all(open_frame_source(tmp_path, encoding="bgr8"))
     assert [item.frame_id for item in items] == [str(tmp_path / f"{index}.png") for index in range(3)]
     assert (items[2].frame == PICTURES[2][:, :, ::-1]).all()
     assert items[1].frame is None and "cannot be read" in items[1].problem
 
 
 def test_iterables_of_frames_and_of_captured():
-    items = _all(open_source(iter([PICTURES[0], Captured(PICTURES[1], 3.0, "x")]), encoding="rgb8"))
+    items = _all(open_frame_source(iter([PICTURES[0], Captured(PICTURES[1], 3.0, "x")]), encoding="rgb8"))
     assert [item.frame_id for item in items] == [0, "x"] and items[1].capture_time == 3.0
     with pytest.raises(SourceLost):
         IterableSource([]).reopen()
@@ -52,26 +52,26 @@ def test_a_source_is_passed_through():
         reopen = close = read
 
     own = Own()
-    assert open_source(own, encoding="rgb8") is own
+    assert open_frame_source(own, encoding="rgb8") is own
 
 
 @pytest.mark.parametrize("source", [3.5, object(), None])
 def test_what_is_no_source_is_refused(source):
     with pytest.raises(EdgeError, match="expected a camera number"):
-        open_source(source, encoding="rgb8")
+        open_frame_source(source, encoding="rgb8")
 
 
 def test_missing_paths_and_cameras_are_refused(tmp_path):
     with pytest.raises(EdgeError, match="does not exist"):
-        open_source(tmp_path / "absent.mp4", encoding="rgb8")
+        open_frame_source(tmp_path / "absent.mp4", encoding="rgb8")
     with pytest.raises(EdgeError, match="got no images"):
-        open_source(tmp_path, encoding="rgb8").read()
+        open_frame_source(tmp_path, encoding="rgb8").read()
     pytest.importorskip("cv2")
     with pytest.raises(EdgeError, match="cannot be opened"):
-        open_source("rtsp://127.0.0.1:9/none", encoding="rgb8")
+        open_frame_source("rtsp://127.0.0.1:9/none", encoding="rgb8")
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(EdgeError, match="cannot be opened"):
-        open_source(tmp_path / "broken.mp4", encoding="rgb8")
+        open_frame_source(tmp_path / "broken.mp4", encoding="rgb8")
 
 
 def test_a_video_file_is_a_recording_in_bgr(tmp_path):
@@ -83,7 +83,7 @@ def test_a_video_file_is_a_recording_in_bgr(tmp_path):
     for picture in PICTURES:
         writer.write(picture[:, :, ::-1].copy())
     writer.release()
-    source = open_source(path, encoding="rgb8")
+    source = open_frame_source(path, encoding="rgb8")
     items = _all(source)
     assert not source.live and len(items) == 3 and {item.encoding for item in items} == {"bgr8"}
     assert (items[1].frame[:, :, ::-1] == PICTURES[1]).all()
@@ -112,18 +112,18 @@ def test_a_recording_is_one_however_it_is_named(tmp_path, how):
         "capture": None,
         "URI": path.as_uri(),
     }[how]
-    source = open_source(cv2.VideoCapture(str(path)) if given is None else given, encoding="rgb8")
+    source = open_frame_source(cv2.VideoCapture(str(path)) if given is None else given, encoding="rgb8")
     assert not source.live and len(_all(source)) == 20
 
 
 def test_uris_of_files(tmp_path):
     Image.fromarray(PICTURES[0]).save(tmp_path / "A.PNG")
-    (item,) = _all(open_source(tmp_path.as_uri(), encoding="rgb8"))
+    (item,) = _all(open_frame_source(tmp_path.as_uri(), encoding="rgb8"))
     assert (item.frame == PICTURES[0]).all()
     with pytest.raises(EdgeError, match="on this machine"):
-        open_source("file://another/clip.mp4", encoding="rgb8")
+        open_frame_source("file://another/clip.mp4", encoding="rgb8")
     with pytest.raises(EdgeError, match="does not exist"):
-        open_source("file:///absent.mp4", encoding="rgb8")
+        open_frame_source("file:///absent.mp4", encoding="rgb8")
 
 
 def test_a_device_file_is_a_camera(monkeypatch, tmp_path):
@@ -132,14 +132,14 @@ def test_a_device_file_is_a_camera(monkeypatch, tmp_path):
     link = tmp_path / "by-id"
     link.symlink_to("/dev/null")
     with pytest.raises(EdgeError, match="cannot be opened; check the cable"):
-        open_source(link, encoding="rgb8")
+        open_frame_source(link, encoding="rgb8")
     opened = []
     monkeypatch.setattr(cv2, "VideoCapture", lambda target: opened.append(target) or _Capture())
     monkeypatch.setattr(_Capture, "set", lambda *_: True, raising=False)
-    assert open_source(str(link), encoding="rgb8").live and opened == [str(link)]
+    assert open_frame_source(str(link), encoding="rgb8").live and opened == [str(link)]
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(EdgeError, match="neither a file"):
-        open_source(tmp_path / "pipe.mp4", encoding="rgb8")
+        open_frame_source(tmp_path / "pipe.mp4", encoding="rgb8")
 
 
 def test_a_read_that_raises_is_a_lost_camera_and_the_end_of_a_recording():
@@ -177,7 +177,7 @@ def test_what_a_capture_delivers_is_told_by_its_shape(shape, encoding):
 def test_an_encoding_is_not_given_to_files_that_say_theirs(tmp_path):
     Image.fromarray(PICTURES[0]).save(tmp_path / "a.png")
     with pytest.raises(EdgeError, match="say it themselves"):
-        open_source(tmp_path, encoding="rgb8", given="bgr8")
+        open_frame_source(tmp_path, encoding="rgb8", given="bgr8")
 
 
 class _Capture:
@@ -199,7 +199,7 @@ class _Capture:
 
 def test_a_capture_object_is_live_and_its_loss_is_reported():
     capture = _Capture()
-    source = open_source(capture, encoding="rgb8")
+    source = open_frame_source(capture, encoding="rgb8")
     assert isinstance(source, OpenCvSource) and source.live
     assert [source.read().frame_id, source.read().frame_id] == [0, 1]
     with pytest.raises(SourceLost, match="no frame"):
@@ -235,7 +235,7 @@ def _ros2_bag(path, topics=("/camera",)):
 
 def test_a_ros2_bag(tmp_path):
     _ros2_bag(tmp_path / "bag")
-    items = _all(open_source(tmp_path / "bag", encoding="rgb8"))
+    items = _all(open_frame_source(tmp_path / "bag", encoding="rgb8"))
     assert [item.capture_time for item in items] == [100.0, 101.0, 102.0]
     assert all((item.frame == picture).all() for item, picture in zip(items, PICTURES))
     assert items[0].frame_id == "camera" and items[0].encoding == "rgb8"
@@ -244,8 +244,8 @@ def test_a_ros2_bag(tmp_path):
 def test_a_topic_must_be_chosen_where_there_are_two(tmp_path):
     _ros2_bag(tmp_path / "bag", ("/left", "/right"))
     with pytest.raises(EdgeError, match=r"/left, /right"):
-        _all(open_source(tmp_path / "bag", encoding="rgb8"))
-    assert len(_all(open_source(tmp_path / "bag", encoding="rgb8", topic="/right"))) == 3
+        _all(open_frame_source(tmp_path / "bag", encoding="rgb8"))
+    assert len(_all(open_frame_source(tmp_path / "bag", encoding="rgb8", topic="/right"))) == 3
     with pytest.raises(EdgeError, match="none"):
         choose_topic([], None, tmp_path)
 
@@ -271,7 +271,7 @@ def test_a_ros1_bag(tmp_path, name):
             data=PICTURES[0].ravel(),
         )
         writer.write(connection, 1, store.serialize_ros1(message, "sensor_msgs/msg/Image"))
-    (item,) = _all(open_source(tmp_path / name, encoding="rgb8"))
+    (item,) = _all(open_frame_source(tmp_path / name, encoding="rgb8"))
     assert item.capture_time == 7.5 and (item.frame == PICTURES[0]).all() and item.encoding == "bgr8"
 
 
@@ -298,7 +298,7 @@ def _mcap(path, kind="sensor_msgs/msg/Image", schema_encoding="ros2msg", encodin
 @pytest.mark.parametrize("ros", [1, 2])
 def test_an_mcap_file(tmp_path, name, ros):
     how = {} if ros == 2 else {"kind": "sensor_msgs/Image", "schema_encoding": "ros1msg", "encoding": "ros1"}
-    items = _all(open_source(str(_mcap(tmp_path / name, **how)), encoding="rgb8"))
+    items = _all(open_frame_source(str(_mcap(tmp_path / name, **how)), encoding="rgb8"))
     assert len(items) == 3 and all((item.frame == picture).all() for item, picture in zip(items, PICTURES))
     assert items[1].capture_time == 101.0 and items[1].encoding == "rgb8"
 
@@ -309,14 +309,14 @@ def test_an_mcap_file_of_other_messages_says_what_it_holds(tmp_path):
     with pytest.raises(
         EdgeError, match=r"none; it holds /camera \(foxglove\.RawImage, protobuf\).*cdr or ros1"
     ):
-        _all(open_source(path, encoding="rgb8"))
+        _all(open_frame_source(path, encoding="rgb8"))
 
 
 def test_an_mcap_file_that_was_cut_off(tmp_path):
     whole = _mcap(tmp_path / "a.mcap").read_bytes()
     (tmp_path / "a.mcap").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EdgeError, match=r"MCAP file .*(cut off|cannot be read)"):
-        _all(open_source(tmp_path / "a.mcap", encoding="rgb8"))
+        _all(open_frame_source(tmp_path / "a.mcap", encoding="rgb8"))
 
 
 @pytest.mark.parametrize("name", ["a.bag", "a.mcap", "a.db3"])

@@ -23,15 +23,15 @@ from rrise.calibration.promise.offsets import LEAST
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.errors import BundleError
 from rrise.export.errors import ExportError
-from rrise.export.gating.compare import TOLERANCES, Answers, compare, graded, parse_tolerances
+from rrise.export.gating.compare import TOLERANCES, Answers, compare_outputs, graded, parse_tolerances
 from rrise.export.gating.gate import gate, most_by_chance
 from rrise.export.gating.gate_report import Check, GateReport, junit, save_reports
-from rrise.export.source import Source, float32_tolerance, torch_reference
+from rrise.export.source import ExportSource, float32_tolerance, torch_reference
 from rrise.trainer.data.preprocess import Preprocess
 from tests.export import damage
 
 
-def run_gate(bundle: Path, source: Source, artefact: str = "fp32") -> GateReport:
+def run_gate(bundle: Path, source: ExportSource, artefact: str = "fp32") -> GateReport:
     return gate(bundle, artefact, source.calibration, source.verification, torch_reference(source.module))
 
 
@@ -40,7 +40,7 @@ def failed(report: GateReport) -> set[str]:
 
 
 @pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
-def test_a_sound_bundle_passes(colour_bundle: Path, colour_source: Source, artefact: str) -> None:
+def test_a_sound_bundle_passes(colour_bundle: Path, colour_source: ExportSource, artefact: str) -> None:
     report = run_gate(colour_bundle, colour_source, artefact)
     assert report, report.failures()
     assert report.comparison is not None and report.comparison.frames == 270
@@ -91,7 +91,7 @@ def wrong_channel_order(model: onnx.ModelProto) -> None:
 )
 def test_damage_with_matching_digests_is_stopped(
     colour_bundle: Path,
-    colour_source: Source,
+    colour_source: ExportSource,
     tmp_path: Path,
     change: Callable[[onnx.ModelProto], None],
     found_by: str,
@@ -106,7 +106,7 @@ def test_damage_with_matching_digests_is_stopped(
 
 
 def test_the_offset_of_another_precision_is_stopped(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     other = onnx.load(bundle / "surrogate.int8.onnx")
@@ -123,7 +123,7 @@ def test_the_offset_of_another_precision_is_stopped(
 
 
 def test_the_graph_of_another_precision_is_stopped(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     (bundle / "surrogate.onnx").write_bytes((bundle / "surrogate.int8.onnx").read_bytes())
@@ -133,7 +133,7 @@ def test_the_graph_of_another_precision_is_stopped(
 
 @pytest.mark.parametrize("size", [0, 1, 1000, -1])
 def test_a_truncated_file_is_stopped(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path, size: int
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path, size: int
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     data = (bundle / "surrogate.onnx").read_bytes()
@@ -168,7 +168,7 @@ def by_polygraphy(source: Path, target: Path) -> None:
 
 @pytest.mark.parametrize("tool", [by_extract_model, by_graphsurgeon, by_polygraphy])
 def test_stripped_metadata_is_stopped(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path, tool: Callable[[Path, Path], None]
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path, tool: Callable[[Path, Path], None]
 ) -> None:
     bundle = damage.copy_of(colour_bundle, tmp_path)
     tool(colour_bundle / "surrogate.onnx", bundle / "surrogate.onnx")
@@ -180,7 +180,7 @@ def test_stripped_metadata_is_stopped(
     assert not check.passed and "metadata" in check.got
 
 
-def test_other_references_are_stopped(colour_bundle: Path, colour_source: Source) -> None:
+def test_other_references_are_stopped(colour_bundle: Path, colour_source: ExportSource) -> None:
     """The rank is checked on the frames of the record and on no others."""
     reference = torch_reference(colour_source.module)
     with pytest.raises(ExportError, match="got references of splits"):
@@ -191,7 +191,7 @@ def test_other_references_are_stopped(colour_bundle: Path, colour_source: Source
 
 
 def test_an_offset_that_is_too_small_is_stopped(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     """A smaller offset that graph, metadata and record agree on: only the replay against the references can tell."""
     bundle = damage.copy_of(colour_bundle, tmp_path)
@@ -201,7 +201,7 @@ def test_an_offset_that_is_too_small_is_stopped(
 
 
 def test_findings_are_written_for_machines(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     good = run_gate(colour_bundle, colour_source)
     bundle = damage.copy_of(colour_bundle, tmp_path)
@@ -243,15 +243,15 @@ def test_the_frame_that_gave_the_offset_is_no_abstain_flip() -> None:
         Answers.of(np.zeros(2, np.int64), probit + np.float32(change), head) for change in (0, 1e-6, 0.1)
     ]
     assert (answers[0].radius[0] > 0) != (answers[1].radius[0] > 0)
-    assert compare(answers[1], answers[0], 0.25).abstain_flips == 0
-    assert compare(answers[2], answers[0], 0.25).abstain_flips == 1
+    assert compare_outputs(answers[1], answers[0], 0.25).abstain_flips == 0
+    assert compare_outputs(answers[2], answers[0], 0.25).abstain_flips == 1
 
 
 def test_nan_answers_are_infinitely_far() -> None:
     head = CertificateHead(0.25, offset=(0.1,))
     labels = np.zeros(2, np.int64)
     sound = Answers.of(labels, np.array([1, 2], np.float32), head)
-    found = compare(Answers.of(labels, np.array([1, np.nan], np.float32), head), sound, 0.25)
+    found = compare_outputs(Answers.of(labels, np.array([1, np.nan], np.float32), head), sound, 0.25)
     assert found.not_finite == 1 and found.probit == math.inf and found.radius_decrease > 0
     assert json.dumps(found.to_json(), allow_nan=False)
 
@@ -272,7 +272,7 @@ def test_tolerances_are_set_one_by_one() -> None:
             parse_tolerances([text])
 
 
-def test_the_least_tolerance_is_the_least(colour_bundle: Path, colour_source: Source) -> None:
+def test_the_least_tolerance_is_the_least(colour_bundle: Path, colour_source: ExportSource) -> None:
     """What the report calls needed passes, and a hair less fails and is named again."""
     reference = torch_reference(colour_source.module)
     packs = (colour_source.calibration, colour_source.verification)
@@ -287,7 +287,7 @@ def test_the_least_tolerance_is_the_least(colour_bundle: Path, colour_source: So
 
 
 def test_float32_is_held_to_its_own_rounding(
-    colour_bundle: Path, colour_source: Source, tmp_path: Path
+    colour_bundle: Path, colour_source: ExportSource, tmp_path: Path
 ) -> None:
     """Each of twenty weights drawn at random, off by 1 %: nearly all are noticed, and a sound graph passes."""
     allowed = float32_tolerance(colour_source.module, colour_source.verification.frames)
@@ -324,8 +324,8 @@ def test_radii_of_a_step_are_compared_by_how_far_they_lie_beyond_it() -> None:
     theirs = Answers.of(label, np.array([1.7, 1.5, 1.6, 2.0], np.float32), head)
     mine = Answers.of(label, np.array([1.7, 1.7, 1.6 - 1e-7, 2.02], np.float32), head)
     # As they are, a frame at the very boundary counts as a whole certificate lost.
-    assert compare(mine, theirs, 0.25).radius_increase == pytest.approx(0.3)
-    found = compare(graded(mine, head), graded(theirs, head), 0.25)
+    assert compare_outputs(mine, theirs, 0.25).radius_increase == pytest.approx(0.3)
+    found = compare_outputs(graded(mine, head), graded(theirs, head), 0.25)
     assert found.abstain_flips == 1 and found.radius_increase == pytest.approx(0.025, abs=1e-6)
     plain = CertificateHead(0.25, offset=(0.1,))
     assert graded(mine, plain) is mine
@@ -337,7 +337,7 @@ def test_radii_of_a_staircase_are_compared_by_how_far_they_lie_beyond_its_first_
     theirs = Answers.of(label, np.array([0.5, 1.39, 0.3, 9.0], np.float32), head)
     mine = Answers.of(label, np.array([0.5, 1.41, 0.5, 9.1], np.float32), head)
     assert (mine.radius - theirs.radius).tolist() == pytest.approx([0, 0.2, 0.1, 0])
-    found = compare(graded(mine, head), graded(theirs, head), 0.25)
+    found = compare_outputs(graded(mine, head), graded(theirs, head), 0.25)
     assert found.radius_increase == pytest.approx(0.025, abs=1e-6) and found.abstain_flips == 1
 
 
@@ -346,7 +346,7 @@ def test_where_everything_is_issued_rounding_of_far_distances_does_not_count() -
     label, probit = np.zeros(2000, np.int64), np.linspace(-3, 3, 2000, dtype=np.float32)
     theirs = Answers.of(label, probit, head)
     mine = Answers.of(label, probit + np.float32(1e-5), head)
-    assert (mine.radius > 0).all() and compare(
+    assert (mine.radius > 0).all() and compare_outputs(
         graded(mine, head), graded(theirs, head), 0.25
     ).radius_increase == 0
 

@@ -21,10 +21,10 @@ from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Status
 from rrise.edge_sdk.bundles.probe import Probe
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.once import Once
-from rrise.edge_sdk.device.verify import Verdict, verify
+from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.errors import FrameError, RuntimeUnavailable
 from rrise.edge_sdk.formats.noise import FreshNoise
 from rrise.edge_sdk.operate.bench import bench
@@ -34,7 +34,7 @@ from rrise.export.errors import ExportError
 from rrise.export.lowering.precision import split_preprocessing
 from rrise.export.on_device import export_tensorrt
 from rrise.export.pipeline import export_source, gate_bundle, lower_source
-from rrise.export.source import Source, joined, load_source, torch_reference
+from rrise.export.source import ExportSource, joined, load_source, torch_reference
 from rrise.trainer.data.preprocess import Preprocess
 from tests.edge_sdk.helpers import copy, relist, replace_graph, rewrite_sealed
 from tests.trainer.helpers import copied, edit
@@ -53,7 +53,7 @@ def guarded(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(guarded: Path) -> Source:
+def source(guarded: Path) -> ExportSource:
     return load_source(guarded)
 
 
@@ -85,7 +85,9 @@ def listen(runtime: Any) -> Heard:
 
 
 @pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
-def test_certificates_come_out_of_a_guarded_bundle(exported: Path, source: Source, artefact: str) -> None:
+def test_certificates_come_out_of_a_guarded_bundle(
+    exported: Path, source: ExportSource, artefact: str
+) -> None:
     with Certifier.load(exported, artefact=artefact) as certifier:
         assert certifier.state.state is State.CALIBRATED
         assert certifier.guarantee is not None and certifier.guarantee.guard == GUARD
@@ -95,7 +97,7 @@ def test_certificates_come_out_of_a_guarded_bundle(exported: Path, source: Sourc
     assert all(certificate.frame_radius > 0 for certificate in issued), "a crop alone has norm 1"
 
 
-def test_graph_equals_pytorch_given_the_same_noise(exported: Path, source: Source) -> None:
+def test_graph_equals_pytorch_given_the_same_noise(exported: Path, source: ExportSource) -> None:
     frames = source.verification.frames
     noise = FreshNoise(GUARD, (len(frames), *source.preprocess.output_shape)).draw()
     with torch.inference_mode():
@@ -110,7 +112,9 @@ def test_graph_equals_pytorch_given_the_same_noise(exported: Path, source: Sourc
 
 
 @pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
-def test_answers_are_a_function_of_the_sum_bit_for_bit(exported: Path, source: Source, artefact: str) -> None:
+def test_answers_are_a_function_of_the_sum_bit_for_bit(
+    exported: Path, source: ExportSource, artefact: str
+) -> None:
     """Frame and noise moved against each other by whole levels: the theorem needs that nothing changes."""
     runtime = OnnxRuntime.load(Bundle.open(exported).model(artefact))
     frames = source.verification.frames[:20] // 2
@@ -124,7 +128,7 @@ def test_answers_are_a_function_of_the_sum_bit_for_bit(exported: Path, source: S
     np.testing.assert_array_equal(here.radius, there.radius)
 
 
-def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: Source) -> None:
+def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: ExportSource) -> None:
     frame = source.verification.frames[0]
     with Certifier.load(exported) as certifier, certifier.clone() as twin:
         certifier._once = twin._once = Once(0)  # the same frame on purpose
@@ -139,7 +143,7 @@ def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: S
     assert recorded not in {noise.tobytes() for noise in heard.noise}
 
 
-def test_a_frame_is_passed_once(exported: Path, source: Source) -> None:
+def test_a_frame_is_passed_once(exported: Path, source: ExportSource) -> None:
     """Ten tries, of which the best is kept, would be wrong up to eight times as often as promised."""
     frames = source.verification.frames[:3]
     with Certifier.load(exported) as certifier, certifier.clone() as twin:
@@ -168,7 +172,9 @@ def test_only_the_last_frames_are_remembered() -> None:
         once.check(frames[2])
 
 
-def test_no_noise_no_certificate(exported: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_noise_no_certificate(
+    exported: Path, source: ExportSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError("no entropy")
 
@@ -178,12 +184,12 @@ def test_no_noise_no_certificate(exported: Path, source: Source, monkeypatch: py
         assert certificate.status is Status.FAULT and not certificate
 
 
-def test_offset_is_ranked_against_the_reference_less_rho(exported: Path, source: Source) -> None:
+def test_offset_is_ranked_against_the_reference_less_rho(exported: Path, source: ExportSource) -> None:
     """Recomputed from the counts: at most n - k radii exceed max(R_low - rho, 0), and one more at a smaller offset."""
     bundle, pack = Bundle.open(exported), source.calibration
     record = bundle.calibrations["fp32"]
     runtime = OnnxRuntime.load(bundle.model("fp32"))
-    scores = score(runtime, pack, noise=source.replay)
+    scores = score_runtime(runtime, pack, noise=source.replay)
     radius = run_all(runtime, pack.frames, noise=source.replay).radius
     assert check_rank(scores, radius, record)
     counts = np.take_along_axis(pack.counts, scores.label[:, None], 1)
@@ -253,7 +259,7 @@ def test_a_probe_without_noise_is_refused(copy_of: Path) -> None:
 
 
 def test_verification_replays_recorded_noise_and_judges_with_fresh_noise(
-    exported: Path, source: Source
+    exported: Path, source: ExportSource
 ) -> None:
     bundle = Bundle.open(exported)
     runtime = OnnxRuntime.load(bundle.model("fp32"))
@@ -269,7 +275,7 @@ def test_verification_replays_recorded_noise_and_judges_with_fresh_noise(
 
 
 def test_verification_subtracts_rho_from_what_it_compares_with(
-    exported: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+    exported: Path, source: ExportSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """References that fit the radii exactly pass the plain comparison; less rho, every certificate exceeds them."""
     bundle, runtime = Bundle.open(exported), OnnxRuntime.load(Bundle.open(exported).model("fp32"))
@@ -280,7 +286,7 @@ def test_verification_subtracts_rho_from_what_it_compares_with(
     )  # no counts prove these radii
     claimed = np.repeat(outputs.radius[:, None], 10, axis=1)
     result = verify(bundle, "fp32", runtime, replace(source.verification, radius=claimed), write=False)
-    assert result.verdict is Verdict.STATISTICS
+    assert result.verdict is VerificationVerdict.STATISTICS
     assert result.coverage is not None and result.coverage.exceeding == int((outputs.radius > 0).sum())
 
 
@@ -300,7 +306,7 @@ def test_another_stream_of_random_numbers_is_noticed(exported: Path, monkeypatch
         assert certifier.state.state is State.CALIBRATED, "live frames need no replay"
 
 
-def test_recalibration_uses_one_fresh_draw_for_each_frame(copy_of: Path, source: Source) -> None:
+def test_recalibration_uses_one_fresh_draw_for_each_frame(copy_of: Path, source: ExportSource) -> None:
     bundle, pack = Bundle.open(copy_of), source.calibration
     runtime = OnnxRuntime.load(bundle.model("fp32"))
     heard = listen(runtime)
@@ -359,7 +365,7 @@ def seeded(self: Any, noise: float, seed: int | None = None) -> None:
     self._random = np.random.Generator(np.random.Philox(7 if seed is None else seed))
 
 
-def test_a_second_export_repeats_every_byte(exported: Path, source: Source, tmp_path: Path) -> None:
+def test_a_second_export_repeats_every_byte(exported: Path, source: ExportSource, tmp_path: Path) -> None:
     again = export_source(source, tmp_path / "again").path
     assert (again / "surrogate.onnx").read_bytes() == (exported / "surrogate.onnx").read_bytes()
     assert (again / "calibration/fp32.json").read_bytes() == (exported / "calibration/fp32.json").read_bytes()
@@ -373,7 +379,7 @@ def test_a_plain_bundle_says_nothing_of_noise(bundle: Path) -> None:
     assert Probe.load(bundle / "probe.npz").noise is None
 
 
-def resized(source: Source, *, grid: bool) -> Source:
+def resized(source: ExportSource, *, grid: bool) -> ExportSource:
     """`source` in the guarded tier, with a crop and a resize in the graph."""
     before = source.preprocess
     after = Preprocess(before.frame_shape, before.encoding, before.crop, before.size, grid=grid).eval()
@@ -383,7 +389,7 @@ def resized(source: Source, *, grid: bool) -> Source:
     return replace(source, preprocess=after, module=module, guarantee=guarantee)
 
 
-def test_resized_frames_lie_on_the_grid_of_the_noise(colour_source: Source, tmp_path: Path) -> None:
+def test_resized_frames_lie_on_the_grid_of_the_noise(colour_source: ExportSource, tmp_path: Path) -> None:
     result = export_source(resized(colour_source, grid=True), tmp_path / "bundle", batch_size=3)
     with Certifier.load(result.path) as certifier:
         certificates = certifier.certify_batch(list(colour_source.verification.frames))
@@ -391,7 +397,7 @@ def test_resized_frames_lie_on_the_grid_of_the_noise(colour_source: Source, tmp_
     assert all(certificate.frame_radius == 0 for certificate in certificates), "rounding has no norm"
 
 
-def test_what_the_network_sees_is_the_exact_sum_also_after_a_resize(colour_source: Source) -> None:
+def test_what_the_network_sees_is_the_exact_sum_also_after_a_resize(colour_source: ExportSource) -> None:
     """ONNX Runtime's x, against float64 sums of the graph's own levels with the noise: equal bit for bit."""
     made = resized(colour_source, grid=True)
     parts = split_preprocessing(lower_source(made, 1))
@@ -411,12 +417,12 @@ def test_what_the_network_sees_is_the_exact_sum_also_after_a_resize(colour_sourc
     np.testing.assert_array_equal(seen(noise), total.astype(np.float32) * np.float32(1 / 255))
 
 
-def test_resized_frames_off_the_grid_are_refused(colour_source: Source) -> None:
+def test_resized_frames_off_the_grid_are_refused(colour_source: ExportSource) -> None:
     with pytest.raises(ExportError, match="grid"):
         resized(colour_source, grid=False)
 
 
-def test_a_manifest_without_the_grid_is_refused(colour_source: Source, tmp_path: Path) -> None:
+def test_a_manifest_without_the_grid_is_refused(colour_source: ExportSource, tmp_path: Path) -> None:
     path = export_source(resized(colour_source, grid=True), tmp_path / "bundle").path
     preprocessing = json.loads((path / "manifest.json").read_text())["preprocessing"]
     rewrite_sealed(path / "manifest.json", preprocessing={**preprocessing, "grid": False})

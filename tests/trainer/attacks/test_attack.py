@@ -13,13 +13,21 @@ from torch import nn
 from rrise.calibration.promise.head import CertificateHead
 from rrise.calibration.tables.evaluation import AuditVerdict
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.attacks.attack import AttackResult, FromBits, Rate, attack, count_at, judging_seed, on_grid
+from rrise.trainer.attacks.attack import (
+    AttackResult,
+    FalseCertificateRate,
+    FromBits,
+    attack,
+    count_at,
+    judging_seed,
+    on_grid,
+)
 from rrise.trainer.attacks.search import Search, project, search
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network
-from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.choice import guarantee_for, worth
-from rrise.trainer.scores.scoring import SPLIT_SEEDS
+from rrise.trainer.scores.surrogate_scores import SPLIT_SEEDS
 from rrise.trainer.surrogates.stage import candidate_path, train_surrogate
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
@@ -125,7 +133,7 @@ def test_moved_frames_are_judged_under_noise_of_their_own() -> None:
 
 def test_a_broken_promise_is_one_beyond_its_interval() -> None:
     verdict = AuditVerdict(100, 100, 20, 80, 0)
-    rate = Rate(verdict, 0.2, 0.127, 0.292)
+    rate = FalseCertificateRate(verdict, 0.2, 0.127, 0.292)
     result = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
     assert result.broken
     assert not replace(result, promised=0.15).broken and not replace(result, promised=None).broken
@@ -138,7 +146,7 @@ def guarded(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Worksp
     copy = edit(copy, "rho = 0.0\nnoise = []", "rho = 0.02\nnoise = [0.1, 0.3]")
     copy = edit(copy, 'error = "0.05"', 'error = "0.1"')
     train_surrogate(copy, again=True)
-    calibrate(copy)
+    calibrate_surrogate(copy)
     return copy
 
 
@@ -160,14 +168,16 @@ def test_candidates_leave_scores_for_the_guard_study(guarded: Workspace) -> None
 
 
 def test_guarded_record_is_tightened(guarded: Workspace) -> None:
-    record = calibrate(guarded).record
+    record = calibrate_surrogate(guarded).record
     guard = record.guarantee.guard
     assert guard is not None and guard.rho == 0.02
     expected = norm.cdf(norm.ppf(0.1) - 0.02 / guard.noise) * 0.9
     assert float(record.guarantee.alpha) == pytest.approx(expected, rel=1e-5)
     assert record.guarantee.alpha <= expected
     assert dict(record.execution.options)["guard_noise"] == repr(guard.noise)
-    assert record.attempt == calibrate(guarded).record.attempt, "the same noise again is no new attempt"
+    assert record.attempt == calibrate_surrogate(guarded).record.attempt, (
+        "the same noise again is no new attempt"
+    )
 
 
 def test_guarded_promise_covers_its_budget_only(guarded: Workspace) -> None:

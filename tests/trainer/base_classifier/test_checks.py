@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rrise.trainer.base_classifier.checks import judge
+from rrise.trainer.base_classifier.checks import check_base
 
 NAMES = tuple("abcd")
 LABELS = np.random.default_rng(0).integers(0, 4, 200)
@@ -27,7 +27,7 @@ def right(x: Tensor) -> Tensor:
 
 
 def test_a_good_classifier_gives_no_cause_for_attention() -> None:
-    found = judge(right, frames(), LABELS, NAMES, 0.2)
+    found = check_base(right, frames(), LABELS, NAMES, 0.2)
     assert found.attention == () and found.accuracy == pytest.approx(0.99, abs=0.01)
 
 
@@ -45,14 +45,14 @@ def test_a_good_classifier_gives_no_cause_for_attention() -> None:
 )  # fmt: skip
 def test_what_looks_wrong(answer, text: str) -> None:
     torch.manual_seed(0)
-    (found,) = judge(answer, frames(), LABELS, NAMES, 0.2).attention
+    (found,) = check_base(answer, frames(), LABELS, NAMES, 0.2).attention
     assert re.search(text, found)
 
 
 def test_few_frames_and_many_classes_show_no_permutation_by_chance() -> None:
     generator = np.random.default_rng(3)
     labels, answers = generator.integers(0, 30, 40), torch.from_numpy(generator.integers(0, 30, 40))
-    found = judge(
+    found = check_base(
         lambda x: answers[: len(x)], torch.zeros(40, 1, 2, 2), labels, tuple(map(str, range(30))), 0.1
     )
     assert not any("another order" in text for text in found.attention)

@@ -166,7 +166,7 @@ def test_finished_recipes_are_not_trained_again_after_an_interruption(
     copy = edit(copy, "epochs = 20", "epochs = 1")
     straight = train_base(copy, again=True).digest
     trained: list[str] = []
-    whole = base_training.fit
+    whole = base_training.train_network
 
     def fit(*args: Any, stage: str, **options: Any) -> Any:
         trained.append(stage)
@@ -174,7 +174,7 @@ def test_finished_recipes_are_not_trained_again_after_an_interruption(
             raise Interrupted("pulled the plug")
         return whole(*args, stage=stage, **options)
 
-    monkeypatch.setattr(base_training, "fit", fit)
+    monkeypatch.setattr(base_training, "train_network", fit)
     with pytest.raises(Interrupted):
         train_base(copy, again=True)
     assert train_base(copy, again=True).digest == straight

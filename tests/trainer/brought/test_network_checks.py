@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rrise.trainer.brought.network_checks import check_answers, check_finite, check_trainable, fitted, prepare
+from rrise.trainer.brought.network_checks import (
+    check_answers,
+    check_finite,
+    check_trainable,
+    fitted,
+    prepare_network,
+)
 from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import load_factory, load_network, load_weights, save_network
@@ -94,7 +100,7 @@ def test_half_precision_and_wrapped_networks_become_plain_float32() -> None:
     compiled = type("OptimizedModule", (nn.Module,), {})()
     compiled._orig_mod = plain().half()
     for wrapped in (plain().half(), nn.DataParallel(plain().half()), compiled):
-        network = prepare(wrapped, "own").eval()
+        network = prepare_network(wrapped, "own").eval()
         assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
         assert torch.equal(network(X), expected(X))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.classifiers import base_file
-from rrise.trainer.classifiers.base_file import BaseFile, NotWritten, compare, read_onnx, write
+from rrise.trainer.classifiers.base_file import BaseFile, NotWritten, logit_difference, read_onnx, write
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import OnnxClassifier
 from rrise.trainer.networks import ResNet
@@ -82,7 +82,7 @@ def test_another_function_is_not_taken_for_the_network(tmp_path: Path) -> None:
     with torch.no_grad():
         other.head.bias[0] += 0.01 * other(NOISY).abs().max()
     with pytest.raises(TrainerError, match="logits differ from the network's"):
-        compare(data, other, NOISY)
+        logit_difference(data, other, NOISY)
 
 
 @pytest.mark.parametrize("name", ["base.onnx", "base.safetensors"])

@@ -11,11 +11,11 @@ import torch
 from rrise.trainer.attacks.attack import attack
 from rrise.trainer.attacks.search import Search
 from rrise.trainer.base_classifier.stage import train_base
-from rrise.trainer.brought.onnx_files import references
+from rrise.trainer.brought.onnx_files import external_references
 from rrise.trainer.classifiers.blackbox import (
     BlackBoxModule,
     classifier_of,
-    labels_of,
+    label_function,
     onnx_spec,
     open_black_box,
 )
@@ -23,7 +23,7 @@ from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import OnnxClassifier
 from rrise.trainer.networks import load_network
-from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.streams import all_streams, stored_counts
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
@@ -98,7 +98,7 @@ def test_onnx_base_through_the_whole_loop(workspace: Path, onnx_workspace: Works
         "a network of its own, since a black box has no weights to start from"
     )
     assert surrogate.chosen.agreement > 0.3
-    assert calibrate(made).record.base_digest == made.base().digest
+    assert calibrate_surrogate(made).record.base_digest == made.base().digest
     assert attack(made, Search(0.1, steps=2), num_samples=100).attacked.verdict.frames == 40
 
 
@@ -127,7 +127,7 @@ def test_any_callable_is_counted(workspace: Path, tmp_path: Path, module_name: s
     train_base(copy, allow_code=True)
     base = copy.base(allow_code=True)
     assert isinstance(base.module, BlackBoxModule)
-    answer = labels_of(base.module, 10, "float32")
+    answer = label_function(base.module, 10, "float32")
     x = copy.inputs("test")
     expected = x.flatten(1)[:, 20:30].argmax(1)
     assert torch.equal(answer(x), expected)
@@ -225,4 +225,4 @@ def test_references_are_found_wherever_they_are(tmp_path: Path) -> None:
         (engine, "the compiled engine of node 'built'"),
     ):
         graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", kind, [])])
-        assert references(helper.make_model(graph).SerializeToString(), "f")[0] == text
+        assert external_references(helper.make_model(graph).SerializeToString(), "f")[0] == text

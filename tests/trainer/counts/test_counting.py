@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rrise.trainer.classifiers.blackbox import labels_of
+from rrise.trainer.classifiers.blackbox import label_function
 from rrise.trainer.counts.counting import SharedAmongThreads, fresh_answers
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engines
@@ -21,7 +21,7 @@ def test_fresh_answers_are_those_of_the_counted_classifier(workspace: Path) -> N
     base, x = made.base(), made.inputs("test").repeat(5, 1, 1, 1)
     answers = fresh_answers(made, base, torch.device("cpu"))
     assert isinstance(answers, SharedAmongThreads) and answers._labeller.engine.startswith("onnxruntime ")
-    assert torch.equal(answers(x), labels_of(base.module, 10, "float32")(x))
+    assert torch.equal(answers(x), label_function(base.module, 10, "float32")(x))
 
 
 def test_large_batches_are_shared_and_keep_their_order(workspace: Path, monkeypatch) -> None:
@@ -47,4 +47,4 @@ def test_without_that_engine_pytorch_answers(workspace: Path, tmp_path: Path, mo
     monkeypatch.setattr(engines, "installed", lambda name: False)
     x = copy.inputs("test")
     answers = fresh_answers(copy, copy.base(), torch.device("cpu"))
-    assert torch.equal(answers(x), labels_of(copy.base().module, 10, "float32")(x))
+    assert torch.equal(answers(x), label_function(copy.base().module, 10, "float32")(x))

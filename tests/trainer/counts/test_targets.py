@@ -20,7 +20,7 @@ from rrise.trainer.counts.targets import build_targets
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.storage.store import recorded_engines
 from rrise.trainer.networks import load_network, save_network
-from rrise.trainer.scores.calibrate import calibrate
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.streams import all_streams, bundle_streams, comparison_streams, stored_counts
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
@@ -208,9 +208,9 @@ def test_without_the_audit_calibration_is_judged_on_verification_frames(
     copy = copied(workspace, tmp_path)
     copy.references_path("test").unlink()
     shutil.rmtree(copy.targets_path / "audit")
-    result = calibrate(copy)
+    result = calibrate_surrogate(copy)
     assert result.judged_on == "verification" and result.verdict.frames == len(copy.splits.verification)
-    assert calibrate(Workspace.open(workspace)).judged_on == "test"
+    assert calibrate_surrogate(Workspace.open(workspace)).judged_on == "test"
 
 
 def test_what_it_will_take_is_said_before(workspace: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.learning import Interrupted, Schedule, fit, open_session
+from rrise.trainer.learning import Interrupted, Schedule, open_training_session, train_network
 from rrise.trainer.learning.checkpoint import KEY
 from rrise.trainer.learning.engine import Batch, Forward
 from rrise.trainer.learning.recipes import gaussian
@@ -108,7 +108,9 @@ def test_control_c_saves_and_the_handlers_are_given_back(tmp_path: Path, number:
         return wanted(forward, batch)
 
     with pytest.raises(Interrupted, match=f"{number.name} was received"):
-        fit(network(), Schedule(4, 16, 0.05), frames, objective, open_session(tmp_path, device="cpu"))
+        train_network(
+            network(), Schedule(4, 16, 0.05), frames, objective, open_training_session(tmp_path, device="cpu")
+        )
     assert checkpoint(tmp_path).exists() and signal.getsignal(number) is before
 
 
@@ -126,8 +128,8 @@ def test_other_settings_are_refused_by_name_or_started_over(tmp_path: Path) -> N
     ):
         learn(tmp_path, precision="bfloat16")
     frames = Pixels()
-    session = open_session(tmp_path, device="cpu", again=True)
-    trained = fit(network(), other, frames, gaussian(frames.labels, View(), SIGMA), session)
+    session = open_training_session(tmp_path, device="cpu", again=True)
+    trained = train_network(network(), other, frames, gaussian(frames.labels, View(), SIGMA), session)
     assert trained.examples == 4 * 96
 
 
@@ -155,7 +157,9 @@ def out_of_memory_above(limit: int, seen: list[int]):  # type: ignore[no-untyped
 def test_out_of_memory_cuts_the_batch(tmp_path: Path) -> None:
     seen: list[int] = []
     frames, objective = out_of_memory_above(5, seen)
-    trained = fit(network(), Schedule(1, 16, 0.05), frames, objective, open_session(tmp_path, device="cpu"))
+    trained = train_network(
+        network(), Schedule(1, 16, 0.05), frames, objective, open_training_session(tmp_path, device="cpu")
+    )
     assert seen[:3] == [16, 8, 4] and set(seen[3:]) == {4}
     assert trained.parts == 4 and trained.examples == 96
 
@@ -174,7 +178,7 @@ def test_pieces_give_the_gradient_of_the_whole_batch() -> None:
                 raise torch.OutOfMemoryError("out of memory")
             return nn.functional.cross_entropy(forward(batch.frames), frames.labels[batch.index])
 
-        fit(module, Schedule(2, 16, 0.1), frames, plain, open_session(device="cpu"))
+        train_network(module, Schedule(2, 16, 0.1), frames, plain, open_training_session(device="cpu"))
         ended.append(weights(module))
     torch.testing.assert_close(*ended, rtol=1e-5, atol=1e-6)
 
@@ -184,7 +188,9 @@ def test_out_of_memory_with_a_single_frame_is_refused() -> None:
     with pytest.raises(
         TrainerError, match="out of memory on cpu with 1 frames at once; expected room for at least one"
     ):
-        fit(network(), Schedule(1, 16, 0.05), frames, objective, open_session(device="cpu"))
+        train_network(
+            network(), Schedule(1, 16, 0.05), frames, objective, open_training_session(device="cpu")
+        )
 
 
 def test_other_errors_of_a_network_pass_as_they_are() -> None:
@@ -194,7 +200,9 @@ def test_other_errors_of_a_network_pass_as_they_are() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        fit(network(), Schedule(1, 16, 0.05), frames, objective, open_session(device="cpu"))
+        train_network(
+            network(), Schedule(1, 16, 0.05), frames, objective, open_training_session(device="cpu")
+        )
 
 
 def test_a_loss_that_is_not_finite_is_refused_and_never_saved(tmp_path: Path) -> None:
@@ -218,12 +226,12 @@ class Views(nn.Module):
 def test_a_network_that_calls_view_is_trained_in_its_own_layout() -> None:
     frames, module = Pixels(), Views()
     before = loss(module)
-    fit(
+    train_network(
         module,
         Schedule(5, 16, 0.05),
         frames,
         gaussian(frames.labels, View(), SIGMA),
-        open_session(device="cpu"),
+        open_training_session(device="cpu"),
     )
     assert loss(module) < before
 
@@ -249,8 +257,8 @@ def test_what_it_measures_changes_nothing(tmp_path: Path) -> None:
         lambda module: {"noisy_accuracy": float(module(frames.images).argmax(1).float().mean())},
     ):
         module = network()
-        session = open_session(tmp_path if measure else None, device="cpu")
-        fit(
+        session = open_training_session(tmp_path if measure else None, device="cpu")
+        train_network(
             module,
             Schedule(3, 16, 0.05),
             frames,
@@ -275,12 +283,12 @@ def test_the_average_of_the_weights_is_what_comes_out() -> None:
         seen.append({name: value.clone() for name, value in module.state_dict().items()})
         return wanted(forward, batch)
 
-    fit(module, schedule, frames, objective, open_session(device="cpu"))
+    train_network(module, schedule, frames, objective, open_training_session(device="cpu"))
     after = [*seen[1:], module.state_dict()]
     averaged = seen[0]["5.weight"]
     for step, state in enumerate(after):
         averaged = averaged.lerp(state["5.weight"], 1 - min(0.9, (1 + step) / (10 + step)))
     averaging = network()
-    fit(averaging, replace(schedule, ema=0.9), frames, wanted, open_session(device="cpu"))
+    train_network(averaging, replace(schedule, ema=0.9), frames, wanted, open_training_session(device="cpu"))
     torch.testing.assert_close(averaging.state_dict()["5.weight"], averaged)
     assert not torch.allclose(averaged, module.state_dict()["5.weight"], atol=1e-3)

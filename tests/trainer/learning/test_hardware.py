@@ -8,7 +8,7 @@ import torch
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.clock import Clock
-from rrise.trainer.learning.feed import batches, order, step_seed
+from rrise.trainer.learning.feed import order, step_seed, training_batches
 from rrise.trainer.learning.hardware import (
     choose_device,
     choose_precision,
@@ -85,7 +85,7 @@ def test_batches_come_in_order_also_when_they_are_made_ahead(monkeypatch: pytest
     )
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     for device in (torch.device("cpu"), torch.device("meta")):
-        found = list(batches(frames, indices, device))
+        found = list(training_batches(frames, indices, device))
         assert [len(index) for index, _ in found] == [2, 1, 2, 1]
         if device.type == "cpu":
             assert all(torch.equal(x, frames.images[index]) for index, x in found)

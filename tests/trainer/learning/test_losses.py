@@ -7,7 +7,7 @@ from scipy.special import softmax
 from scipy.stats import entropy, norm
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.learning.losses import consistency, jensen_shannon, probit_of_class, soft_loss
+from rrise.trainer.learning.losses import consistency_loss, jensen_shannon, probit_of_class, soft_loss
 
 
 def random_logits(*shape: int) -> torch.Tensor:
@@ -24,14 +24,14 @@ def test_consistency_is_the_published_formula() -> None:
         total += np.mean([-np.log(p[copy, frame, label]) for copy in range(3)])
         total += 10.0 * np.mean([entropy(mean, p[copy, frame]) for copy in range(3)])
         total += 0.5 * entropy(mean)
-    assert float(consistency(logits, labels, 10.0, 0.5)) == pytest.approx(total / 5, rel=1e-5)
+    assert float(consistency_loss(logits, labels, 10.0, 0.5)) == pytest.approx(total / 5, rel=1e-5)
 
 
 def test_consistency_of_equal_copies_is_cross_entropy_and_entropy() -> None:
     logits = random_logits(1, 6, 3).repeat(2, 1, 1)
     labels = torch.zeros(6, dtype=torch.int64)
     plain = torch.nn.functional.cross_entropy(logits[0], labels)
-    assert float(consistency(logits, labels, 1000.0, 0.0)) == pytest.approx(float(plain), rel=1e-4)
+    assert float(consistency_loss(logits, labels, 1000.0, 0.0)) == pytest.approx(float(plain), rel=1e-4)
 
 
 def test_jensen_shannon_against_scipy() -> None:

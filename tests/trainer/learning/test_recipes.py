@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrise.trainer.learning.engine import Batch
-from rrise.trainer.learning.losses import consistency as consistency_loss
+from rrise.trainer.learning.losses import consistency_loss as consistency_loss
 from rrise.trainer.learning.recipes import RAMP, Teaching, consistency, fresh, gaussian, stored
 from rrise.trainer.learning.views import View, noisy
 

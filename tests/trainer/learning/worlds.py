@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rrise.trainer.learning import Schedule, Trained, fit, open_session
+from rrise.trainer.learning import Schedule, Trained, open_training_session, train_network
 from rrise.trainer.learning.engine import Batch, Forward
 from rrise.trainer.learning.recipes import gaussian
 from rrise.trainer.learning.views import View
@@ -19,7 +19,7 @@ SIGMA = 0.25
 
 
 class Pixels:
-    """Images float32 [n, 1, 4, 4] in [0, 1], as `fit` takes them."""
+    """Images float32 [n, 1, 4, 4] in [0, 1], as `train_network` takes them."""
 
     def __init__(self, count: int = 96) -> None:
         self.images = torch.rand((count, 1, 4, 4), generator=torch.Generator().manual_seed(5))
@@ -69,10 +69,10 @@ def learn(
         time.sleep(pause)
         return wanted(forward, batch)
 
-    session = open_session(
+    session = open_training_session(
         folder, device="cpu", checkpoint_minutes=save_every / 60, minutes=minutes, **options
     )
-    trained = fit(module, schedule or Schedule(4, 16, 0.05, ema=0.9), frames, objective, session)
+    trained = train_network(module, schedule or Schedule(4, 16, 0.05, ema=0.9), frames, objective, session)
     return module, trained
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import benchmark
-from rrise.trainer.montecarlo.benchmark import Rate, _interleaved, run_benchmark, usual_loop
-from rrise.trainer.montecarlo.engines import Source
+from rrise.trainer.montecarlo.benchmark import Throughput, _interleaved, run_benchmark, usual_loop
+from rrise.trainer.montecarlo.engines import ClassifierForms
 
 SHORT = {"batch_sizes": (8, 16), "rounds": 1, "seconds": 0.01}
 
@@ -35,7 +35,7 @@ def test_the_usual_loop_counts_rightly():
 def test_the_comparison(network, preprocess, frames):
     threads = torch.get_num_threads()
     asked = (("torch", "float32"), ("onnxruntime", "bfloat16"))
-    result = run_benchmark(Source(module=network), preprocess, frames, 3, engines=asked, **SHORT)
+    result = run_benchmark(ClassifierForms(module=network), preprocess, frames, 3, engines=asked, **SHORT)
     assert torch.get_num_threads() == threads
     (row,) = result.rows
     assert min(*result.loop, *result.noise, *row.plain, *row.counting) > 0
@@ -48,7 +48,7 @@ def test_the_comparison(network, preprocess, frames):
     assert text[row.engine].startswith(f"{row.counting.wall:,.0f} evaluations/s, ")
     assert "onnxruntime in bfloat16: engine 'onnxruntime': runs base.onnx" in text["left out"]
     with pytest.raises(TrainerError, match="no engine can run"):
-        run_benchmark(Source(), preprocess, frames, 3, engines=asked, **SHORT)
+        run_benchmark(ClassifierForms(), preprocess, frames, 3, engines=asked, **SHORT)
 
 
 def test_the_usual_loop_stays_in_float32(network, preprocess, frames, monkeypatch):
@@ -63,7 +63,7 @@ def test_the_usual_loop_stays_in_float32(network, preprocess, frames, monkeypatc
 
     monkeypatch.setattr(benchmark, "usual_loop", watched)
     engines = (("torch", "bfloat16"),)
-    run_benchmark(Source(module=network), preprocess, frames, 3, engines=engines, **SHORT)
+    run_benchmark(ClassifierForms(module=network), preprocess, frames, 3, engines=engines, **SHORT)
     assert seen == {torch.float32}
 
 
@@ -71,9 +71,9 @@ def test_no_round_begins_after_its_time_but_the_first():
     calls: list[str] = []
 
     def contender(name: str):
-        def run(seconds: float) -> Rate:
+        def run(seconds: float) -> Throughput:
             calls.append(name)
-            return Rate(1.0, 1.0)
+            return Throughput(1.0, 1.0)
 
         return run
 

@@ -13,8 +13,8 @@ from rrise.trainer.classifiers.base_file import read_onnx, write
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engine_choice, engines, sample_counts
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
-from rrise.trainer.montecarlo.engine_choice import choose
-from rrise.trainer.montecarlo.engines import NAMES, Source, in_batches, installed, open_engine
+from rrise.trainer.montecarlo.engine_choice import choose_engine
+from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, in_batches, installed, open_engine
 
 CPU = torch.device("cpu")
 NAMES_HERE = [name for name in ("torch", "onnxruntime", "openvino") if installed(name)]
@@ -22,19 +22,21 @@ NOISY = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def source(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> ClassifierForms:
     folder = tmp_path_factory.mktemp("base")
     (folder / "base.safetensors").write_bytes(b"")
     write(folder, network, NOISY)
-    return Source(read_onnx(folder), network)
+    return ClassifierForms(read_onnx(folder), network)
 
 
-def opened(name: str, source: Source, dtype: str = "float32") -> engines.EngineLabeller:
+def opened(name: str, source: ClassifierForms, dtype: str = "float32") -> engines.EngineLabeller:
     return open_engine(name, source, num_classes=3, dtype=dtype, device=CPU)
 
 
 @pytest.mark.parametrize("name", NAMES_HERE)
-def test_every_engine_gives_the_networks_classes(name: str, source: Source, network: nn.Module) -> None:
+def test_every_engine_gives_the_networks_classes(
+    name: str, source: ClassifierForms, network: nn.Module
+) -> None:
     labeller = opened(name, source)
     expected = network(NOISY).detach()
     for rows in (2, 7, 40):
@@ -57,7 +59,7 @@ def test_every_engine_gives_the_networks_classes(name: str, source: Source, netw
 
 @pytest.mark.parametrize("name", NAMES_HERE)
 def test_counts_of_two_engines_differ_in_near_ties_only(
-    make_store, preprocess, frames, source: Source, network: nn.Module, name: str, tmp_path: Path
+    make_store, preprocess, frames, source: ClassifierForms, network: nn.Module, name: str, tmp_path: Path
 ) -> None:
     plain = make_store(tmp_path / "plain.zarr")
     sample_counts(network, preprocess, frames, plain, 40)
@@ -71,7 +73,9 @@ def test_counts_of_two_engines_differ_in_near_ties_only(
     np.testing.assert_array_equal(store.counts(), again.counts())
 
 
-def test_a_store_belongs_to_its_engine(make_store, preprocess, frames, source: Source, network) -> None:
+def test_a_store_belongs_to_its_engine(
+    make_store, preprocess, frames, source: ClassifierForms, network
+) -> None:
     labeller = opened("onnxruntime", source)
     store = make_store(engine=labeller.engine)
     with pytest.raises(TrainerError, match=r"is counted by engine 'onnxruntime .*', got ''"):
@@ -82,7 +86,9 @@ def test_a_store_belongs_to_its_engine(make_store, preprocess, frames, source: S
     assert store.samples().sum() == 0
 
 
-def test_the_device_counter_takes_an_engine(make_store, preprocess, frames, source: Source, tmp_path) -> None:
+def test_the_device_counter_takes_an_engine(
+    make_store, preprocess, frames, source: ClassifierForms, tmp_path
+) -> None:
     labeller = opened("onnxruntime", source)
     store = make_store(engine=labeller.engine)
     counter = DeviceCounter(labeller, store.identity, 16, CPU, compile_noise=False)
@@ -93,7 +99,7 @@ def test_the_device_counter_takes_an_engine(make_store, preprocess, frames, sour
     assert counts.sum() == 4 * store.identity.sample_block
 
 
-def test_auto_takes_the_fastest_that_agrees(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_fastest_that_agrees(source: ClassifierForms, monkeypatch: pytest.MonkeyPatch) -> None:
     order = {"torch": 1.0, "onnxruntime": 3.0, "openvino": 2.0}
 
     def rates(labellers, noisy, seconds):
@@ -101,7 +107,7 @@ def test_auto_takes_the_fastest_that_agrees(source: Source, monkeypatch: pytest.
 
     monkeypatch.setattr(engine_choice, "_rates", rates)
     options = {"num_classes": 3, "dtype": "float32", "device": CPU}
-    chosen = choose(source, NOISY, **options)
+    chosen = choose_engine(source, NOISY, **options)
     assert chosen.labeller.name == "onnxruntime" and "3.00 times torch" in chosen.sentence()
 
     class Shifted(engines.OnnxRuntimeEngine):
@@ -109,30 +115,30 @@ def test_auto_takes_the_fastest_that_agrees(source: Source, monkeypatch: pytest.
             return super()._run(x) * torch.tensor([1.01, 1.0, 1.0])
 
     monkeypatch.setitem(engines.ENGINES, "onnxruntime", Shifted)
-    chosen = choose(source, NOISY, **options)
+    chosen = choose_engine(source, NOISY, **options)
     assert chosen.labeller.name != "onnxruntime"
     assert "onnxruntime left out (disagrees with the reference beyond rounding" in chosen.sentence()
     with pytest.raises(TrainerError, match="disagrees with the reference beyond rounding"):
-        choose(source, NOISY, wanted="onnxruntime", **options)
+        choose_engine(source, NOISY, wanted="onnxruntime", **options)
 
 
-def test_trial_rates_are_rates(source: Source) -> None:
-    chosen = choose(source, NOISY, num_classes=3, dtype="float32", device=CPU, seconds=0.01)
+def test_trial_rates_are_rates(source: ClassifierForms) -> None:
+    chosen = choose_engine(source, NOISY, num_classes=3, dtype="float32", device=CPU, seconds=0.01)
     assert {trial.name for trial in chosen.trials} == set(NAMES_HERE)
     assert all(trial.rate > 0 and trial.difference < 1e-4 for trial in chosen.trials)
     best = max(chosen.trials, key=lambda trial: trial.rate)
     assert chosen.labeller.name == best.name
 
 
-def test_engines_that_cannot_run_say_why(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_cannot_run_say_why(source: ClassifierForms, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainerError, match="got 'tvm', expected one of torch"):
         opened("tvm", source)
     with pytest.raises(TrainerError, match=r"runs base.onnx in float32, got dtype 'bfloat16'"):
         opened("onnxruntime", source, "bfloat16")
     with pytest.raises(TrainerError, match="the base classifier is an ONNX file"):
-        opened("torch", Source(source.onnx))
+        opened("torch", ClassifierForms(source.onnx))
     with pytest.raises(TrainerError, match=r"runs base.onnx, which this base classifier has not"):
-        opened("onnxruntime", Source(module=source.module))
+        opened("onnxruntime", ClassifierForms(module=source.module))
     monkeypatch.setattr(engines, "installed", lambda name: False)
     with pytest.raises(
         TrainerError,
@@ -142,7 +148,7 @@ def test_engines_that_cannot_run_say_why(source: Source, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not installed("openvino"), reason="needs openvino")
-def test_a_precision_that_the_processor_only_imitates_is_refused(source: Source) -> None:
+def test_a_precision_that_the_processor_only_imitates_is_refused(source: ClassifierForms) -> None:
     import openvino
 
     capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -153,7 +159,7 @@ def test_a_precision_that_the_processor_only_imitates_is_refused(source: Source)
             opened("openvino", source, "bfloat16")
 
 
-def test_tensorrt_is_guarded(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_is_guarded(source: ClassifierForms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "installed", lambda name: True)
     with pytest.raises(TrainerError, match="needs an NVIDIA GPU, got device cpu"):
         opened("tensorrt", source)
@@ -173,7 +179,7 @@ def test_a_classifier_that_depends_on_its_batch_is_refused_by_every_engine(tmp_p
         return
     for name in NAMES_HERE[1:]:
         with pytest.raises(TrainerError, match="depends on the other frames"):
-            opened(name, Source(data))(NOISY)
+            opened(name, ClassifierForms(data))(NOISY)
 
 
 def test_fixed_batches() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rrise.trainer.montecarlo import noise
-from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, batches, units
+from rrise.trainer.montecarlo.noise import Cell, NoiseFiller, NoiseKey, sample_batches, units
 
 KEY = NoiseKey(seed=5, stream="calibration")
 
@@ -17,7 +17,7 @@ def drawn(cells: list[Cell], batch_size: int, threads: int, sample_block: int = 
     frames = np.arange(3 * 16, dtype=np.float32).reshape(3, 4, 4, 1)
     filler = NoiseFiller(0.25, threads)
     parts = []
-    for pieces in batches(units(KEY, cells, sample_block, 16), batch_size):
+    for pieces in sample_batches(units(KEY, cells, sample_block, 16), batch_size):
         buffer = np.full((pieces[-1].stop, 4, 4, 1), np.nan, dtype=np.float32)
         filler.fill(buffer, frames, pieces)
         parts.append(buffer)

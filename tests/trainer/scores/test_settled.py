@@ -24,7 +24,7 @@ def _no_choice(*_: object) -> None:
 def test_export_reads_the_plan_and_neither_scores_nor_fits(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settled, "choose", _no_choice)
+    monkeypatch.setattr(settled, "settle_plan", _no_choice)
     monkeypatch.setattr(settled, "tuning_scores", _no_choice)
     made = Workspace.open(workspace)
     plan = Plan.load(plan_path(made, made.surrogate()))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rrise.trainer.networks import DIFFICULTY_FLOOR, ResNet, WithDifficulty, build_network, load_network
-from rrise.trainer.scores.calibrate import calibrate
-from rrise.trainer.scores.scoring import predict
+from rrise.trainer.scores.calibrate import calibrate_surrogate
+from rrise.trainer.scores.surrogate_scores import run_surrogate
 from rrise.trainer.surrogates.difficulty import LEVEL, _fit, learn_difficulty
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
@@ -66,9 +66,9 @@ def test_through_file_scores_and_calibration(workspace: Path, tmp_path: Path) ->
     train_surrogate(copy, again=True)
     network = load_network(copy.surrogate_path)
     assert network.has_difficulty and isinstance(build_network(network.spec), WithDifficulty)
-    predicted = predict(network.module, copy.preprocess, copy.frames("test"))
+    predicted = run_surrogate(network.module, copy.preprocess, copy.frames("test"))
     assert predicted.difficulty is not None and predicted.difficulty.shape == (40,)
-    record = calibrate(copy).record
+    record = calibrate_surrogate(copy).record
     assert record.head.difficulty
     radius = record.head.radius(predicted.probit, predicted.label, predicted.difficulty)
     raw = record.head.raw_radius(predicted.probit)

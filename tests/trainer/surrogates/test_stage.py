@@ -12,8 +12,8 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.feed import seeded
 from rrise.trainer.learning.views import fresh_shares
 from rrise.trainer.networks import Ensemble, load_network
-from rrise.trainer.scores.scoring import pytorch_execution
-from rrise.trainer.surrogates.stage import Candidate, check_no_fall, train_surrogate
+from rrise.trainer.scores.surrogate_scores import pytorch_execution
+from rrise.trainer.surrogates.stage import SurrogateCandidate, check_no_fall, train_surrogate
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
 
@@ -49,11 +49,11 @@ def test_keeps_the_better_of_both_methods(workspace: Path) -> None:
 def test_learns_more_than_the_clean_base_classifier_knows(workspace: Path) -> None:
     """The base classifier's own softmax on clean frames is no estimate of the smoothed probabilities."""
     from rrise.calibration.tables.evaluation import probit_rmse
-    from rrise.trainer.scores.scoring import score
+    from rrise.trainer.scores.surrogate_scores import score_surrogate
 
     made = Workspace.open(workspace)
     pack = made.references("tuning")
-    naive = score(made.base().module, made.preprocess, pack, "0" * 64)
+    naive = score_surrogate(made.base().module, made.preprocess, pack, "0" * 64)
     result = train_surrogate(made)
     assert min(item.probit_rmse for item in result.candidates) < probit_rmse(naive)
 
@@ -102,17 +102,17 @@ def test_a_fall_in_agreement_stops_before_calibration(workspace: Path, tmp_path:
 
 def test_the_unchanged_base_classifier_is_candidate_zero(workspace: Path) -> None:
     from rrise.calibration.tables.evaluation import label_agreement
-    from rrise.trainer.scores.scoring import score
+    from rrise.trainer.scores.surrogate_scores import score_surrogate
 
     made = Workspace.open(workspace)
     zero = train_surrogate(made).candidates[0]
-    table = score(made.base().module, made.preprocess, made.references("tuning"), "0" * 64)
+    table = score_surrogate(made.base().module, made.preprocess, made.references("tuning"), "0" * 64)
     assert zero.method == "unchanged" and zero.passes == zero.trained == 0
     assert zero.agreement == label_agreement(table)
 
 
-def candidate(method: str, agreement: float) -> Candidate:
-    return Candidate(method, 0.0, agreement, 1.0, 0.1, 0, 0)
+def candidate(method: str, agreement: float) -> SurrogateCandidate:
+    return SurrogateCandidate(method, 0.0, agreement, 1.0, 0.1, 0, 0)
 
 
 def test_a_small_fall_or_one_bad_way_of_two_is_no_reason_to_stop() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rrise.trainer.data.readers.source import Header, Source, files_stamp
+from rrise.trainer.data.readers.source import DataSource, Header, files_stamp
 from rrise.trainer.errors import TrainerError
 
 RESIDENT = 256 << 20
@@ -73,7 +73,7 @@ class FileArray:
             os.close(self._file)
 
 
-class Rows:
+class PictureRows:
     """Pictures uint8 [n, H, W, C] or [n, H, W] of an array, or of anything whose rows can be read by number."""
 
     def __init__(self, array: Any, name: str) -> None:
@@ -99,7 +99,7 @@ class Rows:
         return isinstance(self.array, np.ndarray)
 
 
-def open_npz(path: Path) -> Source:
+def open_npz(path: Path) -> DataSource:
     """Open images, labels, class_names and, where present, clips and held_out (bool [n]) of an .npz file (no pickle).
 
     The images may also be called frames, as in rrise's own reference packs. Images beyond 256 MiB stay in the file.
@@ -120,7 +120,7 @@ def open_npz(path: Path) -> Source:
     missing = [name for name in (images, "labels", "class_names") if name not in arrays]
     if missing:
         raise TrainerError(f"{path}: got arrays {sorted(names)}, missing {missing}; {NPZ_HELP}")
-    return source_of(arrays[images], images, arrays, str(path), files_stamp([path], path.parent), NPZ_HELP)
+    return array_source(arrays[images], images, arrays, str(path), files_stamp([path], path.parent), NPZ_HELP)
 
 
 _SMALL = ("labels", "class_names", "clips", "held_out")
@@ -145,7 +145,7 @@ def _images(path: Path, name: str) -> Any:
     return FileArray.of_npy(path, member.header_offset + 30 + skip)
 
 
-def open_zarr(path: Path) -> Source:
+def open_zarr(path: Path) -> DataSource:
     """Open a Zarr group with the arrays of an .npz file; class_names may be an attribute. Its codecs are numpy's own and
     those of Zarr: no pickle."""
     import zarr
@@ -166,7 +166,7 @@ def open_zarr(path: Path) -> Source:
         raise TrainerError(f"{path}: missing {missing}; {ZARR_HELP}")
     small = int(np.prod(images.shape, dtype=np.int64)) * images.dtype.itemsize <= RESIDENT
     stamp = files_stamp(sorted(item for item in path.rglob("*") if item.is_file()), path)
-    return source_of(images[:] if small else images, "images", arrays, str(path), stamp, ZARR_HELP)
+    return array_source(images[:] if small else images, "images", arrays, str(path), stamp, ZARR_HELP)
 
 
 def _plain(array: Any) -> Any:
@@ -180,9 +180,9 @@ def _plain(array: Any) -> Any:
 _CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "transpose", "vlen-utf8"}
 
 
-def source_of(
+def array_source(
     images: Any, name: str, arrays: dict[str, Any], where: str, stamp: str, expected: str
-) -> Source:
+) -> DataSource:
     """A source of an array of images and the arrays beside it."""
     labels = arrays["labels"]
     if images.ndim not in (3, 4):
@@ -213,8 +213,8 @@ def source_of(
         )
     if held_out is not None and len(np.unique(held_out)) < 2:
         held_out = None
-    return Source(
-        Rows(images, where),
+    return DataSource(
+        PictureRows(images, where),
         labels.astype(np.int64),
         tuple(str(text) for text in names),
         clips.astype(np.int64),

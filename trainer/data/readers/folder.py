@@ -13,7 +13,7 @@ from rrise.trainer.data.readers.pictures import ImageFiles, Place, clip_pattern,
 from rrise.trainer.data.readers.source import (
     HELD_OUT_WORDS,
     TRAIN_WORDS,
-    Source,
+    DataSource,
     clip_numbers,
     files_stamp,
     held_out_of,
@@ -30,7 +30,7 @@ class _Item:
     clip: tuple[str, ...]
 
 
-def open_folder(root: Path, clips: str = "") -> Source:
+def open_folder(root: Path, clips: str = "") -> DataSource:
     """The images below `root`, one sub-folder for each class, whose name is the name of the class.
 
     Classes are in alphabetical order, or in that of numbers where all names are numbers. Images in a folder inside a
@@ -40,7 +40,7 @@ def open_folder(root: Path, clips: str = "") -> Source:
     items = [item for name, folder in parts.items() for item in _items(folder, name, clips)]
     names = in_order(item.label for item in items)
     _check_classes(items, list(parts))
-    return Source(
+    return DataSource(
         ImageFiles([Place(item.path) for item in items]),
         np.array([names.index(item.label) for item in items], np.int64),
         tuple(names),

@@ -9,7 +9,14 @@ import numpy as np
 
 from rrise.calibration.requirements import install
 from rrise.trainer.data.readers.pictures import header_of, pixels_of
-from rrise.trainer.data.readers.source import Header, Source, clip_numbers, files_stamp, held_out_of, in_order
+from rrise.trainer.data.readers.source import (
+    DataSource,
+    Header,
+    clip_numbers,
+    files_stamp,
+    held_out_of,
+    in_order,
+)
 from rrise.trainer.errors import TrainerError
 
 MARKERS = ("dataset_info.json", "dataset_dict.json")
@@ -38,7 +45,7 @@ class HuggingFaceImages:
         return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
 
 
-def open_hugging_face(root: Path) -> Source:
+def open_hugging_face(root: Path) -> DataSource:
     """A data set with an image column and a column `label`; a column `clip` says what belongs together.
 
     Of a DatasetDict, train is the train split and validation or test are held out.
@@ -66,7 +73,7 @@ def open_hugging_face(root: Path) -> Source:
     table = table.cast_column(columns[0], datasets.Image(decode=False))
     labels, names = _labels(table)
     clips = [str(clip) for clip in table["clip"]] if "clip" in table.features else range(len(table))
-    return Source(
+    return DataSource(
         HuggingFaceImages(table, columns[0], root),
         labels,
         names,

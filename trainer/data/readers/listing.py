@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from rrise.trainer.data.readers.pictures import ImageFiles, Place
-from rrise.trainer.data.readers.source import Source, clip_numbers, files_stamp, held_out_of, in_order
+from rrise.trainer.data.readers.source import DataSource, clip_numbers, files_stamp, held_out_of, in_order
 from rrise.trainer.errors import TrainerError
 
 NEEDED, OPTIONAL = ("path", "label"), ("clip", "split")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def open_listing(listing: Path) -> Source:
+def open_listing(listing: Path) -> DataSource:
     """The images that a listing names; relative paths start at its folder.
 
     label is the name of a class. Rows of one clip belong together. split is train, or val, test or held_out.
@@ -41,7 +41,7 @@ def open_listing(listing: Path) -> Source:
         raise TrainerError(
             f"{listing}: {len(rows) - len(splits)} of {len(rows)} rows have no split; fill all or none"
         )
-    return Source(
+    return DataSource(
         ImageFiles([Place(path) for path in paths]),
         np.array([names.index(row["label"]) for row in rows], np.int64),
         tuple(names),

@@ -10,7 +10,7 @@ from rrise.trainer.data.readers.arrays import open_npz, open_zarr
 from rrise.trainer.data.readers.folder import open_folder
 from rrise.trainer.data.readers.hugging_face import MARKERS, open_hugging_face
 from rrise.trainer.data.readers.shards import open_shards
-from rrise.trainer.data.readers.source import Source
+from rrise.trainer.data.readers.source import DataSource
 from rrise.trainer.errors import TrainerError
 
 EXPECTED = (
@@ -19,7 +19,7 @@ EXPECTED = (
 )
 
 
-def open_source(source: str | Path, *, clips: str = "") -> Source:
+def open_data_source(source: str | Path, *, clips: str = "") -> DataSource:
     """Open a data source without decoding any picture.
 
     source: an .npz file, a folder of class folders, a listing, a Zarr group, .tar shards, or a Hugging Face data set

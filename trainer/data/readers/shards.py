@@ -12,7 +12,7 @@ import numpy as np
 
 from rrise.calibration.images.files import SUFFIXES
 from rrise.trainer.data.readers.pictures import ImageFiles, Place
-from rrise.trainer.data.readers.source import Source, clip_numbers, files_stamp, held_out_of, in_order
+from rrise.trainer.data.readers.source import DataSource, clip_numbers, files_stamp, held_out_of, in_order
 from rrise.trainer.errors import TrainerError
 
 EXPECTED = (
@@ -30,7 +30,7 @@ class _Sample:
     others: list[str] = field(default_factory=list)
 
 
-def open_shards(root: Path) -> Source:
+def open_shards(root: Path) -> DataSource:
     """The samples of all .tar files of a folder, or of one file, in order of names.
 
     Classes are numbers or names; a file classes.txt beside the shards, one name a line, names the numbers. Shards called
@@ -47,7 +47,7 @@ def open_shards(root: Path) -> Source:
     except TrainerError:
         held_out = None  # names of shards that say nothing about parts
     clips = [sample.clip or number for number, sample in enumerate(samples)]
-    return Source(
+    return DataSource(
         ImageFiles([sample.image for sample in samples if sample.image]),
         np.array([found.index(sample.label) for sample in samples], np.int64),
         names,

@@ -45,7 +45,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data set before any picture is decoded.
 
     labels int64 [n]; class_names K names; clips int64 [n]; held_out bool [n] or None: see `Dataset`.
@@ -94,7 +94,7 @@ class Joined:
         return part.where(inner)
 
 
-def join_held_out(train: Source, held_out: Source) -> Source:
+def join_held_out(train: DataSource, held_out: DataSource) -> DataSource:
     """One source whose train split is `train` and whose other splits are drawn from `held_out` alone."""
     for source, name in ((train, "[data] source"), (held_out, "[data] held_out")):
         if source.held_out is not None:
@@ -115,7 +115,7 @@ def join_held_out(train: Source, held_out: Source) -> Source:
         )
     renumbered = np.array([train.class_names.index(name) for name in held_out.class_names], np.int64)
     after = int(train.clips.max()) + 1 - int(held_out.clips.min())
-    return Source(
+    return DataSource(
         Joined(train.pictures, held_out.pictures),
         np.concatenate([train.labels, renumbered[held_out.labels]]),
         train.class_names,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrise.trainer.data import load_dataset, open_source
+from rrise.trainer.data import load_dataset, open_data_source
 from rrise.trainer.data.readers import arrays
 from rrise.trainer.errors import TrainerError
 
@@ -16,12 +16,12 @@ BESIDE = {"labels": np.arange(6) % 2, "class_names": np.array(["a", "b"])}
 def test_large_images_stay_in_their_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "RESIDENT", 100)
     np.savez(tmp_path / "x.npz", labels=BESIDE["labels"], images=FRAMES, class_names=BESIDE["class_names"])
-    source = open_source(tmp_path / "x.npz")
+    source = open_data_source(tmp_path / "x.npz")
     assert not source.pictures.in_memory  # type: ignore[attr-defined]
     assert all(np.array_equal(source.pictures.read(n), FRAMES[n]) for n in (5, 0, 3))
     np.savez_compressed(tmp_path / "y.npz", images=FRAMES, **BESIDE)
     with pytest.raises(TrainerError, match="instead of savez_compressed"):
-        open_source(tmp_path / "y.npz")
+        open_data_source(tmp_path / "y.npz")
 
 
 def test_a_file_that_got_shorter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

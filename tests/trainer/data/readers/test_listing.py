@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rrise.trainer.data import load_dataset, open_source
+from rrise.trainer.data import load_dataset, open_data_source
 from rrise.trainer.errors import TrainerError
 from tests.trainer.data.pictures import picture
 
@@ -23,7 +23,7 @@ def test_csv_with_clips_and_splits(tmp_path: Path) -> None:
         f"images/{n}.png,{'cat' if n % 2 else 'dog'},clip{n // 2},{'train' if n < 2 else 'test'}"
         for n in range(4)
     ]
-    source = open_source(listing(tmp_path, "\ufeff" + "\n".join(rows)))
+    source = open_data_source(listing(tmp_path, "\ufeff" + "\n".join(rows)))
     assert source.class_names == ("cat", "dog") and source.labels.tolist() == [1, 0, 1, 0]
     assert source.clips.tolist() == [0, 0, 1, 1]
     assert source.held_out is not None and source.held_out.tolist() == [False, False, True, True]
@@ -52,9 +52,9 @@ def test_json_lines_with_numbers_as_labels(tmp_path: Path) -> None:
 )
 def test_wrong_listings_say_got_and_expected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TrainerError, match=message):
-        open_source(listing(tmp_path, text))
+        open_data_source(listing(tmp_path, text))
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="line 2: not JSON"):
-        open_source(listing(tmp_path, '{"path": "images/0.png", "label": "a"}\n{"path"', "x.jsonl"))
+        open_data_source(listing(tmp_path, '{"path": "images/0.png", "label": "a"}\n{"path"', "x.jsonl"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional, Union
+from typing import TYPE_CHECKING, Callable, List, Optional, Union
 
 import numpy as np
 
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
+from rrise.deprecations import older_names
 from rrise.edge_sdk.errors import EdgeError, FrameError, RuntimeFault
 from rrise.edge_sdk.formats.contract import same_float32
 from rrise.edge_sdk.formats.noise import ReplayNoise
@@ -17,7 +18,7 @@ Noise = Union[np.ndarray, ReplayNoise, None]
 """Guarded tier: float32 [n, C, h, w], or the recorded draws; None is one fresh draw for each frame."""
 
 
-def score(
+def score_runtime(
     runtime: Runtime,
     references: References,
     *,
@@ -63,7 +64,7 @@ def run_all(
 ) -> Outputs:
     """Every output for any number of frames [n, ...], n >= 1; the last batch is filled up with its last frame.
 
-    noise: guarded tier, as for `score`. A plain pass takes none.
+    noise: guarded tier, as for `score_runtime`. A plain pass takes none.
     """
     signature = runtime.graph.signature
     if frames.dtype != signature.dtype or frames.shape[1:] != signature.frame_shape or not len(frames):
@@ -98,3 +99,7 @@ def padded(frames: np.ndarray, size: int) -> np.ndarray:
     """At most `size` frames as one contiguous batch of exactly that size, filled up with the last frame."""
     missing = [frames[-1:]] * (size - len(frames))
     return np.ascontiguousarray(np.concatenate([frames, *missing]) if missing else frames)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"score": "score_runtime"})

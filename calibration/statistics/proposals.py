@@ -36,7 +36,7 @@ class Verified:
         return np.asarray((self.radius > 0) & (self.radius == self.proposed))
 
 
-class Verification:
+class ProposalQueue:
     """Open proposals and their counts so far.
 
     Args:

@@ -33,7 +33,7 @@ class Predicted:
 
 
 def pytorch_execution(artefact: str, guard_noise: float = 0.0) -> Execution:
-    """The execution that `predict` is: PyTorch on this processor, float32, fixed batches."""
+    """The execution that `run_surrogate` is: PyTorch on this processor, float32, fixed batches."""
     guard = (("guard_noise", repr(guard_noise)),) if guard_noise else ()
     return Execution(
         artefact=artefact,
@@ -53,7 +53,7 @@ def guard_noise(preprocess: Preprocess, count: int, noise: float, split: str) ->
     return NoiseSource(noise, seed=SPLIT_SEEDS[split]).draw((count, *preprocess.output_shape))
 
 
-def predict(
+def run_surrogate(
     network: nn.Module, preprocess: Preprocess, frames: np.ndarray, noise: np.ndarray | None = None
 ) -> Predicted:
     """Run the surrogate on frames uint8 [n, H, W, C], with noise float32 [n, C, h, w] in pixel levels where guarded.
@@ -92,7 +92,7 @@ def _filled(rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([rows, padding]))
 
 
-def score(
+def score_surrogate(
     network: nn.Module, preprocess: Preprocess, references: References, artefact: str, noise: float = 0.0
 ) -> Scores:
     """Scores of a reference pack. The probit comes from `calibration.statistics.probit`, so it equals that of the exported head.
@@ -100,6 +100,6 @@ def score(
     artefact: digest of the surrogate's file. noise: standard deviation of the guard noise, 0 for a plain pass.
     """
     drawn = guard_noise(preprocess, len(references), noise, references.split)
-    predicted = predict(network, preprocess, references.frames, drawn)
+    predicted = run_surrogate(network, preprocess, references.frames, drawn)
     execution = pytorch_execution(artefact, noise)
     return references.scores(predicted.label, predicted.probit, predicted.difficulty, execution)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from rrise.calibration.statistics.sequential import SequentialTest
-from rrise.edge_sdk.auditing.verified import verify_proposals
+from rrise.edge_sdk.auditing.proposals import confirm_proposals
 from rrise.edge_sdk.errors import EdgeError
 
 TEST = SequentialTest(sigma=0.25, alpha=0.001)
@@ -31,9 +31,9 @@ def frames(radii: np.ndarray) -> np.ndarray:
 def test_confirms_what_is_true_and_nothing_more():
     true = np.linspace(0.1, 0.6, 30)
     rng = np.random.default_rng(0)
-    careful = verify_proposals(linear, frames(true), np.ones(30, int), true - 0.075, TEST, generator=rng)
+    careful = confirm_proposals(linear, frames(true), np.ones(30, int), true - 0.075, TEST, generator=rng)
     assert careful.confirmed.mean() > 0.9 and (careful.radius <= true).all()
-    bold = verify_proposals(
+    bold = confirm_proposals(
         linear, frames(true), np.ones(30, int), true + 0.02, TEST, generator=rng, max_samples=5000
     )
     # Thirty wrong confirmations at level 0.001 each: one or more has probability below .03, under this seed none.
@@ -44,7 +44,7 @@ def test_error_rate_over_frames_at_the_boundary():
     true = np.full(300, 0.25)
     test = SequentialTest(sigma=0.25, alpha=0.05)
     rng = np.random.default_rng(3)
-    result = verify_proposals(
+    result = confirm_proposals(
         linear,
         frames(true),
         np.ones(300, int),
@@ -64,7 +64,7 @@ def test_labels_do_as_well_as_logits_and_batches_are_always_full():
         sizes.add(len(x))
         return linear(x).argmax(axis=1)
 
-    result = verify_proposals(
+    result = confirm_proposals(
         labels, frames(np.array([0.4])), np.array([1]), np.array([0.3]), TEST, batch_size=48,
         generator=np.random.default_rng(1),
     )  # fmt: skip
@@ -81,12 +81,12 @@ def test_labels_do_as_well_as_logits_and_batches_are_always_full():
 )
 def test_broken_classifiers_are_refused(classify, message):
     with pytest.raises(EdgeError, match=message):
-        verify_proposals(classify, frames(np.array([0.4])), np.array([1]), np.array([0.3]), TEST)
+        confirm_proposals(classify, frames(np.array([0.4])), np.array([1]), np.array([0.3]), TEST)
 
 
 def test_needs_neither_torch_nor_scipy():
     code = (
-        "import sys, rrise.edge_sdk.auditing.verified\nprint([m for m in ('torch', 'scipy', 'onnx', 'zarr')"
+        "import sys, rrise.edge_sdk.auditing.proposals\nprint([m for m in ('torch', 'scipy', 'onnx', 'zarr')"
     )
     code += " if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from rrise.calibration.statistics.probit import probit_from_logits
 from rrise.edge_sdk import BundleError, EdgeError, FrameError, RuntimeFault
-from rrise.edge_sdk.bundles.scoring import run_all, score
+from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
@@ -25,7 +25,7 @@ def runtime():
 def test_scores_carry_the_references_and_the_numpy_probit(runtime, tmp_path):
     references = helpers.make_references(SPEC, "tuning", 11, seed=2)
     done = []
-    scores = score(runtime, references, advance=done.append)
+    scores = score_runtime(runtime, references, advance=done.append)
     expected = probit_from_logits(helpers.logits(SPEC, references.frames).astype(np.float32))
     assert scores.label.tolist() == expected.label.tolist()
     np.testing.assert_allclose(scores.probit, expected.probit, rtol=0, atol=1e-5)
@@ -56,9 +56,9 @@ def test_execution_says_what_was_loaded(runtime):
 def test_misfits_are_refused(runtime):
     references = helpers.make_references(SPEC, "tuning", 5, seed=2)
     with pytest.raises(EdgeError, match="sigma"):
-        score(runtime, replace(references, sigma=0.5))
+        score_runtime(runtime, replace(references, sigma=0.5))
     with pytest.raises(FrameError, match="expected uint8"):
-        score(runtime, replace(references, frames=references.frames[:, :4]))
+        score_runtime(runtime, replace(references, frames=references.frames[:, :4]))
     with pytest.raises(FrameError, match="n >= 1"):
         run_all(runtime, references.frames[:0])
 
@@ -71,7 +71,7 @@ def test_probits_that_are_not_finite_are_refused(monkeypatch, runtime):
 
     monkeypatch.setattr(runtime, "run", broken)
     with pytest.raises(RuntimeFault, match="not finite"):
-        score(runtime, helpers.make_references(SPEC, "tuning", 5, seed=2))
+        score_runtime(runtime, helpers.make_references(SPEC, "tuning", 5, seed=2))
 
 
 def test_a_closed_or_failing_session_is_a_fault(runtime):

@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.proposals import ProposalQueue
 from rrise.calibration.statistics.sequential import SequentialTest
-from rrise.calibration.statistics.verification import Verification
 
 TEST = SequentialTest(sigma=0.25, alpha=0.001)
 
 
-def run(queue: Verification, p: np.ndarray, batch_size: int, seed: int) -> list[int]:
+def run(queue: ProposalQueue, p: np.ndarray, batch_size: int, seed: int) -> list[int]:
     """Answer the queue with label 1 of probability p per input; returns the sizes of the batches."""
     rng, sizes = np.random.default_rng(seed), []
     while not queue.done:
@@ -26,13 +26,13 @@ def run(queue: Verification, p: np.ndarray, batch_size: int, seed: int) -> list[
 def test_true_proposals_are_confirmed_and_false_ones_are_not():
     z = np.tile([0.6, 1.0, 2.0], 40)
     proposal = (0.25 * z).astype(np.float32)
-    good = Verification(TEST, np.ones(120), proposal, max_samples=20_000)
+    good = ProposalQueue(TEST, np.ones(120), proposal, max_samples=20_000)
     run(good, stats.norm.cdf(z + 0.3), 64, seed=0)
     assert good.result().confirmed.mean() > 0.97
     np.testing.assert_array_equal(
         good.result().radius[good.result().confirmed], proposal[good.result().confirmed]
     )
-    bad = Verification(TEST, np.ones(120), proposal, max_samples=20_000)
+    bad = ProposalQueue(TEST, np.ones(120), proposal, max_samples=20_000)
     run(bad, stats.norm.cdf(z - 0.05), 64, seed=0)
     result = bad.result()
     assert not result.confirmed.any()
@@ -41,26 +41,26 @@ def test_true_proposals_are_confirmed_and_false_ones_are_not():
 
 def test_batches_stay_full_while_inputs_finish():
     z = np.linspace(0.3, 2.5, 200)
-    queue = Verification(TEST, np.ones(200), 0.25 * z, max_samples=5_000)
+    queue = ProposalQueue(TEST, np.ones(200), 0.25 * z, max_samples=5_000)
     sizes = run(queue, stats.norm.cdf(z + 0.3), 256, seed=1)
     assert np.mean(np.array(sizes) == 256) > 0.98
     assert sum(sizes) == queue.result().samples.sum() and queue.result().samples.max() <= 5_000
 
 
 def test_a_wrong_label_is_given_up_early():
-    queue = Verification(TEST, np.zeros(3), np.full(3, 0.2), max_samples=100_000)
+    queue = ProposalQueue(TEST, np.zeros(3), np.full(3, 0.2), max_samples=100_000)
     run(queue, np.full(3, 0.9), 32, seed=2)
     assert (queue.result().radius == 0).all() and queue.result().samples.max() < 200
 
 
 def test_nothing_proposed_costs_nothing():
-    queue = Verification(TEST, np.zeros(2), np.zeros(2))
+    queue = ProposalQueue(TEST, np.zeros(2), np.zeros(2))
     assert queue.done and len(queue.next_batch(8)) == 0
     assert not queue.result().confirmed.any() and queue.result().samples.sum() == 0
 
 
 def test_smaller_confirmed_radii_are_rounded_down():
-    queue = Verification(TEST, np.ones(1), np.array([0.7], np.float32), max_samples=4_000)
+    queue = ProposalQueue(TEST, np.ones(1), np.array([0.7], np.float32), max_samples=4_000)
     run(queue, np.array([0.95]), 50, seed=4)
     step = float(queue.result().radius[0]) * 8 / np.float64(np.float32(0.7))
     assert 0 < queue.result().radius[0] < 0.25 * stats.norm.ppf(0.95)
@@ -79,11 +79,11 @@ def test_smaller_confirmed_radii_are_rounded_down():
 def test_nonsense_is_refused(arguments, message):
     values = {"label": np.zeros(2), "radius": np.array([0.1, 0.2]), **arguments}
     with pytest.raises(CalibrationError, match=message):
-        Verification(TEST, **values)
+        ProposalQueue(TEST, **values)
 
 
 def test_every_evaluation_must_be_recorded():
-    queue = Verification(TEST, np.zeros(2), np.full(2, 0.1))
+    queue = ProposalQueue(TEST, np.zeros(2), np.full(2, 0.1))
     rows = queue.next_batch(8)
     with pytest.raises(CalibrationError, match="record every one"):
         queue.record(rows, np.zeros(7, dtype=np.int64))

@@ -7,14 +7,14 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import norm
 
-from rrise.trainer.scores.scoring import predict, score
+from rrise.trainer.scores.surrogate_scores import run_surrogate, score_surrogate
 from rrise.trainer.workspace import Workspace
 
 
 def test_probit_is_that_of_the_softmax(workspace: Path) -> None:
     made = Workspace.open(workspace)
     network, frames = made.surrogate().module, made.frames("verification")
-    prediction = predict(network, made.preprocess, frames)
+    prediction = run_surrogate(network, made.preprocess, frames)
     with torch.inference_mode():
         logits = network(made.preprocess(torch.from_numpy(frames))).double().numpy()
     assert np.array_equal(prediction.label, logits.argmax(1))
@@ -27,8 +27,8 @@ def test_probit_is_that_of_the_softmax(workspace: Path) -> None:
 def test_the_split_into_batches_changes_no_bit(workspace: Path) -> None:
     made = Workspace.open(workspace)
     network, frames = made.surrogate().module, made.frames("calibration")
-    whole = predict(network, made.preprocess, frames)
-    one = predict(network, made.preprocess, frames[70:71])
+    whole = run_surrogate(network, made.preprocess, frames)
+    one = run_surrogate(network, made.preprocess, frames[70:71])
     assert len(whole.label) == 100
     assert one.label[0] == whole.label[70]
     assert abs(one.probit[0] - whole.probit[70]) < 1e-5
@@ -37,7 +37,7 @@ def test_the_split_into_batches_changes_no_bit(workspace: Path) -> None:
 def test_scores_carry_the_references(workspace: Path) -> None:
     made = Workspace.open(workspace)
     pack, surrogate = made.references("verification"), made.surrogate()
-    table = score(surrogate.module, made.preprocess, pack, surrogate.digest)
+    table = score_surrogate(surrogate.module, made.preprocess, pack, surrogate.digest)
     assert np.array_equal(table.digest, pack.digest) and np.array_equal(table.counts, pack.counts)
     assert table.split == "verification" and table.execution.artefact == surrogate.digest
     assert (

@@ -4,22 +4,23 @@ numpy only; the base classifier is any callable, such as an ONNX session:
 
     session = onnxruntime.InferenceSession("base.onnx")
     classify = lambda x: session.run(None, {"x": x})[0]
-    verified = verify_proposals(classify, x, certificate.label, certificate.radius, SequentialTest(0.25, 0.001))
+    verified = confirm_proposals(classify, x, certificate.label, certificate.radius, SequentialTest(0.25, 0.001))
 """
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 import numpy as np
 
+from rrise.calibration.statistics.proposals import ProposalQueue, Verified
 from rrise.calibration.statistics.sequential import SequentialTest
-from rrise.calibration.statistics.verification import Verification, Verified
-from rrise.edge_sdk.confirming.classifier import labels_of
+from rrise.deprecations import older_names
+from rrise.edge_sdk.confirming.classifier import labels_from_output
 from rrise.edge_sdk.errors import EdgeError
 
 
-def verify_proposals(
+def confirm_proposals(
     classify: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,
     label: np.ndarray,
@@ -54,12 +55,16 @@ def verify_proposals(
             f"verify: got {len(frames)} frames and {len(label)} labels, expected one label per frame"
         )
     noise = generator if generator is not None else np.random.default_rng()
-    queue = Verification(test, label, radius, max_samples)
+    queue = ProposalQueue(test, label, radius, max_samples)
     batch = np.zeros((batch_size, *frames.shape[1:]), dtype=np.float32)
     while not queue.done:
         rows = queue.next_batch(batch_size)
         noise.standard_normal(out=batch, dtype=np.float32)
         batch *= np.float32(test.sigma)
         batch[: len(rows)] += frames[rows]
-        queue.record(rows, labels_of(classify(batch), batch_size)[: len(rows)])
+        queue.record(rows, labels_from_output(classify(batch), batch_size)[: len(rows)])
     return queue.result()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = older_names(__name__, {"verify_proposals": "confirm_proposals"})
