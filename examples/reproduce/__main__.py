@@ -11,7 +11,7 @@ import numpy as np
 
 from examples.reproduce.methods import load_methods
 from examples.reproduce.page import facts, page, write
-from examples.reproduce.prepare import LAYOUTS
+from examples.reproduce.prepare import LAYOUTS, TRAIN_TRACKS, Signs
 from examples.reproduce.prepare import prepare as prepare_layout
 from examples.reproduce.table import ERRORS, make_rows, table_radii, with_radii
 from examples.reproduce.variant import make_variant
@@ -33,13 +33,21 @@ def main() -> None:
 @click.option(
     "--size", default=32, show_default=True, help="gtsrb: pixels of a side to which images are resized."
 )
+@click.option(
+    "--train-tracks",
+    default=TRAIN_TRACKS,
+    show_default=True,
+    help="gtsrb: share of the tracks to train on, beside the official test images; all other tracks are held out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @run_command
-def prepare(layout: str, folder: Path, target: Path, size: int, as_json: bool) -> None:
+def prepare(layout: str, folder: Path, target: Path, size: int, train_tracks: float, as_json: bool) -> None:
     """Read a data set's official LAYOUT below FOLDER and write the .npz file TARGET."""
     if size < 8:
         raise TrainerError(f"--size: got {size}, expected at least 8 pixels")
-    parts = prepare_layout(layout, folder, target, size)
+    if not 0 <= train_tracks < 1:
+        raise TrainerError(f"--train-tracks: got {train_tracks}, expected a share from 0 up to 1, 1 left out")
+    parts = prepare_layout(layout, folder, target, Signs(size, train_tracks))
     rows, numbers = [], {}
     for name, part in parts.items():
         clips = len(np.unique(part.clips))

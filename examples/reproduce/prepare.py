@@ -5,12 +5,17 @@ Your own copies are read; nothing is downloaded. Below the folder that is given:
 - cifar10, cifar100: the binary version (data_batch_1.bin ..., test_batch.bin; train.bin, test.bin), the python version
   (data_batch_1 ..., test_batch; train, test), whose pickles may hold nothing but arrays, text and numbers, or
   *train*.npz and *test*.npz with `images` and `labels`;
-- tiny-imagenet: train/CLASS/images/*.JPEG, val/val_annotations.txt and val/images;
-- gtsrb: Final_Training/Images/CLASS/TRACK_FRAME.ppm and Final_Test/Images with GT-final_test.csv, resized to one size. The frames
-  of a track are one clip.
+- tiny-imagenet: train/CLASS/images/*.JPEG, val/val_annotations.txt and val/images, or *train*.npz and *val*.npz with
+  `images`, `labels` and `class_names`;
+- gtsrb: Final_Training/Images/CLASS/TRACK_FRAME.ppm and Final_Test/Images with GT-final_test.csv, resized to one size, or
+  *train*.npz and *test*.npz with `images`, `labels`, and `clips` for the training images: the track of each.
 
 Training images are for training; the official test (Tiny ImageNet: validation) images are `held_out`, and tuning, calibration,
 verification and test come from them.
+
+Not so gtsrb. Its 12,630 test images are the frames of 421 tracks, shuffled (every class has a multiple of 30), and nobody is told
+which belong together. Frames of one track are no independent draws, so that a promise calibrated on these images would be
+void. They are for training, with a share of the training tracks; all other training tracks are `held_out`, a clip each.
 """
 
 from __future__ import annotations
@@ -32,6 +37,57 @@ from rrise.trainer.errors import TrainerError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100}
+
+SIGNS = (
+    *(f"speed limit {speed}" for speed in (20, 30, 50, 60, 70, 80)),
+    *(
+        "end of speed limit 80",
+        "speed limit 100",
+        "speed limit 120",
+        "no passing",
+        "no passing for vehicles over 3.5 t",
+    ),
+    *(
+        "right of way at the next crossing",
+        "priority road",
+        "yield",
+        "stop",
+        "no vehicles",
+        "no vehicles over 3.5 t",
+    ),
+    *(
+        "no entry",
+        "danger",
+        "dangerous curve left",
+        "dangerous curve right",
+        "double curve",
+        "bumpy road",
+        "slippery road",
+    ),
+    *(
+        "road narrows on the right",
+        "road work",
+        "traffic signals",
+        "pedestrians",
+        "children",
+        "bicycles",
+        "ice or snow",
+    ),
+    *(
+        "wild animals",
+        "end of all limits",
+        "turn right ahead",
+        "turn left ahead",
+        "ahead only",
+        "straight or right",
+    ),
+    *("straight or left", "keep right", "keep left", "roundabout", "end of no passing"),
+    "end of no passing for vehicles over 3.5 t",
+)
+"""What the 43 numbers of gtsrb mean."""
+
+TRAIN_TRACKS = 0.3
+"""Share of gtsrb's training tracks that are trained on, unless another is asked for."""
 
 KNOWN = {
     "9a3de24c1f5eb39f06e19526eb4347e0121a46dcffb90b5eef96f7b42b4214e0": "CIFAR-10 train, exact",
@@ -56,16 +112,23 @@ class Images:
         return KNOWN.get(combined_digest(frame_digests(self.frames)), "unknown copy")
 
 
-def prepare(layout: str, folder: Path, target: Path, size: int = 32) -> dict[str, Images]:
-    """Read an official layout and write `target`; returns its training and held-out images.
+@dataclass(frozen=True)
+class Signs:
+    """What gtsrb alone is asked. size: pixels of a side, since its images differ in size. train_tracks: share of the training
+    tracks that are trained on, drawn with a fixed seed; the others are held out."""
 
-    size: pixels of a side, for gtsrb alone, whose images differ in size.
+    size: int = 32
+    train_tracks: float = TRAIN_TRACKS
+
+
+def prepare(layout: str, folder: Path, target: Path, signs: Signs = Signs()) -> dict[str, Images]:
+    """Read an official layout and write `target`; returns its training and held-out images.
 
     Raises TrainerError where the folder does not hold what the layout says, naming what is missing or wrong.
     """
     if not folder.is_dir():
         raise TrainerError(f"{folder}: no such folder, expected your own copy of {layout}")
-    parts = dict(zip(("train", "test"), LAYOUTS[layout](folder, size)))
+    parts = dict(zip(("train", "test"), LAYOUTS[layout](folder, signs)))
     train, test = parts["train"], parts["test"]
     if train.frames.shape[1:] != test.frames.shape[1:] or train.class_names != test.class_names:
         raise TrainerError(
@@ -103,8 +166,8 @@ def _images(frames: np.ndarray, labels: Any, names: Sequence[str], where: Path, 
     return Images(frames, labels.astype(np.int64), chosen.astype(np.int64), tuple(names))
 
 
-def _cifar(dataset: str) -> Callable[[Path, int], tuple[Images, Images]]:
-    def read(folder: Path, size: int) -> tuple[Images, Images]:
+def _cifar(dataset: str) -> Callable[[Path, Signs], tuple[Images, Images]]:
+    def read(folder: Path, signs: Signs) -> tuple[Images, Images]:
         names = _cifar_names(dataset, folder)
         found = []
         for split in ("train", "test"):
@@ -152,10 +215,7 @@ def _cifar_part(dataset: str, path: Path, names: Sequence[str]) -> Images:
     if len(names) != NUM_CLASSES[dataset]:
         raise TrainerError(f"{path.parent}: {len(names)} class names, expected {NUM_CLASSES[dataset]}")
     if path.suffix == ".npz":
-        arrays = _npz(path)
-        if "images" not in arrays or "labels" not in arrays:
-            raise TrainerError(f"{path}: got arrays {sorted(arrays)}, expected 'images' and 'labels'")
-        return _images(arrays["images"], arrays["labels"], names, path)
+        return _of_npz(path, names)
     if path.suffix == ".bin":
         extra = 2 if dataset == "cifar100" else 1  # coarse and fine label, or the label
         content = np.fromfile(path, np.uint8)
@@ -212,11 +272,34 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
         raise TrainerError(f"{path}: not a readable .npz without pickled objects ({error})") from error
 
 
-def _tiny_imagenet(folder: Path, size: int) -> tuple[Images, Images]:
+def _of_npz(path: Path, names: Sequence[str] = (), needed: Sequence[str] = ()) -> Images:
+    """names: of the classes; empty: those in the file. needed: arrays beside `images` and `labels`."""
+    arrays = _npz(path)
+    wanted = ["images", "labels", *needed, *([] if names else ["class_names"])]
+    if missing := [name for name in wanted if name not in arrays]:
+        raise TrainerError(f"{path}: got arrays {sorted(arrays)}, missing {missing}")
+    known = names or [str(name) for name in arrays["class_names"]]
+    clips = arrays["clips"] if "clips" in needed else None
+    if clips is not None and (clips.shape != arrays["labels"].shape or clips.dtype.kind not in "iu"):
+        raise TrainerError(
+            f"{path}: clips are {clips.dtype} {list(clips.shape)}, expected an integer a frame"
+        )
+    return _images(arrays["images"], arrays["labels"], known, path, clips)
+
+
+def _pair(folder: Path, *patterns: str) -> list[Path]:
+    """The one file of each pattern; nothing where one of them has none, or several."""
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    return [files[0] for files in found] if all(len(files) == 1 for files in found) else []
+
+
+def _tiny_imagenet(folder: Path, signs: Signs) -> tuple[Images, Images]:
     annotations = folder / "val" / "val_annotations.txt"
+    if files := _pair(folder, "*train*.npz", "*val*.npz"):
+        return _of_npz(files[0]), _of_npz(files[1])
     if not (folder / "train").is_dir() or not annotations.is_file():
         raise TrainerError(
-            f"{folder}: no train/ or val/val_annotations.txt, expected Tiny ImageNet's own layout"
+            f"{folder}: no train/ or val/val_annotations.txt, expected Tiny ImageNet's own layout, or *train*.npz and *val*.npz"
         )
     names = tuple(sorted(item.name for item in (folder / "train").iterdir() if item.is_dir()))
     number = {name: place for place, name in enumerate(names)}
@@ -234,16 +317,43 @@ def _tiny_imagenet(folder: Path, size: int) -> tuple[Images, Images]:
     return _pictures(train, names, folder, 64), _pictures(held_out, names, folder, 64)
 
 
-def _gtsrb(folder: Path, size: int) -> tuple[Images, Images]:
+def _gtsrb(folder: Path, signs: Signs) -> tuple[Images, Images]:
+    files = _pair(folder, "*train*.npz", "*test*.npz")
+    if files:
+        tracks, single = _of_npz(files[0], SIGNS, ["clips"]), _of_npz(files[1], SIGNS)
+    else:
+        tracks, single = _gtsrb_pictures(folder, signs.size)
+    numbers = np.unique(tracks.clips)
+    held_out = np.random.default_rng(0).permutation(numbers)[round(signs.train_tracks * len(numbers)) :]
+    if not len(held_out):
+        raise TrainerError(
+            f"{folder}: {len(numbers)} tracks, of which none is held out; train on a smaller share"
+        )
+    held = np.isin(tracks.clips, held_out)
+    trained = _images(
+        np.concatenate([single.frames, tracks.frames[~held]]),
+        np.concatenate([single.labels, tracks.labels[~held]]),
+        tracks.class_names,
+        folder,
+        np.concatenate([single.clips, tracks.clips[~held] + len(single.clips)]),
+    )
+    return trained, _images(
+        tracks.frames[held], tracks.labels[held], tracks.class_names, folder, tracks.clips[held]
+    )
+
+
+def _gtsrb_pictures(folder: Path, size: int) -> tuple[Images, Images]:
+    """The training images with their tracks, and the test images."""
     training, listing = folder / "Final_Training" / "Images", sorted(folder.rglob("GT-final_test.csv"))
     if not training.is_dir() or not listing:
         raise TrainerError(
             f"{folder}: no Final_Training/Images or GT-final_test.csv, expected the official training images, test images "
-            "and the test images' classes (GT-final_test.csv, a download of its own)"
+            "and the test images' classes (GT-final_test.csv, a download of its own), or *train*.npz and *test*.npz"
         )
-    names = tuple(sorted(item.name for item in training.iterdir() if item.is_dir()))
+    folders = sorted(item.name for item in training.iterdir() if item.is_dir())
+    names = SIGNS if folders == [f"{number:05}" for number in range(len(SIGNS))] else tuple(folders)
     train, clips, tracks = [], [], {}  # type: ignore[var-annotated]
-    for label, name in enumerate(names):
+    for label, name in enumerate(folders):
         for path in sorted((training / name).glob("*.ppm")):
             track, _, frame = path.stem.partition("_")
             if not frame:
@@ -255,8 +365,8 @@ def _gtsrb(folder: Path, size: int) -> tuple[Images, Images]:
     if not lines or not {"Filename", "ClassId"} <= set(lines[0]):
         raise TrainerError(f"{listing[0]}: expected a listing with the columns Filename;...;ClassId")
     images = folder / "Final_Test" / "Images"
-    held_out = [(images / line["Filename"], int(line["ClassId"])) for line in lines]
-    return _pictures(train, names, folder, size, clips), _pictures(held_out, names, folder, size)
+    test = [(images / line["Filename"], int(line["ClassId"])) for line in lines]
+    return _pictures(train, names, folder, size, clips), _pictures(test, names, folder, size)
 
 
 def _pictures(
@@ -279,7 +389,7 @@ def _pictures(
     return _images(frames, [label for _, label in files], names, folder, list(clips) or None)
 
 
-LAYOUTS: dict[str, Callable[[Path, int], tuple[Images, Images]]] = {
+LAYOUTS: dict[str, Callable[[Path, Signs], tuple[Images, Images]]] = {
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
     "tiny-imagenet": _tiny_imagenet,
