@@ -274,10 +274,12 @@ def _pixels(image: Any, mode: str, jpeg: Optional[Jpeg]) -> np.ndarray:
     from PIL import ImageOps
 
     image.load()
+    array = None
     if jpeg is not None:
         if (jpeg.width, jpeg.height) != image.size:
             raise ImageError("its header gives two sizes; save it again")
-        _check_jpeg(jpeg, image)
+        array = _channels_last(image)
+        check_decoded(jpeg, array)
     if "A" in image.getbands() or "transparency" in image.info:
         lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
         if lowest < 255:
@@ -286,10 +288,12 @@ def _pixels(image: Any, mode: str, jpeg: Optional[Jpeg]) -> np.ndarray:
             )
         image.info.pop("transparency", None)
     turned = ImageOps.exif_transpose(image) if _orientation(image.getexif()) != 1 else image
-    array = np.asarray(turned if turned.mode == mode else turned.convert(mode))
-    return array[:, :, None] if array.ndim == 2 else array
+    if array is not None and turned is image and turned.mode == mode:
+        return array  # every copy of a large picture costs a tenth of its decoding
+    return _channels_last(turned if turned.mode == mode else turned.convert(mode))
 
 
-def _check_jpeg(jpeg: Jpeg, image: Any) -> None:
+def _channels_last(image: Any) -> np.ndarray:
+    """uint8 [H, W, C] of a picture."""
     array = np.asarray(image)
-    check_decoded(jpeg, array[:, :, None] if array.ndim == 2 else array)
+    return array[:, :, None] if array.ndim == 2 else array

@@ -16,7 +16,11 @@ def frame_digest(frame: np.ndarray) -> str:
     """Digest of one frame over its dtype, shape and C-order bytes, as 64 hexadecimal characters."""
     header = f"{frame.dtype.newbyteorder('<').str}{tuple(int(side) for side in frame.shape)}".encode()
     little_endian = np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("<"))
-    return hashlib.sha256(header + little_endian.tobytes()).hexdigest()
+    digest = hashlib.sha256(header)
+    digest.update(
+        little_endian.reshape(-1).view(np.uint8).data
+    )  # as it lies in memory: no copy of a large frame
+    return digest.hexdigest()
 
 
 def frame_digests(frames: np.ndarray) -> np.ndarray:

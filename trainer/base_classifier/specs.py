@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session, open_training_session
-from rrise.trainer.networks import load_weights
-from rrise.trainer.networks.pretrained import Named, normalisation, pretrained_weights
+from rrise.trainer.networks import load_weights, read_safetensors
+from rrise.trainer.networks.pretrained import Named, for_channels, normalisation, pretrained_weights
+from rrise.trainer.networks.saved_folders import SavedFolder, folder_of, read_folder
 from rrise.trainer.workspace import Workspace
 
 
@@ -37,18 +39,59 @@ def base_spec(workspace: Workspace) -> dict[str, Any]:
     if asked.factory:
         return {"kind": "factory", "factory": asked.factory, "arguments": dict(asked.arguments)}
     if asked.network:
-        channels = workspace.training_inputs().shape[0]
-        mean, std = normalisation(asked.network, channels, asked.arguments)
-        return {
-            "kind": "library",
-            "name": asked.network,
-            "num_classes": len(workspace.dataset.class_names),
-            "in_channels": channels,
-            "arguments": dict(asked.arguments),
-            "mean": mean,
-            "std": std,
-        }
+        return library_spec(workspace)
     return resnet_spec(workspace, asked.widths, asked.blocks)
+
+
+def library_spec(workspace: Workspace) -> dict[str, Any]:
+    """Spec of the network that [base] network names; of a saved folder with its own configuration and normalisation."""
+    asked, channels = workspace.config.base, workspace.preprocess.output_shape[0]
+    name, arguments, saved = asked.network, dict(asked.arguments), saved_folder(workspace)
+    if saved is None:
+        mean, std = normalisation(name, channels, arguments)
+    else:
+        name, arguments = saved.name, {**saved.arguments, **arguments}
+        mean, std = for_channels(saved.mean, channels), for_channels(saved.std, channels)
+    return {
+        "kind": "library",
+        "name": name,
+        "num_classes": len(workspace.class_names),
+        "in_channels": channels,
+        "arguments": arguments,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def saved_folder(workspace: Workspace) -> SavedFolder | None:
+    """What the folder holds that [base] network = "transformers/FOLDER" names; None where it names none."""
+    folder = folder_of(workspace.config.base.network, workspace.path)
+    return None if folder is None else read_folder(folder)
+
+
+def start_files(workspace: Workspace) -> tuple[Path, ...]:
+    """The safetensors files that the base classifier starts from, or that it is; none where it starts anew."""
+    if workspace.config.base.weights:
+        return (workspace.path / workspace.config.base.weights,)
+    saved = saved_folder(workspace)
+    return () if saved is None else saved.weights
+
+
+def start_weights(workspace: Workspace) -> tuple[dict[str, Tensor], str]:
+    """Their tensors, and what messages call them.
+
+    Raises TrainerError where there are none.
+    """
+    files = start_files(workspace)
+    if not files:
+        raise TrainerError(
+            f"[base] train = {workspace.config.base.train!r}: got no weights, expected the file to start from, or a network "
+            '"transformers/FOLDER" with them'
+        )
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        tensors |= read_safetensors(path)[0]
+    return tensors, str(files[0])
 
 
 def load_start(network: nn.Module, tensors: Mapping[str, Tensor], origin: str, *, new_head: bool) -> None:

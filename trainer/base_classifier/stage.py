@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
 from rrise.trainer.base_classifier.checks import BaseCheck, check_base
-from rrise.trainer.base_classifier.specs import base_spec, load_start, session_for
+from rrise.trainer.base_classifier.specs import (
+    base_spec,
+    load_start,
+    saved_folder,
+    session_for,
+    start_files,
+    start_weights,
+)
 from rrise.trainer.base_classifier.training import Choice, train_under_noise
 from rrise.trainer.brought.network_checks import check_answers, check_trainable
 from rrise.trainer.brought.onnx_files import embedded
@@ -28,7 +35,6 @@ from rrise.trainer.networks import (
     differences,
     load_network,
     read_header,
-    read_safetensors,
     save_network,
 )
 from rrise.trainer.settings.config import BaseConfig
@@ -91,7 +97,7 @@ def train_base(
         _check_settings(path, settings)
     elif asked.onnx or asked.black_box:
         _take_black_box(workspace, settings, allow_code)
-    elif how_to_train(asked) == "none":
+    elif how_to_train(workspace) == "none":
         _take_own(workspace, settings, allow_code)
     else:
         train_under_noise(workspace, session, settings, _weights(workspace), allow_code=allow_code)
@@ -120,31 +126,26 @@ def base_settings(workspace: Workspace) -> dict[str, Any]:
     return settings | _own_file(workspace)
 
 
-def how_to_train(asked: BaseConfig) -> str:
+def how_to_train(workspace: Workspace) -> str:
     """ "none", "fine-tune" or "scratch": what [base] train says, or what its "auto" means."""
+    asked = workspace.config.base
     if asked.train != "auto":
         return asked.train
-    if not asked.weights:
+    if not start_files(workspace):
         return "scratch"
     return "none" if asked.factory else "fine-tune"
 
 
 def _weights(workspace: Workspace) -> tuple[dict[str, Tensor], str] | None:
     """The weights that fine-tuning starts from, and where they come from."""
-    asked = workspace.config.base
-    if how_to_train(asked) != "fine-tune":
-        return None
-    source = workspace.path / asked.weights
-    return read_safetensors(source)[0], str(source)
+    return start_weights(workspace) if how_to_train(workspace) == "fine-tune" else None
 
 
 def _take_own(workspace: Workspace, settings: dict[str, Any], allow_code: bool) -> None:
     asked = workspace.config.base
     spec = base_spec(workspace)
     network = build_network(spec, allow_code=allow_code).eval()
-    source = workspace.path / asked.weights
-    tensors, _ = read_safetensors(source)
-    load_start(network, tensors, str(source), new_head=False)
+    load_start(network, *start_weights(workspace), new_head=False)
     name = asked.factory or asked.network
     _check_own(workspace, network, name)
     save_network(workspace.base_path, network, spec, settings)
@@ -223,6 +224,11 @@ def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own_file(workspace: Workspace) -> dict[str, str]:
     """Digest of the user's own weights or ONNX file: a new one under the old name is not the classifier that was taken."""
+    saved = saved_folder(workspace)
+    if saved is not None:
+        own = workspace.config.base.weights
+        also = {"weights_digest": file_digest(workspace.path / own)} if own else {}
+        return {"own_classifier_digest": saved.digest, **also}
     name = workspace.config.base.weights or workspace.config.base.onnx
     path = workspace.path / name
     if not name or not path.is_file():

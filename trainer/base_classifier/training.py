@@ -148,6 +148,7 @@ class _Work:
                 label=label,
                 settings=self.settings,
                 measure=self._measure,
+                balance=self.labels if asked.balance else None,
             )
 
         trained = self.kept.network(stage, base_spec(self.workspace), module, run) if several else run(module)

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from rrise.calibration.console import duration
+from rrise.trainer.base_classifier.specs import library_spec
+from rrise.trainer.base_classifier.stage import how_to_train
 from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import build_network
+from rrise.trainer.networks.pretrained import fixed_size
+from rrise.trainer.networks.saved_folders import folder_of, read_folder
 from rrise.trainer.settings.config import (
     LARGEST_SIDE,
     RESIZED_SIDE,
@@ -25,6 +30,12 @@ from rrise.trainer.workspace import Workspace
 
 FRAMES_SEEN = 400_000
 """Training frames, with repeats, from which further epochs bring little to the built-in network."""
+
+LIBRARY_SIDE = 224
+"""Pixels of the longer side that networks of model libraries are mostly made for."""
+
+MEASURED_NUMBERS = 1 << 20
+"""Numbers in a batch with which speed is measured."""
 
 PRESETS = {"quick": 0.25, "standard": 1.0, "thorough": 3.0}
 """Factor on epochs and samples: to see the whole loop run, to work with, to publish."""
@@ -45,8 +56,9 @@ def fitting_config(
     assert source is not None
     held_out = None if source.held_out is None else int(source.held_out.sum())
     trained = len(source) - (held_out or 0)
-    size = () if network else _size(room.geometry.height, room.geometry.width)
-    side = min(size or (room.geometry.height, room.geometry.width))
+    height, width = room.geometry.height, room.geometry.width
+    size = _library_size(network, workspace, height, width) if network else _size(height, width)
+    side = min(size or (height, width))
     tables = Config(
         data=data, splits=_splits(len(source), held_out), preprocess=PreprocessConfig(size=size)
     ).to_json()
@@ -79,6 +91,19 @@ def _size(height: int, width: int) -> tuple[int, ...]:
         return ()
     factor = (2 * RESIZED_SIDE if torch.cuda.is_available() else RESIZED_SIDE) / longer
     return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
+
+
+def _library_size(network: str, workspace: Path, height: int, width: int) -> tuple[int, ...]:
+    """What a network from elsewhere sees: the size that it demands, else frames of up to 224 pixels."""
+    if ":" not in network:
+        folder = folder_of(network, workspace)
+        saved = None if folder is None else read_folder(folder)
+        name, arguments = (network, {}) if saved is None else (saved.name, saved.arguments)
+        wanted = fixed_size(name, arguments)
+        if wanted is not None:
+            return () if wanted == (height, width) else wanted
+    factor = LIBRARY_SIDE / max(height, width)
+    return () if factor >= 1 else (round(height * factor), round(width * factor))
 
 
 def _splits(count: int, held_out: int | None) -> SplitsConfig:
@@ -124,13 +149,13 @@ class Estimate:
 def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ...]:
     """What the stages will take, from a quick measurement of the network on this machine's processor.
 
-    sizes: frames of each split. The seconds are None for networks from elsewhere, which are not loaded for this.
+    sizes: frames of each split. The seconds are None for code from elsewhere, which is not run for this.
     """
     asked, config = workspace.config.targets, workspace.config
     count = sizes["train"]
     base = 3.0 * config.base.epochs * count * max(config.base.copies, 1) * config.base.members
     own = config.base.factory or config.base.onnx or config.base.black_box
-    if own and config.base.train in ("auto", "none"):
+    if (own and config.base.train in ("auto", "none")) or how_to_train(workspace) == "none":
         base = 0.0
     references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
     stored = 3.0 * config.surrogate.stored_epochs * count
@@ -139,7 +164,7 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
         config.surrogate.method, stored + fresh
     )
     judged = (asked.selection + sum(asked.certify) + asked.audit) * sizes["test"]
-    speed = None if own or config.base.network else _passes_per_second(workspace)
+    speed = None if own else _passes_per_second(workspace)
     passes = {
         "base": base,
         "targets": float(asked.train * count + references),
@@ -152,7 +177,20 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
 
 
 def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
-    """Forward passes of the built-in network a second, in batches of 64."""
+    """Forward passes of the base classifier's network a second, as the module that trains."""
+    network, shape = _network_alone(workspace), workspace.preprocess.output_shape
+    with torch.inference_mode():
+        batch = torch.rand(min(max(MEASURED_NUMBERS // math.prod(shape), 1), 64), *shape)
+        network(batch)
+        start, done = time.monotonic(), 0
+        while time.monotonic() - start < seconds:
+            network(batch)
+            done += len(batch)
+    return done / (time.monotonic() - start)
+
+
+def _network_alone(workspace: Workspace) -> nn.Module:
+    """The network with fresh weights and without the statistics of the frames, in eval mode."""
     asked, shape = workspace.config.base, workspace.preprocess.output_shape
     spec = {
         "kind": "resnet",
@@ -164,21 +202,38 @@ def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
         "mean": [0.5] * shape[0],
         "std": [0.25] * shape[0],
     }
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        network, batch = build_network(spec).eval(), torch.rand(64, *shape)
-        network(batch)
-        start, done = time.monotonic(), 0
-        while time.monotonic() - start < seconds:
-            network(batch)
-            done += len(batch)
-    return done / (time.monotonic() - start)
+    with torch.random.fork_rng(devices=[]):
+        return build_network(library_spec(workspace) if asked.network else spec).eval()
 
 
 def memory_note(workspace: Workspace) -> str:
     """What the preprocessed frames take on disk, and a training step in memory."""
-    shape, known = workspace.preprocess.output_shape, workspace.data.catalogue
-    numbers = math.prod(shape)
-    disk = len(known) * numbers * (4 if workspace.preprocess.resizes else 1)
-    widest = workspace.config.base.widths[0] * math.prod(shape[1:]) / workspace.config.base.stem_stride**2
-    step = workspace.config.base.batch_size * widest * 4 * 2 * (2 + 4 * sum(workspace.config.base.blocks))
-    return f"{disk / 2**20:,.0f} MiB of preprocessed frames on disk, about {step / 2**20 + 400:,.0f} MiB while training"
+    shape, known, asked = workspace.preprocess.output_shape, workspace.data.catalogue, workspace.config.base
+    disk = len(known) * math.prod(shape) * (4 if workspace.preprocess.resizes else 1)
+    said = f"{disk / 2**20:,.0f} MiB of preprocessed frames on disk"
+    if asked.factory or asked.onnx or asked.black_box:
+        return said
+    network = _network_alone(workspace)
+    weights = sum(weight.numel() for weight in network.parameters())
+    step = asked.batch_size * max(asked.copies, 1) * _kept_numbers(network, shape)
+    return f"{said}, about {4 * (4 * weights + step) / 2**20 + 400:,.0f} MiB while training"
+
+
+def _kept_numbers(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Numbers that a training step keeps for each frame: about what every layer gives out."""
+    count = 0
+
+    def seen(_module: nn.Module, _given: object, found: object) -> None:
+        nonlocal count
+        count += found.numel() if isinstance(found, torch.Tensor) else 0
+
+    hooks = [
+        part.register_forward_hook(seen)
+        for part in network.modules()
+        if not any(True for _ in part.children())
+    ]
+    with torch.inference_mode():
+        network(torch.rand(1, *shape))
+    for hook in hooks:
+        hook.remove()
+    return count

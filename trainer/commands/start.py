@@ -22,6 +22,7 @@ from rrise.trainer.data.geometry import parse_camera
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
 from rrise.trainer.data.survey import Survey, survey
+from rrise.trainer.networks.saved_folders import PREFIX, folder_of
 from rrise.trainer.scores.calibrate import calibrate_surrogate, record_path
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
@@ -43,7 +44,11 @@ from rrise.trainer.workspace import Workspace
 @click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
 @click.option("--preset", default="standard", show_default=True, help=f"One of {', '.join(PRESETS)}.")
 @click.option("--sigma", type=float, help="Noise standard deviation in [0, 1] pixel units, such as 0.25.")
-@click.option("--network", default="", help='"timm/NAME" and the like, or "package.module:function".')
+@click.option(
+    "--network",
+    default="",
+    help='"timm/NAME", "transformers/FOLDER" and the like, or "package.module:function".',
+)
 @click.option("--camera", default="", help="Frames of the robot's camera, such as 640x480 (width x height).")
 @click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
 @click.option("--calibration", type=int, help="Number of calibration frames.")
@@ -85,7 +90,7 @@ def _config(
     )
     if template is None:
         level = 0.25 if sigma is None else sigma
-        config = fitting_config(workspace, chosen, sigma=level, network=network, preset=preset)
+        config = fitting_config(workspace, chosen, sigma=level, network=_network(network), preset=preset)
     else:
         config = load_config(template)
         # What the command line says replaces what the template says, and nothing else.
@@ -101,6 +106,12 @@ def _config(
 
 def _place(source: str) -> str:
     return source if source in ("", "digits") or "://" in source else str(Path(source).resolve())
+
+
+def _network(name: str) -> str:
+    """The folder of a saved network as a whole path; it is looked for from here, as data are."""
+    folder = folder_of(name, Path.cwd())
+    return name if folder is None else f"{PREFIX}{folder.resolve()}"
 
 
 def _show(made: Workspace, json_flag: bool) -> None:

@@ -117,7 +117,8 @@ def _small_classes(classes: Sequence[tuple[str, tuple[int, ...]]]) -> list[str]:
     if smallest and largest >= 20 * smallest:
         found.append(
             f"the largest class has {largest // smallest} times as many frames as the smallest; a promise over frames says "
-            'little about rare classes (kind = "per-class" in [guarantee] promises for each)'
+            'little about rare classes (kind = "per-class" in [guarantee] promises for each; balance = true in [base] trains on '
+            "equally many of each)"
         )
     return found
 

@@ -21,7 +21,7 @@ from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.checkpoint import Position, TrainingState, restore_checkpoint, save_checkpoint
 from rrise.trainer.learning.clock import Interrupted
-from rrise.trainer.learning.feed import TrainingFrames, order, step_seed, training_batches
+from rrise.trainer.learning.feed import TrainingFrames, step_seed, training_batches
 from rrise.trainer.learning.hardware import (
     choose_precision,
     describe_hardware,
@@ -30,6 +30,7 @@ from rrise.trainer.learning.hardware import (
     threads_for,
 )
 from rrise.trainer.learning.journal import Journal
+from rrise.trainer.learning.order import balanced_order, order
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
 
@@ -88,17 +89,25 @@ def train_network(
     label: str = "training",
     settings: Mapping[str, Any] | None = None,
     measure: Measure | None = None,
+    balance: Tensor | None = None,
 ) -> Trained:
     """Train `network` in place, from its checkpoint where there is one; it ends on the session's device in eval mode.
 
     stage: names checkpoint and log. settings: whatever else decides the outcome; a checkpoint of others is refused.
     measure: values to log now and then beside the loss, such as the accuracy under noise on the tuning split.
+    balance: classes of the frames, int64 [n], which are then drawn equally often; None draws every frame once an epoch.
 
     Raises Interrupted, with everything saved, where time is up or somebody asked to stop; TrainerError where the loss is
     not finite, memory does not suffice for one frame, or the checkpoint belongs to other settings.
     """
     engine = _Engine(
-        network, schedule, frames, objective, session, {**(settings or {}), "schedule": asdict(schedule)}
+        network,
+        schedule,
+        frames,
+        objective,
+        session,
+        {**(settings or {}), "schedule": asdict(schedule), "balanced": balance is not None},
+        balance,
     )
     size = numbers_per_batch(engine.size, tuple(frames.shape))
     devices = [session.device] if session.device.type == "cuda" else []
@@ -122,7 +131,9 @@ class _Engine:
         objective: LossFunction,
         session: Session,
         settings: Mapping[str, Any],
+        balance: Tensor | None,
     ) -> None:
+        self.balance = None if balance is None else balance.cpu()
         self.network, self.schedule, self.frames = network, schedule, frames
         self.objective, self.session, self.settings = objective, session, settings
         self.device, self.crew = session.device, session.crew
@@ -176,8 +187,13 @@ class _Engine:
         for step in range(self.position.steps, self.steps):
             epoch, number = divmod(step, self.per_epoch)
             if of != epoch:
-                shuffled, of = order(len(self.frames), self.schedule.seed, epoch), epoch
+                shuffled, of = self._order(epoch), epoch
             yield shuffled[number * size : (number + 1) * size][rank :: self.crew.size]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.balance is None:
+            return order(len(self.frames), self.schedule.seed, epoch)
+        return balanced_order(self.balance, self.schedule.seed, epoch)
 
     def _prepared(self) -> Forward:
         """The network as the objective calls it: in the chosen precision, answering in float32."""

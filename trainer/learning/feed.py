@@ -59,16 +59,6 @@ def _first(items: Iterator[Tensor], count: int) -> list[Tensor]:
     return [item for _, item in zip(range(count), items)]
 
 
-def order(num_frames: int, seed: int, epoch: int) -> Tensor:
-    """All frames in the random order of one epoch, int64 [n]; the same in every process and after a restart."""
-    return torch.randperm(num_frames, generator=torch.Generator().manual_seed(_mixed(seed, epoch)))
-
-
-def _mixed(seed: int, number: int) -> int:
-    """A seed of its own for each pair: consecutive numbers would give one epoch of a seed the order of another seed's."""
-    return (seed * 1_000_003 + number * 7_919 + 12_345) % (1 << 32)
-
-
 def step_seed(seed: int, step: int, rank: int, processes: int) -> int:
     """Seed of everything random in one step of one process. Distinct for all steps and processes of a training."""
     return ((seed + 1) * 2_654_435_761 + step * processes + rank) % (1 << 32)

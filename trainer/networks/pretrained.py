@@ -1,4 +1,4 @@
-"""Networks of model libraries by name: "timm/NAME", "torchvision/NAME", "transformers/NAME", normalisation inside.
+"""Networks of model libraries by name: "timm/NAME", "torchvision/NAME", "transformers/TYPE", normalisation inside.
 
 Nothing is ever fetched: the architecture comes from the installed library, weights from a local file.
 """
@@ -6,16 +6,18 @@ Nothing is ever fetched: the architecture comes from the installed library, weig
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rrise.calibration.requirements import install
 from rrise.trainer.brought.network_checks import prepare_network
-from rrise.trainer.brought.user_code import user_code
+from rrise.trainer.brought.user_code import describe_error, user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.resnet import Standardise
+from rrise.trainer.networks.saved_folders import renamed
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -70,12 +72,45 @@ def normalisation(
     library, _, model = name.partition("/")
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if library == "timm":
-        settings = _library(name, library).get_pretrained_cfg(model)
+        timm = _library(name, library)
+        with user_code(f"network {name!r}: unknown to timm"):
+            settings = timm.get_pretrained_cfg(model)
         if settings is not None:
             mean, std = tuple(settings.mean), tuple(settings.std)
-    if num_channels == 1:
-        return [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return list(mean), list(std)
+    return for_channels(mean, num_channels), for_channels(std, num_channels)
+
+
+def for_channels(values: Sequence[float], num_channels: int) -> list[float]:
+    """One value for each channel; the average of them for grey frames."""
+    return list(values) if num_channels != 1 else [sum(values) / len(values)]
+
+
+def fixed_size(name: str, arguments: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of the only frames that a network takes, as transformers of images often do; None where any will do."""
+    library, _, model = name.partition("/")
+    wanted: Any = None
+    if library == "timm":
+        with user_code(f"network {name!r}: unknown to timm"):
+            settings = _library(name, library).get_pretrained_cfg(model)
+        if settings is not None and settings.fixed_input_size:
+            wanted = arguments.get("img_size", settings.input_size[1:])
+    if library == "transformers":
+        with user_code(f"network {name!r}: unknown to transformers"):
+            wanted = getattr(_configuration(_library(name, library), model, arguments), "image_size", None)
+    if wanted is None:
+        return None
+    height, width = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)[-2:]
+    return int(height), int(width)
+
+
+def _configuration(transformers: Any, model: str, arguments: Mapping[str, Any]) -> Any:
+    """`model` is a model type of the library ("vit", "swin", "convnextv2"); arguments go into its configuration."""
+    if "/" in model or "." in model:
+        raise TrainerError(
+            f"network 'transformers/{model}': no such folder; expected a model type such as vit, or a folder that "
+            "save_pretrained wrote (paths start at the workspace)"
+        )
+    return transformers.AutoConfig.for_model(model, **arguments)
 
 
 def _library(name: str, library: str) -> Any:
@@ -87,6 +122,12 @@ def _library(name: str, library: str) -> Any:
         raise TrainerError(
             f"network {name!r}: {library} is not installed: {install(library)}, or bring the network "
             "by [base] factory"
+        ) from error
+    except Exception as error:  # compiled parts of another build raise what they like
+        raise TrainerError(
+            f"network {name!r}: {library} is installed, but cannot be imported ({describe_error(error)}). Most often torchvision "
+            f"was built for another PyTorch than this one ({torch.__version__}): install the one of the same version and of "
+            "the same build (CPU or CUDA), or bring the network by [base] factory"
         ) from error
 
 
@@ -113,8 +154,7 @@ def _torchvision(
 def _transformers(
     library: Any, model: str, classes: int, channels: int, arguments: dict[str, Any]
 ) -> nn.Module:
-    """`model` is a model type of the library ("vit", "swin", "convnextv2"); arguments go into its configuration."""
-    settings = library.AutoConfig.for_model(model, num_labels=classes, num_channels=channels, **arguments)
+    settings = _configuration(library, model, {**arguments, "num_labels": classes, "num_channels": channels})
     network: nn.Module = library.AutoModelForImageClassification.from_config(settings)
     return network
 
@@ -127,16 +167,21 @@ def pretrained_weights(
 ) -> tuple[dict[str, Tensor], bool]:
     """Weights as a library saved them, under the names that `network` has; and whether its head has to start anew.
 
-    A head of another number of classes (ImageNet's thousand, say) is left as it was initialised; nothing else may be.
+    A head of another number of classes (ImageNet's thousand, say), or one that the file does not have, is left as it was
+    initialised; nothing else may be.
     """
     own = network.state_dict()
     given = {name.removeprefix("network."): value for name, value in tensors.items()}
+    if network.packed:
+        given = renamed(network.network, given, origin)
     found = {f"network.{name}": value for name, value in given.items() if not name.startswith("standardise.")}
     fresh = [
         name
         for name, value in own.items()
-        if name in found and found[name].shape != value.shape and _is_head(name)
+        if _is_head(name) and (name not in found or found[name].shape != value.shape)
     ]
+    if len(fresh) == len([name for name in own if name.startswith("network.")]):
+        fresh = []  # nothing fits: the weights of another network, which is to be said
     kept = {name: value for name, value in found.items() if name not in fresh}
     constants = {name: value for name, value in own.items() if name.startswith("standardise.")}
     return {**kept, **{name: own[name] for name in fresh}, **constants}, bool(fresh)

@@ -258,7 +258,8 @@ def _check_networks(base: BaseConfig) -> None:
         raise TrainerError(
             "[base] weights: got a file, expected a factory or a network that it belongs to as well"
         )
-    if base.train in ("none", "fine-tune") and own and not base.weights:
+    folder = base.network.startswith("transformers/")  # which may hold its weights
+    if base.train in ("none", "fine-tune") and own and not base.weights and not folder:
         raise TrainerError(f"[base] train = {base.train!r}: got no weights, expected the file to start from")
     if base.factory and not base.weights and base.train != "scratch":
         raise TrainerError(

@@ -34,7 +34,8 @@ class BaseConfig:
 
     widths and blocks: channels and residual blocks of each stage; every stage after the first halves the size. The
     first stage may have no block: the stem alone then works at full size, which is the costly one.
-    shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images.
+    shift, flip: augmentation by random shifts of up to `shift` pixels and mirror images. balance: train on equally many
+    frames of every class; no other split is touched, so that what is promised still speaks of frames as they come.
     factory: "package.module:function" that returns a torch module; weights: its safetensors file. Like the other two ways
     of bringing your own, it must not have seen the tuning, calibration, verification or test frames.
     onnx: an ONNX file, float32 [B, C, H, W] in [0, 1] -> logits.
@@ -42,8 +43,9 @@ class BaseConfig:
     version: text that names what it is, since rrise cannot see inside and counts belong to one classifier.
     widths and blocks then describe the surrogate of an ONNX file or black box.
 
-    network: "" is the residual network of widths and blocks, "timm/NAME", "torchvision/NAME" or "transformers/NAME" one of a
-    model library; weights: its safetensors file, never fetched. arguments: of the factory, or of the library's model.
+    network: "" is the residual network of widths and blocks, "timm/NAME", "torchvision/NAME" or "transformers/TYPE" one of a
+    model library; weights: its safetensors file, never fetched. "transformers/FOLDER" is one that save_pretrained wrote, with
+    its own configuration, normalisation and weights. arguments: of the factory, or of the library's model.
     train: "none" takes the weights as they are, "fine-tune" goes on from them under noise, "scratch" starts anew; "auto" is
     none for a factory with weights, fine-tune for a library's network with weights, else scratch.
     recipe: "gaussian", "consistency", or "auto": both, and the better on the tuning split is kept. copies: noisy copies
@@ -82,6 +84,7 @@ class BaseConfig:
     ema: float = 0.0
     shift: int = 1
     flip: bool = False
+    balance: bool = False
     seed: int = 0
 
 
@@ -125,7 +128,7 @@ class SurrogateConfig:
     used, 0 = all. stored_views: augment and blend the frames of stored counts as well, though the counts are those of
     the frames as they are. teacher: a surrogate's file, whose probabilities at each view get the weight teacher_share
     (stored counts only).
-    optimiser, schedule, layer_decay, clip, ema: as in [base]. learning_rate 0: what fits the network it starts from, the
+    optimiser, schedule, layer_decay, clip, ema, balance: as in [base]. learning_rate 0: what fits the network it starts from, the
     smaller the better that is.
 
     copies: noisy copies of the frame, with noise that is fixed in the graph, on which the base classifier is asked beside the
@@ -156,6 +159,7 @@ class SurrogateConfig:
     teacher_share: float = 0.5
     shift: int = 1
     flip: bool = False
+    balance: bool = False
     mix: float = 0.25
     difficulty: bool = False
     difficulty_frames: int = 4096

@@ -114,6 +114,7 @@ class Work:
                 label=label,
                 settings=self.settings,
                 measure=watch_agreement(self.workspace, self.session.device),
+                balance=torch.from_numpy(self.workspace.labels("train")) if asked.balance else None,
             )
 
         return module, self.kept.network(stage, self.member_spec(), module, run)

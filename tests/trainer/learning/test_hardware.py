@@ -8,7 +8,7 @@ import torch
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.clock import Clock
-from rrise.trainer.learning.feed import order, step_seed, training_batches
+from rrise.trainer.learning.feed import step_seed, training_batches
 from rrise.trainer.learning.hardware import (
     choose_device,
     choose_precision,
@@ -17,6 +17,7 @@ from rrise.trainer.learning.hardware import (
     threads_for,
 )
 from rrise.trainer.learning.journal import Journal, open_hook
+from rrise.trainer.learning.order import order
 from tests.trainer.learning.worlds import Pixels
 
 

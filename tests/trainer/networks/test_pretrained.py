@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.networks import build_network
-from rrise.trainer.networks.pretrained import library_network, normalisation
+from rrise.trainer.networks import build_network, read_header
+from rrise.trainer.networks.pretrained import fixed_size, library_network, normalisation, pretrained_weights
+from rrise.trainer.networks.saved_folders import read_folder
 from rrise.trainer.settings.config import parse_config
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied, edit
@@ -34,6 +36,15 @@ class Tiny(nn.Module):
         return SimpleNamespace(logits=logits) if self.wrapped else logits
 
 
+class Settings(dict[str, Any]):
+    """A configuration whose entries are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Calls that the libraries received."""
@@ -47,10 +58,12 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     timm = ModuleType("timm")
     timm.create_model = create_model  # type: ignore[attr-defined]
-    timm.get_pretrained_cfg = lambda name: SimpleNamespace(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))  # type: ignore[attr-defined]
+    timm.get_pretrained_cfg = lambda name: SimpleNamespace(  # type: ignore[attr-defined]
+        mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), fixed_input_size=name == "vit", input_size=(3, 224, 192)
+    )
     monkeypatch.setitem(sys.modules, "timm", timm)
     transformers = ModuleType("transformers")
-    transformers.AutoConfig = SimpleNamespace(for_model=lambda kind, **rest: {"kind": kind, **rest})  # type: ignore[attr-defined]
+    transformers.AutoConfig = SimpleNamespace(for_model=lambda kind, **rest: Settings(rest, kind=kind))  # type: ignore[attr-defined]
     transformers.AutoModelForImageClassification = SimpleNamespace(  # type: ignore[attr-defined]
         from_config=lambda settings: Tiny(settings["num_labels"], settings["num_channels"], wrapped=True)
     )
@@ -148,3 +161,123 @@ def test_weights_of_another_network_are_refused(named: Workspace) -> None:
     save_file({"trunk.weight": torch.zeros(3)}, named.path / "tiny.safetensors")
     with pytest.raises(TrainerError, match="the weights do not fit the network"):
         train_base(named, again=True)
+
+
+def test_a_library_that_cannot_be_imported_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision of another build than torch raises RuntimeError as soon as it, or timm, is imported."""
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        TrainerError, match=r"timm is installed, but cannot be imported \(RuntimeError: operator .*same build"
+    ):
+        built("timm/x")
+
+
+def test_weights_without_a_head_start_a_new_one_and_strangers_are_refused(libraries: dict[str, Any]) -> None:
+    network = library_network("timm/tiny", 4, 3, {}, [0.5] * 3, [0.5] * 3)
+    body = {name: value for name, value in Tiny(9, 3).state_dict().items() if name.startswith("body")}
+    found, fresh = pretrained_weights(network, body, "x")
+    assert fresh and found.keys() == network.state_dict().keys()
+    whole, fresh = pretrained_weights(network, Tiny(4, 3).state_dict(), "x")
+    assert not fresh and torch.equal(whole["network.head.bias"], whole["network.head.bias"])
+
+
+def test_the_size_that_a_network_demands(libraries: dict[str, Any]) -> None:
+    assert fixed_size("timm/vit", {}) == (224, 192) and fixed_size("timm/vit", {"img_size": 96}) == (96, 96)
+    assert fixed_size("timm/resnet", {}) is None and fixed_size("torchvision/resnet18", {}) is None
+    assert fixed_size("transformers/vit", {"image_size": 32}) == (32, 32)
+    with pytest.raises(
+        TrainerError, match=r"network 'transformers/here/vit': no such folder; expected a model type"
+    ):
+        fixed_size("transformers/here/vit", {})
+
+
+def saved_classifier(folder: Path, **processor: Any) -> Path:
+    """A folder such as save_pretrained writes, for the stand-in."""
+    folder.mkdir()
+    model = {"model_type": "vit", "num_channels": 1, "id2label": {"0": "a"}, "image_size": 8, "depth": [1, 2]}
+    (folder / "config.json").write_text(json.dumps(model))
+    rules = {
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.2],
+        "image_std": [0.25] * 3,
+        "rescale_factor": 1 / 255,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps({**rules, **processor}))
+    torch.manual_seed(0)
+    save_file(Tiny(1000, 1).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def test_a_saved_folder_brings_configuration_normalisation_and_weights(
+    workspace: Path, tmp_path: Path, libraries: dict[str, Any]
+) -> None:
+    copy = copied(workspace, tmp_path)
+    saved_classifier(copy.path / "mine")
+    copy = edit(copy, 'network = ""', 'network = "transformers/mine"')
+    copy = edit(copy, "epochs = 20", "epochs = 1")
+    train_base(copy, again=True)
+    spec = read_header(copy.base_path)[0]
+    assert (spec["name"], spec["arguments"]) == ("transformers/vit", {"image_size": 8, "depth": [1, 2]})
+    assert (spec["mean"], spec["std"]) == ([pytest.approx(0.4)], [0.25])
+    start = Tiny(1000, 1)
+    start.load_state_dict(load_file(copy.path / "mine" / "model.safetensors"))
+    moved = (copy.base().module.network.body.weight - start.body.weight).norm() / start.body.weight.norm()
+    assert 0 < float(moved.detach()) < 0.2, "fine-tuned from the folder's weights"
+    with pytest.raises(TrainerError, match="for other classes than these frames"):
+        train_base(edit(copy, 'train = "auto"', 'train = "none"'), again=True)
+    edit(copy, 'train = "none"', 'train = "auto"')
+    (copy.path / "mine" / "config.json").write_text('{"model_type": "vit", "image_size": 8}')
+    with pytest.raises(TrainerError, match=r"own_classifier_digest: got .* expected"):
+        train_base(Workspace.open(copy.path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rescale_factor": 1 / 127.5}, "expected RGB in"),
+        ({"do_rescale": False}, "expected RGB in"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order True; expected RGB"),
+        ({"image_mean": None}, "got no image_mean and image_std"),
+    ],
+)
+def test_colours_that_would_be_guessed_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainerError, match=message):
+        read_folder(saved_classifier(tmp_path / "mine", **change))
+
+
+def test_what_a_saved_folder_lacks_is_named(tmp_path: Path) -> None:
+    folder = saved_classifier(tmp_path / "mine", do_normalize=False)
+    assert read_folder(folder).mean == [0.0] * 3 and read_folder(folder).std == [1.0] * 3
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(TrainerError, match=r"got no model.safetensors.*pickles"):
+        read_folder(folder)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(
+        TrainerError, match=r"expected what AutoImageProcessor.*save_pretrained\(FOLDER\) writes"
+    ):
+        read_folder(folder)
+    (folder / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoModel": "code.Mine"}}')
+    with pytest.raises(TrainerError, match="code of its own is never run"):
+        read_folder(folder)
+
+
+def test_weights_in_several_files_are_one_classifier(tmp_path: Path) -> None:
+    folder = saved_classifier(tmp_path / "mine")
+    (folder / "model.safetensors").rename(folder / "model-1-of-2.safetensors")
+    save_file({"more": torch.zeros(1)}, folder / "model-2-of-2.safetensors")
+    names = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    found = read_folder(folder)
+    assert [path.name for path in found.weights] == sorted(names.values())
+    before = found.digest
+    save_file({"more": torch.ones(1)}, folder / "model-2-of-2.safetensors")
+    assert read_folder(folder).digest != before
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
+    with pytest.raises(TrainerError, match=r"got no model.safetensors"):
+        read_folder(folder)
