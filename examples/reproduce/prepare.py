@@ -86,7 +86,7 @@ SIGNS = (
 )
 """What the 43 numbers of gtsrb mean."""
 
-TRAIN_TRACKS = 0.4
+TRAIN_TRACKS = 0.3
 """Share of gtsrb's training tracks that are trained on, unless another is asked for."""
 
 KNOWN = {
