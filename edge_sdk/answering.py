@@ -10,8 +10,9 @@ import threading
 import warnings
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -19,35 +20,15 @@ from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.runtime_scores import padded
 from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
 from rrise.edge_sdk.confirming.memory import Memory, mark_of
-from rrise.edge_sdk.device.audit import AuditLog
-from rrise.edge_sdk.device.drift import DriftMonitor, forget_monitoring
-from rrise.edge_sdk.device.loading import ExecutionState, State
+from rrise.edge_sdk.device.drift import forget_monitoring
+from rrise.edge_sdk.device.loading import ExecutionState
 from rrise.edge_sdk.device.once import Once
-from rrise.edge_sdk.device.suspension import lift, suspend, suspended_because
+from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.errors import EdgeError, FrameError
-from rrise.edge_sdk.frames.channels import ChannelOrder
 from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare_frame
+from rrise.edge_sdk.loaded import Loaded
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
-
-if TYPE_CHECKING:
-    from rrise.edge_sdk.confirming.confirmer import Confirmer
-
-
-class FrameGuard(Protocol):
-    """Says why a frame is no picture of the world; see `edge_sdk.stream.checks`."""
-
-    def problem(self, frame: np.ndarray, *, in_order: bool = True) -> str:
-        """The reason, or an empty text."""
-
-
-class _Hold:
-    """Why certificates are withheld, or None; shared by a certifier and its clones."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, why: Optional[Tuple[Status, str]]) -> None:
-        self.why = why
 
 
 class _Closed(EdgeError):
@@ -60,61 +41,51 @@ _LIVE: "weakref.WeakSet[Answering]" = weakref.WeakSet()
 _HOLDERS = ("certify", "_certify_together", "_confirm", "_free", "_take_over")
 """Methods that hold a certifier's lock while they run."""
 
+_UINT8 = np.dtype(np.uint8)
+
 
 class Answering:
     """The answering half of `Certifier`, which adds loading and everything that is not done for each frame.
 
-    Attributes:
-        hint: what the first frames told about themselves, as that their channels seem to be exchanged; may be empty.
+    All that an answer is made from is one `Loaded`, which is never changed and exchanged as a whole.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        artefact: str,
-        runtime: Runtime,
-        state: ExecutionState,
-        allow_unverified: bool,
-        monitor: Optional[DriftMonitor] = None,
-        why: str = "",
-    ) -> None:
-        self.bundle = bundle
-        self.artefact = artefact
-        self.runtime = runtime
-        self.state = state
-        self._names = bundle.manifest.class_names
-        self._frame_scale = _frame_scale(bundle.manifest.preprocessing.get("operator_norm"))
-        self._margin = state.margin
-        self._allow_unverified = allow_unverified
-        self._monitor = monitor
-        self._hold = _Hold(self._reason_to_withhold())
-        self._audits: Optional[AuditLog] = None
-        self.hint = ""
-        self._why = why
-        self._load_options: Dict[str, Any] = {}
-        self._previous: Optional[Dict[str, Any]] = None
-        self._fault: Optional[Exception] = None
-        self._closed = self._out_of_use = self._freed = self._foreign = False
-        self._encoding = bundle.manifest.input.encoding
+    def __init__(self, loaded: Loaded, options: Optional[Dict[str, Any]] = None) -> None:
+        self._loaded = loaded
+        self._previous: Optional[Loaded] = None
+        self._load_options: Dict[str, Any] = {} if options is None else options
+        self._tested = Memory()
+        # ended: closed or another process's, and so for good; a fault ends the loaded bundle only.
+        self._closed = self._ended = self._freed = self._foreign = False
         self._entry = threading.Lock()
         self._audit_entry = threading.Lock()
         self._swapping = False
-        signature = runtime.graph.signature
-        self._batch_size = signature.batch_size
-        self._frame_shape = signature.frame_shape
-        # Only a single uint8 frame may skip the checks of `as_frame`: floats need a look at their values.
-        self._fast_shape = (
-            signature.frame_shape if signature.dtype == "uint8" and self._batch_size == 1 else None
-        )
-        self._fast_dtype = np.dtype(np.uint8)
-        self._note = note_of(state)
-        self._once = None if bundle.manifest.guard is None else Once()
-        self._marks = bundle.manifest.base is not None
-        self._tested = Memory()
-        self._confirmer: Optional[Confirmer] = None
-        self._guard: Optional[FrameGuard] = None
-        self._channels: Optional[ChannelOrder] = None
         _LIVE.add(self)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that answers now."""
+        return self._loaded.bundle
+
+    @property
+    def artefact(self) -> str:
+        """Which of its graphs, as in "fp32"."""
+        return self._loaded.artefact
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs it."""
+        return self._loaded.runtime
+
+    @property
+    def state(self) -> ExecutionState:
+        """What was known about the execution when it was loaded."""
+        return self._loaded.state
+
+    @property
+    def hint(self) -> str:
+        """What the first frames told about themselves, as that their channels seem to be exchanged; may be empty."""
+        return self._loaded.course.hint
 
     def certify(
         self,
@@ -146,55 +117,55 @@ class Answering:
         if not self._entry.acquire(False):
             self._enter_after_swap()
         try:
+            loaded = self._loaded
             if capture_time is not None:
                 when = capture_seconds(capture_time)
-            scale = self._frame_scale
+            scale = loaded.frame_scale
             if (
                 type(frame) is np.ndarray
-                and frame.shape == self._fast_shape
-                and frame.dtype == self._fast_dtype
+                and frame.shape == loaded.fast_shape
+                and frame.dtype == _UINT8
                 and frame.flags.c_contiguous
                 and encoding is None
                 and roi is None
             ):
                 batch: Union[np.ndarray, DeviceFrame] = frame[None]
             elif type(frame) is not np.ndarray and on_device(frame):
-                if self._out_of_use:
-                    return self._refuse(when, start, frame_id)
-                batch = self._device_frame(frame, encoding, roi)
+                if self._ended or loaded.course.fault is not None:
+                    return self._refuse(loaded, when, start, frame_id)
+                batch = _device_frame(loaded, frame, encoding, roi)
             else:
                 prepared = prepare_frame(
-                    frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
+                    frame, loaded.runtime.graph.signature, loaded.encoding, encoding=encoding, roi=roi
                 )
-                batch, scale = (
-                    padded(prepared.frame[None], self._batch_size),
-                    0.0 if prepared.altered else scale,
-                )
-            if self._out_of_use:
-                return self._refuse(when, start, frame_id)
-            if self._guard is not None and type(batch) is np.ndarray:
-                problem = self._guard.problem(batch[0])
+                batch = padded(prepared.frame[None], loaded.batch_size)
+                scale = 0.0 if prepared.altered else scale
+            if self._ended or loaded.course.fault is not None:
+                return self._refuse(loaded, when, start, frame_id)
+            if loaded.guard is not None and type(batch) is np.ndarray:
+                problem = loaded.guard.problem(batch[0])
                 if problem:
                     raise FrameError(problem)
-            if self._once is not None and not isinstance(
+            if loaded.once is not None and not isinstance(
                 batch, DeviceFrame
             ):  # no engine takes the noise of this tier
-                self._once.check(batch[0])
-            if self._monitor is not None and self._monitor.due(when):
-                label, radius = self._observe(batch, when)
+                loaded.once.check(batch[0])
+            if loaded.monitor is not None and loaded.monitor.due(when):
+                label, radius = self._observe(loaded, batch, when)
             else:
-                label, radius = self.runtime.answer(batch)
-            mark = mark_of(batch[0]) if self._marks and type(batch) is np.ndarray else None
-            certificate = self._issue(label.item(0), radius.item(0), scale, start, when, frame_id, mark)
-            if self._channels is not None and encoding is None and self._channels.due():
-                self._compare_channels(batch)
+                label, radius = loaded.runtime.answer(batch)
+            mark = mark_of(batch[0]) if loaded.marks and type(batch) is np.ndarray else None
+            certificate = _issue(loaded, label.item(0), radius.item(0), scale, start, when, frame_id, mark)
+            channels = loaded.course.channels
+            if channels is not None and encoding is None and channels.due():
+                _compare_channels(loaded, batch)
             return certificate
         except FrameError as error:
             return _invalid(error, start, when, frame_id)
         except _Closed:
             raise
         except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
-            return self._fail(error, start, when, frame_id)
+            return self._fail(loaded, error, start, when, frame_id)
         finally:
             self._leave()
 
@@ -228,8 +199,9 @@ class Answering:
                 f"got {len(frames)} frames, {len(ids)} frame_ids, {len(crops)} rois; expected one for each frame"
             )
         certificates: List[Certificate] = []
-        for first in range(0, len(frames), self._batch_size):
-            chosen = slice(first, first + self._batch_size)
+        size = self._loaded.batch_size
+        for first in range(0, len(frames), size):
+            chosen = slice(first, first + size)
             part = list(zip(frames[chosen], crops[chosen], ids[chosen]))
             certificates += self._certify_together(part, encoding, capture_time)
         return certificates
@@ -244,32 +216,24 @@ class Answering:
         if not self._entry.acquire(False):
             self._enter_after_swap()
         try:
-            if self._out_of_use:
-                return [self._refuse(when, start, frame_id) for _, _, frame_id in part]
+            loaded = self._loaded
+            if self._ended or loaded.course.fault is not None:
+                return [self._refuse(loaded, when, start, frame_id) for _, _, frame_id in part]
             if capture_time is not None:
                 when = capture_seconds(capture_time)
-            results = [self._prepare(frame, encoding, roi) for frame, roi, _ in part]
-            if self._guard is not None:
-                results = [self._guarded(result) for result in results]
-            good = [result.frame for result in results if isinstance(result, Prepared)]
-            answers: Iterator[Tuple[int, float]] = iter(())
-            if good:
-                batch = padded(np.stack(good), self._batch_size)
-                if self._monitor is not None and self._monitor.due(when):
-                    label, radius = self._observe(batch, when)
-                else:
-                    label, radius = self.runtime.answer(batch)
-                answers = zip(label.tolist(), radius.tolist())
+            results = [_guarded(loaded, _prepared(loaded, frame, encoding, roi)) for frame, roi, _ in part]
+            answers = self._answers(loaded, results, when)
             return [
                 _invalid(result, start, when, frame_id)
                 if isinstance(result, FrameError)
-                else self._issue(
+                else _issue(
+                    loaded,
                     *next(answers),
-                    0.0 if result.altered else self._frame_scale,
+                    0.0 if result.altered else loaded.frame_scale,
                     start,
                     when,
                     frame_id,
-                    mark_of(np.ascontiguousarray(result.frame)) if self._marks else None,
+                    mark_of(np.ascontiguousarray(result.frame)) if loaded.marks else None,
                 )
                 for result, (_, _, frame_id) in zip(results, part)
             ]
@@ -278,30 +242,23 @@ class Answering:
         except _Closed:
             raise
         except Exception as error:
-            return [self._fail(error, start, when, frame_id) for _, _, frame_id in part]
+            return [self._fail(loaded, error, start, when, frame_id) for _, _, frame_id in part]
         finally:
             self._leave()
 
-    def _guarded(self, result: Union[Prepared, FrameError]) -> Union[Prepared, FrameError]:
-        """A frame of a batch, which may be a crop: whether it equals the one before says nothing."""
-        if self._guard is None or isinstance(result, FrameError):
-            return result
-        problem = self._guard.problem(result.frame, in_order=False)
-        return FrameError(problem) if problem else result
-
-    def _compare_channels(self, batch: Union[np.ndarray, DeviceFrame]) -> None:
-        """Ask the network about this frame both ways, and say so, once, if the other way fits the frames better."""
-        if self._channels is None or not isinstance(batch, np.ndarray):
-            return
-        exchanged = np.ascontiguousarray(batch[..., ::-1])
-        given, other = (self.runtime.run(one).probit.item(0) for one in (batch, exchanged))
-        hint = self._channels.add(given, other)
-        if self._channels.done:
-            self._channels = None
-        if hint:
-            self.hint = hint
-            with suppress(Warning):  # a filter may turn it into an exception
-                warnings.warn(hint, RuntimeWarning, stacklevel=3)
+    def _answers(
+        self, loaded: Loaded, results: Sequence[Union[Prepared, FrameError]], when: float
+    ) -> Iterator[Tuple[int, float]]:
+        """Label and radius of every sound frame, from as few passes as the graph allows."""
+        good = [result.frame for result in results if isinstance(result, Prepared)]
+        for first in range(0, len(good), loaded.batch_size):
+            part = good[first : first + loaded.batch_size]
+            batch = padded(np.stack(part), loaded.batch_size)
+            if loaded.monitor is not None and loaded.monitor.due(when):
+                label, radius = self._observe(loaded, batch, when)
+            else:
+                label, radius = loaded.runtime.answer(batch)
+            yield from list(zip(label.tolist(), radius.tolist()))[: len(part)]
 
     def _enter_after_swap(self) -> None:
         """Wait for a swap, which is short; any other occupant is a second thread."""
@@ -337,24 +294,25 @@ class Answering:
             if self._freed:
                 return
             self._freed = True
-            if self._monitor is not None:
-                self._monitor.save()
-            self.runtime.close()
-            if self._previous is not None:
-                self._previous["runtime"].close()
-                self._previous = None
-            self._confirmer = None
+            if self._loaded.monitor is not None:
+                self._loaded.monitor.save()
+            for loaded in (self._loaded, self._previous):
+                if loaded is not None:
+                    loaded.runtime.close()
+                    loaded.course.confirmer = None
+            self._previous = None
         finally:
             self._entry.release()
 
     def _leave_to_parent(self) -> None:
         """After a fork: the runtime's threads and locks stayed in the parent, so this copy answers and releases nothing."""
         self._entry, self._audit_entry = threading.Lock(), threading.Lock()
-        self._foreign = self._out_of_use = self._freed = True
-        runtimes = [self.runtime] + ([] if self._previous is None else [self._previous["runtime"]])
-        for runtime in (*runtimes, self._confirmer):
-            # Never destroyed: a session that joins threads which are not there hangs at the end of the process.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+        self._foreign = self._ended = self._freed = True
+        for loaded in (self._loaded, self._previous):
+            if loaded is not None:
+                for kept in (loaded.runtime, loaded.course.confirmer):
+                    # Never destroyed: a session that joins threads which are not there hangs at the end of the process.
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise EdgeError(
@@ -362,100 +320,46 @@ class Answering:
             " `clone()` for another thread"
         )
 
-    def _device_frame(self, frame: Any, encoding: Optional[str], roi: Optional[Roi]) -> DeviceFrame:
-        if roi is not None or encoding not in (None, self._encoding):
-            raise FrameError(
-                "frame: lies in device memory, where neither crops nor other encodings are made; copy it with .cpu() or .get()"
-            )
-        return self.runtime.device_frame(frame)
-
-    def _observe(self, batch: Union[np.ndarray, DeviceFrame], when: float) -> Tuple[np.ndarray, np.ndarray]:
+    def _observe(
+        self, loaded: Loaded, batch: Union[np.ndarray, DeviceFrame], when: float
+    ) -> Tuple[np.ndarray, np.ndarray]:
         """Answer a batch whose first frame the drift monitor looks at as well."""
         if isinstance(batch, DeviceFrame):
-            batch = self.runtime.host_copy(batch)
-        outputs = self.runtime.run(batch)
-        alarm = self._monitor.observe(batch[0], outputs.probit.item(0), when) if self._monitor else ""
+            batch = loaded.runtime.host_copy(batch)
+        outputs = loaded.runtime.run(batch)
+        alarm = (
+            "" if loaded.monitor is None else loaded.monitor.observe(batch[0], outputs.probit.item(0), when)
+        )
         if alarm:
-            self.suspend(alarm)
+            loaded.suspend(alarm)
         return outputs.label, outputs.radius
 
     def suspend(self, reason: str) -> None:
         """Withhold every certificate from now on, on this device and across restarts, until `reset`."""
-        try:
-            suspend(self.bundle, reason)
-            self._hold.why = self._reason_to_withhold() or (Status.SUSPENDED, reason)
-        except OSError as error:
-            self._hold.why = (Status.SUSPENDED, f"{reason} (not kept for the next start: {error})")
+        while True:
+            loaded = self._loaded
+            loaded.suspend(reason)
+            # A swap in another thread that came before this look is seen here; one that comes later sees the suspension.
+            if self._loaded is loaded:
+                return
 
     def reset(self) -> None:
         """Lift a suspension and let the drift monitor begin anew: for a person who has found and mended the cause."""
-        with self._audit_entry:
-            lift(self.bundle)
-            forget_monitoring(self.bundle.device_folder(self.runtime.execution))
-            self._audits = None
-        if self._monitor is not None:
-            self._monitor.reset()
-        self._hold.why = self._reason_to_withhold()
+        with self._audit_entry:  # no swap meanwhile
+            loaded = self._loaded
+            lift(loaded.bundle)
+            forget_monitoring(loaded.bundle.device_folder(loaded.runtime.execution))
+            loaded.course.audits = None
+            if loaded.monitor is not None:
+                loaded.monitor.reset()
+            loaded.look()
 
-    def _reason_to_withhold(self) -> Optional[Tuple[Status, str]]:
-        suspended = suspended_because(self.bundle)
-        if suspended is not None:
-            return Status.SUSPENDED, suspended
-        if self.state.state is State.UNVERIFIED and not (self._allow_unverified and self.state.calibrated):
-            return Status.UNVERIFIED, self.state.reason
-        problem = "" if self._monitor is None else self._monitor.save()
-        return (Status.SUSPENDED, problem) if problem else None
+    def _remember_no_frames(self) -> None:
+        """Let a guarded certifier answer the same frame again, for measurements whose answers nobody acts on."""
+        if self._loaded.once is not None:
+            self._loaded = replace(self._loaded, once=Once(0))
 
-    def _prepare(
-        self, frame: Any, encoding: Optional[str], roi: Optional[Roi]
-    ) -> Union[Prepared, FrameError]:
-        try:
-            prepared = prepare_frame(
-                frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
-            )
-            if self._once is not None:
-                self._once.check(np.ascontiguousarray(prepared.frame))
-            return prepared
-        except FrameError as error:
-            return error
-
-    def _issue(
-        self,
-        label: int,
-        radius: float,
-        scale: float,
-        start: float,
-        when: float,
-        frame_id: FrameId,
-        mark: Optional[bytes],
-    ) -> Certificate:
-        if not (0 <= label < len(self._names) and 0.0 <= radius < math.inf):
-            raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
-        name = self._names[label]
-        held = self._hold.why
-        if held is not None:
-            status, reason = held
-            return Certificate(status, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, reason)
-        radius -= self._margin
-        if radius > 0.0:
-            return Certificate(
-                Status.CERTIFIED,
-                label,
-                name,
-                radius,
-                radius * scale,
-                when,
-                perf_counter() - start,
-                frame_id,
-                self._note,
-                None,
-                mark,
-            )
-        return Certificate(
-            Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, self._note
-        )
-
-    def _refuse(self, when: float, start: float, frame_id: FrameId) -> Certificate:
+    def _refuse(self, loaded: Loaded, when: float, start: float, frame_id: FrameId) -> Certificate:
         if self._foreign:
             raise _Closed(
                 "certify: this certifier was loaded in the process that this one was forked from; load one in each"
@@ -463,33 +367,105 @@ class Answering:
             )
         if self._closed:
             raise _Closed("certify: this certifier is closed; load a new one with `Certifier.load`")
-        reason = f"the runtime failed and stays out of use, load the bundle again: {self._fault}"
+        reason = f"the runtime failed and stays out of use, load the bundle again: {loaded.course.fault}"
         return withheld(
             Status.FAULT, reason, capture_time=when, latency=perf_counter() - start, frame_id=frame_id
         )
 
-    def _fail(self, error: Exception, start: float, when: float, frame_id: FrameId) -> Certificate:
-        self._fault = error
-        self._out_of_use = True
-        return self._refuse(when, start, frame_id)
+    def _fail(
+        self, loaded: Loaded, error: Exception, start: float, when: float, frame_id: FrameId
+    ) -> Certificate:
+        loaded.course.fault = error
+        return self._refuse(loaded, when, start, frame_id)
 
 
-def note_of(state: ExecutionState) -> str:
-    """What every certificate of an execution in this state says."""
-    return "unverified execution, allowed by the caller" if state.state is State.UNVERIFIED else ""
+def _prepared(
+    loaded: Loaded, frame: Any, encoding: Optional[str], roi: Optional[Roi]
+) -> Union[Prepared, FrameError]:
+    try:
+        prepared = prepare_frame(
+            frame, loaded.runtime.graph.signature, loaded.encoding, encoding=encoding, roi=roi
+        )
+        if loaded.once is not None:
+            loaded.once.check(np.ascontiguousarray(prepared.frame))
+        return prepared
+    except FrameError as error:
+        return error
+
+
+def _guarded(loaded: Loaded, result: Union[Prepared, FrameError]) -> Union[Prepared, FrameError]:
+    """A frame of a batch, which may be a crop: whether it equals the one before says nothing."""
+    if loaded.guard is None or isinstance(result, FrameError):
+        return result
+    problem = loaded.guard.problem(result.frame, in_order=False)
+    return FrameError(problem) if problem else result
+
+
+def _device_frame(loaded: Loaded, frame: Any, encoding: Optional[str], roi: Optional[Roi]) -> DeviceFrame:
+    if roi is not None or encoding not in (None, loaded.encoding):
+        raise FrameError(
+            "frame: lies in device memory, where neither crops nor other encodings are made; copy it with .cpu() or .get()"
+        )
+    return loaded.runtime.device_frame(frame)
+
+
+def _compare_channels(loaded: Loaded, batch: Union[np.ndarray, DeviceFrame]) -> None:
+    """Ask the network about this frame both ways, and say so, once, if the other way fits the frames better."""
+    course, channels = loaded.course, loaded.course.channels
+    if channels is None or not isinstance(batch, np.ndarray):
+        return
+    exchanged = np.ascontiguousarray(batch[..., ::-1])
+    given, other = (loaded.runtime.run(one).probit.item(0) for one in (batch, exchanged))
+    hint = channels.add(given, other)
+    if channels.done:
+        course.channels = None
+    if hint:
+        course.hint = hint
+        with suppress(Warning):  # a filter may turn it into an exception
+            warnings.warn(hint, RuntimeWarning, stacklevel=3)
+
+
+def _issue(
+    loaded: Loaded,
+    label: int,
+    radius: float,
+    scale: float,
+    start: float,
+    when: float,
+    frame_id: FrameId,
+    mark: Optional[bytes],
+) -> Certificate:
+    if not (0 <= label < len(loaded.names) and 0.0 <= radius < math.inf):
+        raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
+    name = loaded.names[label]
+    held = loaded.hold.why
+    if held is not None:
+        status, reason = held
+        return Certificate(status, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, reason)
+    radius -= loaded.margin
+    if radius > 0.0:
+        return Certificate(
+            Status.CERTIFIED,
+            label,
+            name,
+            radius,
+            radius * scale,
+            when,
+            perf_counter() - start,
+            frame_id,
+            loaded.note,
+            None,
+            mark,
+        )
+    return Certificate(
+        Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, loaded.note
+    )
 
 
 def _invalid(error: FrameError, start: float, when: float, frame_id: FrameId) -> Certificate:
     return withheld(
         Status.INVALID_INPUT, str(error), capture_time=when, latency=perf_counter() - start, frame_id=frame_id
     )
-
-
-def _frame_scale(operator_norm: object) -> float:
-    """1 / norm rounded down, or 0 where no usable bound is known: then no frame radius is stated."""
-    if isinstance(operator_norm, (int, float)) and math.isfinite(operator_norm) and operator_norm > 0:
-        return math.nextafter(1.0 / float(operator_norm), 0.0)
-    return 0.0
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ from rrise.edge_sdk.confirming.memory import mark_of
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.frames.inputs import Roi, prepare_frame
+from rrise.edge_sdk.loaded import Loaded
 
 
 class Asking(Answering):
@@ -43,20 +44,21 @@ class Asking(Answering):
             BundleError: the bundle does not carry it (`rrise-export onnx WORKSPACE --with-base`).
             EdgeError, RuntimeUnavailable: it cannot be run here.
         """
-        found = self._confirmer
+        loaded = self._loaded
+        found = loaded.course.confirmer
         as_it_is = provider is None and clock is None
         if found is None or (batch_size or found.batch_size) != found.batch_size or not as_it_is:
             if provider is None:
-                provider = "cuda" if self.runtime.execution.provider == "cuda" else "cpu"
+                provider = "cuda" if loaded.runtime.execution.provider == "cuda" else "cpu"
             threads = int(self._load_options.get("threads", 1))
             found = Confirmer.open(
-                self.bundle,
+                loaded.bundle,
                 provider=provider,
                 threads=threads,
                 batch_size=batch_size,
                 clock=clock or perf_counter,
             )
-            self._confirmer = found
+            loaded.course.confirmer = found
         return found.engine
 
     def confirm(
@@ -116,59 +118,61 @@ class Asking(Answering):
         if not self._entry.acquire(False):
             self._enter_after_swap()
         try:
-            self._expect_issuing()
+            loaded = self._loaded
+            self._expect_issuing(loaded)
             waited = perf_counter() - entered
-            if self._confirmer is None:  # which is not in the deadline
+            if loaded.course.confirmer is None:  # which is not in the deadline
                 self.load_base()
-            confirmer = self._confirmer
+            confirmer = loaded.course.confirmer
             assert confirmer is not None
             start = confirmer.now() - waited
             if certificate.status is not Status.CERTIFIED or certificate.label is None:
                 return certificate
-            x = self._input(frame, certificate, confirmer, encoding, roi)
+            x = _input(loaded, confirmer, frame, certificate, encoding, roi)
             with self._tested.question(
                 x,
                 certificate.label,
                 certificate.radius,
-                sigma=self.bundle.manifest.sigma,
+                sigma=loaded.bundle.manifest.sigma,
                 alpha=alpha,
-                base_digest=self.bundle.manifest.base_digest,
+                base_digest=loaded.bundle.manifest.base_digest,
             ) as question:
                 before = question.samples
                 reason = confirmer.spend(question, x, start + deadline, stop)
                 found = _confirmation(question, before, confirmer.now() - start, confirmer.engine, reason)
-            self._expect_issuing()  # suspended meanwhile
+            self._expect_issuing(loaded)  # suspended meanwhile
             return upgraded(certificate, found)
         finally:
             self._leave()
 
-    def _input(
-        self,
-        frame: Any,
-        certificate: Certificate,
-        confirmer: Confirmer,
-        encoding: Optional[str],
-        roi: Optional[Roi],
-    ) -> np.ndarray:
-        """What noise is added to. Raises: EdgeError: not the certificate's frame, or none at all."""
-        prepared = prepare_frame(
-            frame, self.runtime.graph.signature, self._encoding, encoding=encoding, roi=roi
-        ).frame
-        if certificate.mark is None or certificate.mark != mark_of(np.ascontiguousarray(prepared)):
-            raise EdgeError(
-                "confirm: the frame's digest is not that of the certificate; pass the frame that `certify` was given, unchanged"
-                " and in host memory, with its encoding and roi, and a certificate of this bundle"
-            )
-        return confirmer.input_of(prepared)
-
-    def _expect_issuing(self) -> None:
+    def _expect_issuing(self, loaded: Loaded) -> None:
         """Raises: EdgeError: certificates are withheld, or nobody is there."""
-        if self._out_of_use:
-            self._refuse(0.0, 0.0, None)  # raises where it is closed or another process's
-            raise EdgeError(f"confirm: the runtime failed, load the bundle again: {self._fault}")
-        held = self._hold.why
+        if self._ended or loaded.course.fault is not None:
+            self._refuse(loaded, 0.0, 0.0, None)  # raises where it is closed or another process's
+            raise EdgeError(f"confirm: the runtime failed, load the bundle again: {loaded.course.fault}")
+        held = loaded.hold.why
         if held is not None:
             raise EdgeError(f"confirm: certificates are withheld ({held[0]}): {held[1]}")
+
+
+def _input(
+    loaded: Loaded,
+    confirmer: Confirmer,
+    frame: Any,
+    certificate: Certificate,
+    encoding: Optional[str],
+    roi: Optional[Roi],
+) -> np.ndarray:
+    """What noise is added to. Raises: EdgeError: not the certificate's frame, or none at all."""
+    prepared = prepare_frame(
+        frame, loaded.runtime.graph.signature, loaded.encoding, encoding=encoding, roi=roi
+    ).frame
+    if certificate.mark is None or certificate.mark != mark_of(np.ascontiguousarray(prepared)):
+        raise EdgeError(
+            "confirm: the frame's digest is not that of the certificate; pass the frame that `certify` was given, unchanged"
+            " and in host memory, with its encoding and roi, and a certificate of this bundle"
+        )
+    return confirmer.input_of(prepared)
 
 
 def _confirmation(question: Question, before: int, seconds: float, engine: str, reason: str) -> Confirmation:

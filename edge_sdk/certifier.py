@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
-from rrise.edge_sdk.answering import note_of
 from rrise.edge_sdk.asking import Asking
 from rrise.edge_sdk.bundles.bundle import Bundle
-from rrise.edge_sdk.certificate import Status
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
 from rrise.edge_sdk.device.loading import choose_execution, execution_state, matches_probe, readable, warm_up
+from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.edge_sdk.frames.channels import ChannelOrder
+from rrise.edge_sdk.loaded import Course, FrameGuard, Loaded
 from rrise.edge_sdk.runtime.select import candidates
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Certifier(Asking):
         with readable(path):
             bundle = Bundle.open(path, trust=trust)
             name = bundle.artefact_name(artefact)
-            options = candidates(bundle, name, runtime=runtime, provider=provider, threads=threads)
-            chosen = choose_execution(bundle, name, options)
+            usable = candidates(bundle, name, runtime=runtime, provider=provider, threads=threads)
+            chosen = choose_execution(bundle, name, usable)
             try:
                 monitor = DriftMonitor.load(bundle, chosen.runtime.execution)
                 warm_up(chosen.runtime)
@@ -84,8 +85,7 @@ class Certifier(Asking):
             except BaseException:
                 chosen.runtime.close()
                 raise
-        certifier = cls(bundle, name, chosen.runtime, chosen.state, allow_unverified, monitor, chosen.why)
-        certifier._load_options = {
+        options = {
             "artefact": artefact,
             "runtime": runtime,
             "provider": provider,
@@ -94,18 +94,23 @@ class Certifier(Asking):
             "trust": trust,
             "checks": checks,
         }
-        certifier._set_checks(checks)
         signature = chosen.runtime.graph.signature
         colour = signature.dtype == "uint8" and signature.frame_shape[2:] == (3,)
-        if colour and signature.batch_size == 1 and bundle.manifest.guard is None:
-            certifier._channels = ChannelOrder()
-        return certifier
-
-    def _set_checks(self, checks: Union[bool, CheckSettings]) -> None:
-        from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
-
-        if checks:
-            self._guard = FrameChecks(checks if isinstance(checks, CheckSettings) else CheckSettings.all())
+        compared = colour and signature.batch_size == 1 and bundle.manifest.guard is None
+        loaded = Loaded(
+            bundle,
+            name,
+            chosen.runtime,
+            chosen.state,
+            chosen.why,
+            allow_unverified,
+            monitor,
+            _frame_checks(checks),
+            None if bundle.manifest.guard is None else Once(),
+            course=Course(channels=ChannelOrder() if compared else None),
+        )
+        loaded.look()
+        return cls(loaded, options)
 
     def clone(self) -> "Certifier":
         """A certifier for another thread on the same weights; a suspension of one holds for both.
@@ -113,24 +118,27 @@ class Certifier(Asking):
         The drift monitor stays with the original, so a clone is also what to give frames that no camera delivers now:
         benchmarks, replays. Closing one leaves the other open.
         """
-        if self._out_of_use:
+        loaded = self._loaded
+        if self._ended or loaded.course.fault is not None:
             raise EdgeError(
                 "clone: this certifier is closed, failed or another process's; load a new one with `Certifier.load`"
             )
+        confirmer = loaded.course.confirmer
         twin = Certifier(
-            self.bundle,
-            self.artefact,
-            self.runtime.clone(),
-            self.state,
-            self._allow_unverified,
-            why=f"{self._why} (clone)",
+            replace(
+                loaded,
+                runtime=loaded.runtime.clone(),
+                why=f"{loaded.why} (clone)",
+                monitor=None,
+                guard=_frame_checks(self._load_options.get("checks", False)),
+                course=Course(confirmer=None if confirmer is None else confirmer.clone()),
+            ),
+            self._load_options,
         )
-        # Looking at the device anew may have shown what another process found.
-        found, twin._hold = twin._hold.why, self._hold
-        self._hold.why = self._hold.why or found
-        twin._load_options, twin._once, twin._tested = self._load_options, self._once, self._tested
-        twin._confirmer = None if self._confirmer is None else self._confirmer.clone()
-        twin._set_checks(self._load_options.get("checks", False))
+        twin._tested = self._tested
+        # Looking at the device anew may show what another process found.
+        found = twin._loaded.reason_to_withhold()
+        loaded.hold.why = loaded.hold.why or found
         return twin
 
     def swap(self, path: PathLike) -> None:
@@ -152,19 +160,20 @@ class Certifier(Asking):
         superseded, noted = self._previous, False
         try:
             self._check_exchangeable(new)
-            if self._confirmer is not None and new.can_confirm:  # not in the time of the next frame
-                new.load_base(batch_size=self._confirmer.batch_size)
+            confirmer = self._loaded.course.confirmer
+            if confirmer is not None and new.can_confirm:  # not in the time of the next frame
+                new.load_base(batch_size=confirmer.batch_size)
             # Not before: a release that was refused must not lock out the one in use at the next start.
             if trust is not None and new.bundle.signature is not None:
                 noted = trust.remember(new.bundle.signature)
-            self._previous = self._take_over(vars(new))
+            self._previous = self._take_over(new._loaded)
         except BaseException:
             new.close()
             if trust is not None and noted:
                 trust.return_to(self.bundle.signature, new.bundle.signature)
             raise
         if superseded is not None:
-            superseded["runtime"].close()
+            superseded.runtime.close()
 
     def _check_exchangeable(self, new: "Certifier") -> None:
         """Raises: EdgeError: the camera loop is not made for the new bundle."""
@@ -192,20 +201,20 @@ class Certifier(Asking):
         if self._previous is None:
             raise EdgeError("rollback: there is no earlier bundle to go back to")
         earlier = self._previous
-        if not earlier["_out_of_use"]:
-            bundle, name, runtime = earlier["bundle"], earlier["artefact"], earlier["runtime"]
+        if earlier.course.fault is None:
+            bundle, name, runtime = earlier.bundle, earlier.artefact, earlier.runtime
             with readable(bundle.path):
                 state = execution_state(bundle, name, runtime, matches_probe(bundle, name, runtime))
-            earlier.update(state=state, _margin=state.margin, _note=note_of(state))
+            earlier = replace(earlier, state=state)
         abandoned = self._take_over(earlier)
         self._previous = None
-        abandoned["runtime"].close()
+        abandoned.runtime.close()
         trust: Optional[Trust] = self._load_options.get("trust")
         if trust is not None:
-            trust.return_to(self.bundle.signature, abandoned["bundle"].signature)
+            trust.return_to(self.bundle.signature, abandoned.bundle.signature)
 
-    def _take_over(self, state: Dict[str, Any]) -> Dict[str, Any]:
-        """Replace everything but the lock, between two frames; what was there is returned. Raises: EdgeError: closed."""
+    def _take_over(self, loaded: Loaded) -> Loaded:
+        """Answer from `loaded` between two frames; what answered before is returned. Raises: EdgeError: closed."""
         if self._entry.locked() and not self._occupied():
             self._entry.release()  # left behind by a signal handler's exception
         self._swapping = True
@@ -213,41 +222,20 @@ class Certifier(Asking):
             with self._audit_entry, self._entry:
                 if self._closed:
                     raise EdgeError("swap: this certifier is closed; load a new one with `Certifier.load`")
-                held = self._hold.why
-                own = (
-                    "_entry",
-                    "_audit_entry",
-                    "_swapping",
-                    "_previous",
-                    "_closed",
-                    "_freed",
-                    "_foreign",
-                    "_tested",
-                )
-                kept = {name: value for name, value in vars(self).items() if name not in own}
-                vars(self).update({name: state[name] for name in kept})
-                # A `close` that came meanwhile found the lock taken, and must not be undone.
-                self._out_of_use = self._out_of_use or self._closed
-                self._hold_on(held)
+                before, self._loaded = self._loaded, loaded
+                if loaded.suspended is None:
+                    loaded.look()  # what this device knows now
+                # Read after the exchange: who suspends in another thread looks after that which answers then.
+                held = before.suspended
+                if held is not None and loaded.suspended is None:
+                    loaded.suspend(f"carried over from the bundle before: {held}")
         finally:
             self._swapping = False
             if self._closed:
                 self._free()
-        if kept["_monitor"] is not None:
-            kept["_monitor"].save()
-        return kept
-
-    def _hold_on(self, held: Optional[Tuple[Status, str]]) -> None:
-        """What withholds certificates after bundles were exchanged: whatever did before, and what this device knows now."""
-        mine = self._hold.why
-        if mine is None or mine[0] is not Status.SUSPENDED:
-            self._hold.why = mine = self._reason_to_withhold()
-        if (
-            held is not None
-            and held[0] is Status.SUSPENDED
-            and (mine is None or mine[0] is not Status.SUSPENDED)
-        ):
-            self.suspend(f"carried over from the bundle before: {held[1]}")
+        if before.monitor is not None:
+            before.monitor.save()
+        return before
 
     def record_audit(self, wrong: bool, *, slip: float = 0.0, bundle: Optional[Bundle] = None) -> None:
         """Take note of an audit of one frame; certificates are suspended once they are wrong too often.
@@ -267,28 +255,29 @@ class Certifier(Asking):
         ever an alarm with probability at most `audit.ALPHA`.
         """
         with self._audit_entry:
-            if bundle is not None and bundle is not self.bundle:
+            loaded = self._loaded
+            if bundle is not None and bundle is not loaded.bundle:
                 return
             if self.guarantee is None:
                 raise EdgeError("record_audit: this artefact was never calibrated, so it promises nothing")
             try:
-                if self._audits is None:
-                    self._audits = AuditLog(self.bundle, self.execution, self.guarantee)
-                alarm = self._audits.add(wrong, slip)
+                if loaded.course.audits is None:
+                    loaded.course.audits = AuditLog(loaded.bundle, self.execution, self.guarantee)
+                alarm = loaded.course.audits.add(wrong, slip)
             except OSError as error:
                 alarm = f"audits: the log cannot be kept ({error})"
             if alarm:
-                self.suspend(alarm)
+                loaded.suspend(alarm)
 
     @property
     def why(self) -> str:
         """Which runtime was chosen, and why not the others."""
-        return self._why
+        return self._loaded.why
 
     @property
     def withheld(self) -> str:
         """Why every certificate is withheld now (suspended, unverified), or an empty text."""
-        held = self._hold.why
+        held = self._loaded.hold.why
         return "" if held is None else held[1]
 
     @property
@@ -299,13 +288,14 @@ class Certifier(Asking):
     @property
     def guarantee(self) -> Optional[Guarantee]:
         """What certificates of this bundle promise; None for an artefact that was never calibrated."""
-        record = self.bundle.calibrations.get(self.artefact)
+        loaded = self._loaded
+        record = loaded.bundle.calibrations.get(loaded.artefact)
         return None if record is None else record.guarantee
 
     @property
     def fault(self) -> Optional[Exception]:
         """The runtime's failure that ended this certifier, or None. Load a new one to go on."""
-        return self._fault
+        return self._loaded.course.fault
 
     def stream(
         self,
@@ -338,7 +328,7 @@ class Certifier(Asking):
             self.load_base(
                 batch_size=confirm.batch_size
             )  # before a camera is opened, and not in the time of the first frame
-        opened = open_frame_source(source, encoding=self._encoding, topic=topic, given=encoding)
+        opened = open_frame_source(source, encoding=self._loaded.encoding, topic=topic, given=encoding)
         return Stream(self, opened, StreamSettings() if settings is None else settings, encoding, confirm)
 
     def close(self) -> None:
@@ -346,7 +336,7 @@ class Certifier(Asking):
 
         Never waits, so a signal handler may call it.
         """
-        self._closed = self._out_of_use = True
+        self._closed = self._ended = True
         self._free()
 
     def __enter__(self) -> "Certifier":
@@ -354,3 +344,12 @@ class Certifier(Asking):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _frame_checks(checks: Union[bool, CheckSettings]) -> Optional[FrameGuard]:
+    """What `checks` of `Certifier.load` asks for."""
+    if not checks:
+        return None
+    from rrise.edge_sdk.stream.checks import CheckSettings, FrameChecks
+
+    return FrameChecks(checks if isinstance(checks, CheckSettings) else CheckSettings.all())

@@ -44,6 +44,7 @@ ROOMS = {
         "bundles",
         "device",
         "confirming",
+        "loaded",
         "answering",
         "asking",
         "stream",

@@ -17,7 +17,6 @@ import numpy as np
 from rrise.calibration.tables.latency import LatencyTable as LatencyTable
 from rrise.deprecations import older_names
 from rrise.edge_sdk.certifier import Certifier
-from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.runtime.base import usable_cores
 
@@ -207,8 +206,7 @@ def bench(
         )
     rng = np.random.default_rng(seed)
     chosen = random_frames(signature.frame_shape, signature.dtype, rng) if frames is None else frames
-    if certifier._once is not None:
-        certifier._once = Once(0)  # the same frames again and again, whose answers nobody looks at
+    certifier._remember_no_frames()  # the same frames again and again, whose answers nobody looks at
     calls = [_calls(certifier, frame) for frame in chosen]
     spent = np.empty((count, 3))
     orders = rng.permuted(np.tile(np.arange(3), (warm_up + count, 1)), axis=1).tolist()

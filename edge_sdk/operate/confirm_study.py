@@ -124,7 +124,7 @@ def confirm_study(
                 advance(1)
     finally:
         certifier._tested = kept
-    confirmer = certifier._confirmer
+    confirmer = certifier._loaded.course.confirmer
     assert confirmer is not None
     ratio = confirmer.batch_seconds / float(np.median(passes))
     rows = tuple(_row(deadline, found[deadline]) for deadline in deadlines)

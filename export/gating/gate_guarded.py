@@ -14,7 +14,6 @@ from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.device.loading import State
-from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.formats.noise import FreshNoise
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.gating.gate_report import Check
@@ -45,7 +44,7 @@ def check_guarded_certifier(path: Path, artefact: str, references: References) -
             runtime, state = certifier.runtime, certifier.state.state
             if not isinstance(runtime, OnnxRuntime) or runtime.fresh is None:
                 return Check(NAME, False, "a runtime that draws no noise", LIMIT)
-            certifier._once = Once(0)  # twice on purpose: the noise must not be a function of the frame
+            certifier._remember_no_frames()  # twice on purpose: the noise must not be a function of the frame
             runtime.fresh = heard = _Heard(runtime.fresh.guard, runtime.fresh.shape)
             certificates = certifier.certify_batch(list(twice))
             drawn = np.concatenate(heard.drawn)[: len(twice)]

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.probit import DENOMINATOR, LOGIT_LIMIT, MASKED_LOGIT, NUMERATOR
 from rrise.calibration.storage.digests import file_digest, frame_digest
 from rrise.calibration.tables.references import References
+from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.probe import Expected, Probe
 from rrise.edge_sdk.bundles.runtime_scores import run_all, score_runtime
 from rrise.edge_sdk.formats.contract import GraphMetadata, preprocessing_digest
@@ -316,3 +318,8 @@ def digest_of(frame: np.ndarray) -> str:
 def rewrite_sealed(path: Path, **changes: object) -> None:
     """Change entries of a sealed record and seal it again: a forger with our own tools."""
     write_sealed(path, {**read_sealed(path, "record"), **changes})
+
+
+def exchange(certifier: Certifier, **changes: Any) -> None:
+    """Let a certifier answer from what it has loaded, changed: another runtime, another monitor."""
+    certifier._loaded = replace(certifier._loaded, **changes)

@@ -217,10 +217,11 @@ class _Broken:
 def test_a_failing_runtime_gives_fault_for_good(hand_bundle, answer):
     frame = helpers.random_frames(Spec(), 1)[0]
     with Certifier.load(hand_bundle) as certifier:
-        sound, certifier.runtime = certifier.runtime, _Broken(certifier.runtime, answer)
+        sound = certifier.runtime
+        helpers.exchange(certifier, runtime=_Broken(sound, answer))
         first = certifier.certify(frame, frame_id=3)
         assert first.status is Status.FAULT and first.label is None and first.frame_id == 3
-        certifier.runtime = sound
+        helpers.exchange(certifier, runtime=sound)
         assert certifier.certify(frame).status is Status.FAULT
         assert certifier.certify_batch([frame])[0].status is Status.FAULT
         assert certifier.fault is not None and str(certifier.fault) in first.reason
@@ -237,7 +238,7 @@ def test_a_second_thread_is_refused_while_the_first_is_inside(hand_bundle):
             return super().answer(frames)
 
     with Certifier.load(hand_bundle) as certifier:
-        certifier.runtime = Slow(certifier.runtime, (1, 0.5))
+        helpers.exchange(certifier, runtime=Slow(certifier.runtime, (1, 0.5)))
         results = []
         thread = threading.Thread(target=lambda: results.append(certifier.certify(frame)))
         thread.start()
@@ -266,11 +267,11 @@ def test_a_file_that_is_no_graph_is_refused(copied):
 
 
 def test_no_frame_radius_without_a_known_norm():
-    from rrise.edge_sdk.answering import _frame_scale
+    from rrise.edge_sdk.loaded import frame_scale
 
-    assert _frame_scale(2.0) <= 0.5 and _frame_scale(2.0) == pytest.approx(0.5)
+    assert frame_scale(2.0) <= 0.5 and frame_scale(2.0) == pytest.approx(0.5)
     for unknown in (None, 0.0, -1.0, float("nan"), float("inf"), "1"):
-        assert _frame_scale(unknown) == 0.0
+        assert frame_scale(unknown) == 0.0
 
 
 def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bundle, hand_bundle):
@@ -280,7 +281,7 @@ def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bu
 
     frames = list(helpers.random_frames(Spec((6, 5, 3), batch=4, seed=1), 6))
     with Certifier.load(batch_bundle) as certifier:
-        certifier.runtime = Failing(certifier.runtime, RuntimeFault("the runtime failed"))
+        helpers.exchange(certifier, runtime=Failing(certifier.runtime, RuntimeFault("the runtime failed")))
         certificates = certifier.certify_batch(frames, frame_ids=range(6))
         assert {certificate.status for certificate in certificates} == {Status.FAULT}
         assert [certificate.frame_id for certificate in certificates] == list(range(6))
@@ -293,7 +294,7 @@ def test_a_failing_runtime_in_a_batch_or_under_a_monitor_is_a_fault_too(batch_bu
             pass
 
     with Certifier.load(hand_bundle) as certifier:
-        certifier.runtime, certifier._monitor = Failing(certifier.runtime, (0, 0.5)), Monitor()
+        helpers.exchange(certifier, runtime=Failing(certifier.runtime, (0, 0.5)), monitor=Monitor())
         assert certifier.certify(helpers.random_frames(Spec(), 1)[0]).status is Status.FAULT
 
 
@@ -362,6 +363,6 @@ def test_frames_whose_encoding_is_named_are_not_compared(colour_bundle):
     with Certifier.load(colour_bundle) as certifier:
         for frame in helpers.random_frames(Spec((6, 6, 3)), 40):
             certifier.certify(frame, encoding="rgb8")
-        assert certifier._channels is not None and certifier._channels._looks == 0
+        assert (channels := certifier._loaded.course.channels) is not None and channels._looks == 0
     with Certifier.load(colour_bundle, checks=CheckSettings()) as certifier:
-        assert certifier._guard.settings == CheckSettings()
+        assert certifier._loaded.guard.settings == CheckSettings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -177,9 +177,8 @@ def test_swap_to_other_classes_is_refused(hand_bundle, second_bundle, tmp_path, 
 
         def renamed(cls, path, **options):
             new = load(cls, path, **options)
-            new.bundle = replace(
-                new.bundle, manifest=replace(new.bundle.manifest, class_names=("a", "b", "c"))
-            )
+            manifest = replace(new.bundle.manifest, class_names=("a", "b", "c"))
+            helpers.exchange(new, bundle=replace(new.bundle, manifest=manifest))
             return new
 
         assert isinstance(new_manifest := certifier.bundle.manifest, Manifest) and new_manifest.class_names
@@ -190,7 +189,7 @@ def test_swap_to_other_classes_is_refused(hand_bundle, second_bundle, tmp_path, 
 
 def test_a_failed_certifier_lives_again_after_a_swap(hand_bundle, second_bundle):
     with Certifier.load(hand_bundle) as certifier:
-        certifier._fail(RuntimeError("CUDA error 700"), 0.0, 0.0, None)
+        certifier._fail(certifier._loaded, RuntimeError("CUDA error 700"), 0.0, 0.0, None)
         assert certifier.certify(FRAMES[0]).status is Status.FAULT
         certifier.swap(second_bundle)
         assert certifier.certify(FRAMES[0]).status is not Status.FAULT
@@ -222,6 +221,90 @@ def test_frames_go_on_while_another_thread_swaps(hand_bundle, second_bundle):
         done.set()
         thread.join(60)
         assert problems == []
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_frame_is_answered_from_one_bundle_throughout(hand_bundle, second_bundle, batch):
+    """A swap that comes while a frame is being answered waits for it, and no part of the answer is the new bundle's."""
+    with Certifier.load(hand_bundle) as certifier:
+        before, loaded = _radii(certifier)[0], certifier._loaded
+        inside, go_on, answer = threading.Event(), threading.Event(), certifier.runtime.answer
+
+        def slow(frames):
+            inside.set()
+            assert go_on.wait(60)
+            return answer(frames)
+
+        certifier.runtime.answer = slow
+        found = []
+
+        def camera():
+            found.extend(certifier.certify_batch(FRAMES[:1]) if batch else [certifier.certify(FRAMES[0])])
+
+        threads = [
+            threading.Thread(target=camera),
+            threading.Thread(target=certifier.swap, args=(second_bundle,)),
+        ]
+        threads[0].start()
+        assert inside.wait(60)
+        threads[1].start()
+        while not certifier._swapping and threads[1].is_alive():  # loading is over, and the swap waits
+            threads[1].join(0.01)
+        assert threads[1].is_alive() and certifier._loaded is loaded
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+        assert [one.radius for one in found] == [before]
+        assert certifier.bundle.path == second_bundle and certifier._previous is loaded
+
+
+def test_what_is_loaded_cannot_be_changed(hand_bundle):
+    with Certifier.load(hand_bundle) as certifier:
+        for name in ("bundle", "runtime", "state", "margin"):
+            with pytest.raises(FrozenInstanceError):
+                setattr(certifier._loaded, name, None)
+        with pytest.raises(AttributeError):
+            certifier.runtime = None
+
+
+def test_a_suspension_while_another_thread_swaps_holds_for_what_answers_then(copied, other, monkeypatch):
+    """The swap falls between finding the bundle to suspend and suspending it."""
+    from rrise.edge_sdk import loaded as module
+
+    keep, swaps = module.suspend, []
+
+    def late(bundle, reason):
+        if not swaps:
+            swaps.append(certifier.swap(other))
+        keep(bundle, reason)
+
+    monkeypatch.setattr(module, "suspend", late)
+    with Certifier.load(copied) as certifier:
+        certifier.suspend("drift")
+        assert certifier.bundle.path == other
+        assert certifier.certify(FRAMES[0]).status is Status.SUSPENDED
+        certifier.rollback()
+        assert certifier.certify(FRAMES[0]).status is Status.SUSPENDED
+
+
+def test_a_suspension_that_comes_with_the_exchange_is_carried_over(copied, other, monkeypatch):
+    """Another thread suspends what it saw loaded, just as the other bundle takes its place."""
+    from rrise.edge_sdk.loaded import Loaded
+
+    look = Loaded.look
+    with Certifier.load(copied) as certifier:
+        before = certifier._loaded
+
+        def looking(loaded):
+            if loaded is certifier._loaded:  # exchanged by now
+                before.suspend("drift")
+            look(loaded)
+
+        monkeypatch.setattr(Loaded, "look", looking)
+        certifier.swap(other)
+        assert certifier.bundle.path == other
+        certificate = certifier.certify(FRAMES[0])
+        assert certificate.status is Status.SUSPENDED and "carried over" in certificate.reason
 
 
 @pytest.mark.parametrize("batch", [False, True])

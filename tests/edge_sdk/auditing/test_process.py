@@ -213,7 +213,7 @@ def test_what_cannot_be_audited_is_refused(bundle, honest):
 def test_an_audits_slip_weakens_its_bet(bundle):
     with Certifier.load(bundle) as certifier:
         certifier.record_audit(True)
-        exact = certifier._audits._test.log_wealth
+        exact = certifier._loaded.course.audits._test.log_wealth
         certifier.reset()
         certifier.record_audit(True, slip=0.05)
-        assert 0 < certifier._audits._test.log_wealth < exact
+        assert 0 < certifier._loaded.course.audits._test.log_wealth < exact

@@ -24,9 +24,9 @@ LONG = 60.0  # on clocks that do not move by themselves
 def _slowly(certifier, step=1e-4):
     """A certifier whose tests see another clock; each look takes `step`."""
     certifier.load_base(batch_size=16)
-    certifier._confirmer._clock = Clock(step)
-    certifier._confirmer.batch_seconds = certifier._confirmer._fastest = 10 * step
-    certifier._confirmer._recent.clear()
+    certifier._loaded.course.confirmer._clock = Clock(step)
+    certifier._loaded.course.confirmer.batch_seconds = certifier._loaded.course.confirmer._fastest = 10 * step
+    certifier._loaded.course.confirmer._recent.clear()
     return certifier
 
 
@@ -171,13 +171,15 @@ def test_a_suspension_in_the_middle_of_a_test_withholds(honest):
     with Certifier.load(honest) as loaded:
         certifier = _slowly(loaded)
         frame, certificate = issued(certifier, 1)[0]
-        classify = certifier._confirmer._base.classify
+        classify = certifier._loaded.course.confirmer._base.classify
 
         def alarming(x):
             certifier.suspend("an audit found something")
             return classify(x)
 
-        certifier._confirmer._base = replace(certifier._confirmer._base, classify=alarming)
+        certifier._loaded.course.confirmer._base = replace(
+            certifier._loaded.course.confirmer._base, classify=alarming
+        )
         with pytest.raises(EdgeError, match="an audit found something"):
             certifier.confirm(frame, certificate, LONG)
 

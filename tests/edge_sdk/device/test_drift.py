@@ -148,7 +148,7 @@ def test_an_unreadable_suspension_is_a_suspension(copied):
 
 
 def test_suspension_holds_even_where_it_cannot_be_kept(copied, monkeypatch):
-    from rrise.edge_sdk import answering as module
+    from rrise.edge_sdk import loaded as module
 
     def refuse(bundle, reason):
         raise OSError("read-only file system")
@@ -162,7 +162,7 @@ def test_suspension_holds_even_where_it_cannot_be_kept(copied, monkeypatch):
 
 def test_frames_are_tested_once_an_interval(monitored, digits):
     with Certifier.load(monitored) as certifier:
-        seen = certifier._monitor.test.martingale
+        seen = certifier._loaded.monitor.test.martingale
         for time in (10.0, 10.5, 10.99, 11.0, 11.5, 12.0, 3.0, 3.5, 4.0, 4.5):
             certifier.certify(digits[0], capture_time=time)
         # 10, 11, 12; then the clock jumps back to 3, which begins an interval that ends at 4.
@@ -183,7 +183,7 @@ def test_stamps_that_do_not_grow_leave_time_to_this_machine(monitored, digits, m
                 stamps
             ]
             certifier.certify(digits[900 + number % 800], capture_time=when)
-        assert 85 <= certifier._monitor.test.martingale.seen <= 101
+        assert 85 <= certifier._loaded.monitor.test.martingale.seen <= 101
 
 
 def test_two_clocks_in_turn_are_no_flood(monitored, digits, monkeypatch):
@@ -195,7 +195,7 @@ def test_two_clocks_in_turn_are_no_flood(monitored, digits, monkeypatch):
         for _ in range(50):
             certifier.certify(digits[0], capture_time=100.01)
             certifier.certify(digits[0], capture_time=100.0)
-        assert certifier._monitor.test.martingale.seen == 1
+        assert certifier._loaded.monitor.test.martingale.seen == 1
 
 
 def test_a_monitored_frame_gets_the_same_answer(monitored, copied, digits):
@@ -212,7 +212,7 @@ def test_evidence_survives_a_restart(monitored, digits):
             certifier.certify(
                 CORRUPTIONS["sensor noise"](digits[900 + number], rng), capture_time=float(number)
             )
-        wealth = certifier._monitor.test.log_wealth
+        wealth = certifier._loaded.monitor.test.log_wealth
     bundle, execution = certifier.bundle, certifier.execution
     assert DriftMonitor.load(bundle, execution).test.log_wealth == wealth != 0.0
 

@@ -131,7 +131,8 @@ def test_answers_are_a_function_of_the_sum_bit_for_bit(
 def test_every_pass_draws_its_own_noise_also_in_clones(exported: Path, source: ExportSource) -> None:
     frame = source.verification.frames[0]
     with Certifier.load(exported) as certifier, certifier.clone() as twin:
-        certifier._once = twin._once = Once(0)  # the same frame on purpose
+        for one in (certifier, twin):
+            one._remember_no_frames()  # the same frame on purpose
         heard, other = listen(certifier.runtime), listen(twin.runtime)
         for _ in range(5):
             certifier.certify(frame)
