@@ -19,7 +19,7 @@ from rrise.calibration.storage.digests import frame_digests
 from rrise.edge_sdk.device.drift import DriftSettings, frame_features
 from rrise.trainer.counts.counting import counting_for
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.scores.scoring import Predicted, predict
+from rrise.trainer.scores.surrogate_scores import Predicted, predict
 from rrise.trainer.workspace import Workspace
 
 DAY = 86_400
