@@ -1,8 +1,10 @@
 """Do live frames still look like the calibration frames? A test without labels that may be looked at after every frame.
 
-Each live frame gets a conformal p-value against a fixed set of reference frames, and a betting martingale grows when
-p-values are small too often. Both corrections that this needs are made: the reference set is fixed, so that p-values
-computed from it are not independent of each other, and a change may come late, after long boredom.
+Each live frame gets conformal p-values against a fixed set of reference frames, one for its distance from their centre and two
+for each feature, too high and too low; a betting martingale grows when any of them is small too often. The distance sees what
+is odd in any way; a feature alone sees a slight and constant shift of it, which the distance drowns in all the others. Both
+corrections that this needs are made: the reference set is fixed, so that p-values computed from it are not independent of
+each other, and a change may come late, after long boredom.
 
 Sources: Vovk, Gammerman and Shafer 2005, chapter 7 (conformal test martingales); Ville 1939; the mixture over starting
 times follows the Shiryaev-Roberts e-detectors of Shin, Ramdas and Rinaldo 2023.
@@ -11,8 +13,8 @@ times follows the Shiryaev-Roberts e-detectors of Shin, Ramdas and Rinaldo 2023.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -33,12 +35,15 @@ class DriftReference:
         mean: float64 [d]; precision: float64 [d, d]; fitted on one half of the reference frames.
         scores: float64 [m], squared Mahalanobis distances of the other half, descending.
         delta: probability, over the reference frames, that the p-values are not valid.
+        features: float64 [d, n], each feature of all frames, ascending; [0, 0] in a reference that knows the distance only, as
+            those of release 0.1 do.
     """
 
     mean: np.ndarray
     precision: np.ndarray
     scores: np.ndarray
     delta: float
+    features: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
     def fit(cls, features: np.ndarray, *, delta: float = 0.005, seed: int = 0) -> "DriftReference":
@@ -69,19 +74,33 @@ class DriftReference:
         ridge = 1e-3 * np.diag(spread).mean() + 1e-12
         precision = np.linalg.inv(spread + ridge * np.eye(len(mean)))
         fitted = cls(mean, precision, np.zeros(0), delta)
-        return cls(mean, precision, np.sort([fitted.distance(row) for row in shuffled[half:]])[::-1], delta)
+        scores = np.sort(fitted.distances(shuffled[half:]))[::-1]
+        # Nothing is fitted to a feature alone, so that all frames can be compared with.
+        return cls(mean, precision, scores, delta, np.sort(values, axis=0).T.copy())
 
-    def distance(self, features: np.ndarray) -> float:
-        """Squared Mahalanobis distance of one frame's features [d]; infinite where they are not finite."""
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distance of frames' features [n, d]; infinite where they are not finite."""
         away = np.asarray(features, np.float64) - self.mean
-        if not np.isfinite(away).all():
-            return math.inf
-        distance = float(away @ self.precision @ away)
-        return distance if math.isfinite(distance) else math.inf
+        sound = np.isfinite(away).all(axis=1)
+        away[~sound] = 0.0
+        found = ((away @ self.precision) * away).sum(axis=1)
+        return np.where(sound & np.isfinite(found), found, math.inf)
+
+    @property
+    def questions(self) -> int:
+        """How many p-values a frame gets."""
+        return 1 + 2 * len(self.features)
 
     def p_values(self) -> "PValues":
         """The p-values of this reference set, its table computed once."""
         return PValues(self)
+
+    def test(self, memory: "Optional[Dict[str, Any]]" = None) -> "DriftTest":
+        """A test that fits these p-values; `memory`: what `DriftTest.martingale` remembered."""
+        bets = len(POWERS) * self.questions
+        return DriftTest(
+            SleepingMartingale(bets) if memory is None else SleepingMartingale.from_json(memory, bets)
+        )
 
     def to_json(self) -> Dict[str, Any]:
         return {
@@ -89,6 +108,7 @@ class DriftReference:
             "precision": self.precision.tolist(),
             "scores": self.scores.tolist(),
             "delta": self.delta,
+            "features": self.features.tolist(),
         }
 
     @classmethod
@@ -97,38 +117,64 @@ class DriftReference:
         try:
             arrays = [np.asarray(value[name], np.float64) for name in ("mean", "precision", "scores")]
             delta = float(value["delta"])
+            features = np.asarray(value.get("features", []), np.float64)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"drift reference: {error!r}; fit it again") from error
         mean, precision, scores = arrays
         shapes = (
             mean.ndim == scores.ndim == 1 and precision.shape == (len(mean), len(mean)) and len(scores) > 0
         )
-        if not (shapes and all(np.isfinite(array).all() for array in arrays) and 0 < delta < 1):
+        alone = features if features.size else np.zeros((0, 0))
+        shapes = shapes and alone.ndim == 2 and len(alone) in (0, len(mean))
+        if not (shapes and all(np.isfinite(array).all() for array in (*arrays, alone)) and 0 < delta < 1):
             raise CalibrationError("drift reference: shapes or numbers are impossible; fit it again")
-        return cls(mean, precision, np.sort(scores)[::-1], delta)
+        return cls(mean, precision, np.sort(scores)[::-1], delta, np.sort(alone, axis=1))
 
 
 class PValues:
-    """p-values against a fixed reference set.
+    """p-values against a fixed reference set: of the distance, and of each feature being too high and too low.
 
     With k reference scores at or above the new one, the p-value is an upper confidence bound on the probability of
-    such a score, simultaneous over all k: exact binomial limits at a grid of k, by Bonferroni.
+    such a score, simultaneous over all k: exact binomial limits at a grid of k, by Bonferroni. Half of delta is the
+    distance's, the other half is shared by the features' sides.
 
-    **Guarantee**: with probability at least 1 - delta over the reference frames, P(p <= u) <= u for every u and for
-    every new frame like them, whatever came before it.
+    **Guarantee**: with probability at least 1 - delta over the reference frames, P(p <= u) <= u for every one of them, every u
+    and every new frame like them, whatever came before it. The p-values of one frame depend on each other.
     """
 
     def __init__(self, reference: DriftReference) -> None:
         self._reference = reference
+        sides = reference.questions - 1
         self._ascending = reference.scores[::-1]
-        self._bounds = _upper_bounds(len(reference.scores), reference.delta)
+        share = reference.delta / 2 if sides else reference.delta
+        self._bounds = _upper_bounds(len(reference.scores), share)
+        self._sides: "np.ndarray | None" = None
+        if sides:
+            self._sides = _upper_bounds(reference.features.shape[1], reference.delta / 2 / sides)
 
-    def __call__(self, features: np.ndarray) -> float:
-        """p-value of one frame's features [d]; the smallest possible where they are not finite."""
-        distance = self._reference.distance(features)
-        return float(
-            self._bounds[len(self._ascending) - np.searchsorted(self._ascending, distance, side="left")]
-        )
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """p-values float64 [questions] of one frame's features [d]: the distance's, those of high features, those of low ones;
+        the smallest possible where they are not finite."""
+        return self.of_frames(np.asarray(features, np.float64)[None])[0]
+
+    def of_frames(self, features: np.ndarray) -> np.ndarray:
+        """p-values float64 [n, questions] of features [n, d]."""
+        scores = self._reference.distances(features)
+        found = self._bounds[len(self._ascending) - np.searchsorted(self._ascending, scores, side="left")]
+        if self._sides is None:
+            return found[:, None]
+        sides = [
+            self.of_feature(place, values) for place, values in enumerate(np.asarray(features, np.float64).T)
+        ]
+        return np.stack([found, *(high for high, _ in sides), *(low for _, low in sides)], axis=1)
+
+    def of_feature(self, place: int, values: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """p-values, high and low, of values [...] of the feature at `place`."""
+        assert self._sides is not None
+        row, odd = self._reference.features[place], ~np.isfinite(values)
+        above = row.size - np.searchsorted(row, values, side="left")
+        below = np.searchsorted(row, values, side="right")
+        return self._sides[np.where(odd, 0, above)], self._sides[np.where(odd, 0, below)]
 
 
 def _upper_bounds(count: int, delta: float) -> np.ndarray:
@@ -179,7 +225,7 @@ class SleepingMartingale:
         self.seen = 0
         self._log_awake = np.full(bets, -np.inf)
 
-    def update(self, log_factors: Sequence[float]) -> None:
+    def update(self, log_factors: "Union[Sequence[float], np.ndarray]") -> None:
         """One observation: the logarithm of the factor by which each bet grows."""
         self.seen += 1
         joining = -math.log(self.seen) - math.log(self.seen + 1)
@@ -219,18 +265,25 @@ class SleepingMartingale:
 class DriftTest:
     """The martingale of p-values: growing wealth says that frames no longer look like the reference frames.
 
+    Every power bets on every p-value with an equal share of the stake; made by `DriftReference.test`.
+
     **Guarantee**: while live frames are independent draws like the reference frames, the wealth ever reaches
     1 / alpha with probability at most alpha + delta. Feed it one frame of each clip, or one per decorrelation
     interval: on correlated frames the promise is void.
+    *Proof.* Leave out the probability delta that the p-values are not valid. For a valid one, E[e p^(e - 1)] <= 1, given
+    all frames before, since p^(e - 1) falls in p and p is at least as large as a uniform number in distribution. So what each
+    bet owns is a nonnegative supermartingale, and so is the sum of all, however the p-values of one frame hang
+    together. It starts at 1, and Ville's inequality bounds its maximum.
     """
 
-    def __init__(self, martingale: "SleepingMartingale | None" = None) -> None:
-        self.martingale = SleepingMartingale(len(POWERS)) if martingale is None else martingale
+    def __init__(self, martingale: SleepingMartingale) -> None:
+        self.martingale = martingale
 
-    def update(self, p_value: float) -> None:
-        """One p-value in (0, 1]."""
-        log_p = math.log(p_value)
-        self.martingale.update([math.log(power) + (power - 1.0) * log_p for power in POWERS])
+    def update(self, p_values: "Union[Sequence[float], np.ndarray]") -> None:
+        """The p-values in (0, 1] of one frame, as many as the martingale has bets for each power."""
+        logs = np.log(np.asarray(p_values, np.float64))[:, None]
+        powers = np.array(POWERS)
+        self.martingale.update((np.log(powers) + (powers - 1.0) * logs).ravel())
 
     @property
     def log_wealth(self) -> float:

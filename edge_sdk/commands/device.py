@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -134,8 +135,30 @@ def drift(
             "false alarm",
             f"at most {alpha + value['reference']['delta']:.3g}, ever, on independent frames like these",
         ),
+        *((f"shift of {shift:g} sd", text) for shift, text in _foreseen(value)),
     ]
     summary(f"drift monitor of {bundle}", rows, value, json_flag)
+
+
+def _after(frames: float, interval: float) -> str:
+    if not math.isfinite(frames):
+        return "not within a day of frames every 30 s"
+    return f"after {frames:.0f} frames" + (f" ({frames * interval / 60:.0f} min)" if interval else "")
+
+
+def _foreseen(value: Dict[str, Any]) -> "List[Tuple[float, str]]":
+    """When the monitor will speak after a feature shifted, at once and a day later, for the feature that it sees last."""
+    from rrise.calibration.statistics.drift import DriftReference
+    from rrise.calibration.statistics.drift_power import DAY, frames_until_alarm
+
+    reference, rows = DriftReference.from_json(value["reference"]), []
+    for shift in (0.5, 1.0, 2.0, 3.0):
+        early, late = (
+            frames_until_alarm(reference, shift, alpha=value["alpha"], after=after) for after in (0, DAY)
+        )
+        said = [_after(count, value["interval"]) for count in (early, late)]
+        rows.append((shift, f"seen {said[0]}; {said[1]} where it comes after {DAY:,} sound frames"))
+    return rows
 
 
 @click.command()

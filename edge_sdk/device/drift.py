@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.statistics.drift import POWERS, DriftReference, DriftTest, SleepingMartingale
+from rrise.calibration.statistics.drift import DriftReference, DriftTest
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import present
 from rrise.calibration.tables.references import References
@@ -82,7 +82,7 @@ class DriftMonitor:
         self.settings = settings
         self._bundle = bundle
         self._folder = bundle.device_folder(execution)
-        self._p_value = reference.p_values()
+        self._reference, self._p_values = reference, reference.p_values()
         self._kept: Optional[int] = None
         self.test = self._restore()
         self._begin = self._stamp = -math.inf
@@ -124,7 +124,7 @@ class DriftMonitor:
     def observe(self, frame: np.ndarray, probit: float, now: float) -> str:
         """Test one frame; the reason to withhold certificates, or an empty text."""
         self._begin = now
-        self.test.update(self._p_value(frame_features(frame, probit)))
+        self.test.update(self._p_values(frame_features(frame, probit)))
         problem = self.save() if self.test.martingale.seen % _SAVE_EVERY == 0 else ""
         if self.test.log_wealth < -math.log(self.settings.alpha):
             return problem
@@ -152,15 +152,20 @@ class DriftMonitor:
 
     def reset(self) -> None:
         """Forget the evidence."""
+<<<<<<< HEAD
         forget_monitoring(self._folder)
         self.test, self._kept = DriftTest(), None
+=======
+        forget(self._folder)
+        self.test, self._kept = self._reference.test(), None
+>>>>>>> c326274 (The drift monitor bets on each feature by itself: one standard deviation is seen within hours; what is seen when is printed)
 
     def _restore(self) -> DriftTest:
         if not present(self._folder / STATE_FILE):
-            return DriftTest()
+            return self._reference.test()
         value = read_sealed(self._folder / STATE_FILE, "drift monitor's memory")
         try:
-            restored = DriftTest(SleepingMartingale.from_json(value, len(POWERS)))
+            restored = self._reference.test(value)
         except CalibrationError as error:
             raise BundleError(f"drift monitor's memory: {error}; run `rrise-edge reset`") from error
         self._kept = restored.martingale.seen

@@ -16,12 +16,12 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.drift import (
     POWERS,
     DriftReference,
-    DriftTest,
     PValues,
     SleepingMartingale,
     WrongRateTest,
     _upper_bounds,
 )
+from rrise.calibration.statistics.drift_power import frames_until_alarm
 
 
 def test_bounds_are_clopper_pearson_limits_on_their_grid():
@@ -61,29 +61,38 @@ def _live(rng, shift=0.0, scale=1.0, n=1):
 
 
 def test_p_values_are_not_too_small_on_frames_like_the_reference(reference):
-    p_value, live = reference.p_values(), _live(np.random.default_rng(2), n=20000)
-    values = np.sort([p_value(row) for row in live])
-    assert values[0] > 0 and values[-1] <= 1
-    # Superuniform up to the sampling error of 20,000 draws (5 standard deviations at each level).
+    p_value, live = reference.p_values(), _live(np.random.default_rng(2), n=5000)
+    values = p_value.of_frames(live)
+    assert (values[0] == p_value(live[0])).all()
+    assert values.shape == (5000, 11) and (values > 0).all() and (values <= 1).all()
+    # Superuniform up to the sampling error of 5,000 draws (5 standard deviations at each level).
     for level in (0.01, 0.05, 0.2, 0.5, 0.9):
-        share = np.searchsorted(values, level, side="right") / len(values)
-        assert share <= level + 5 * math.sqrt(level * (1 - level) / len(values))
+        share = (values <= level).mean(axis=0)
+        assert (share <= level + 5 * math.sqrt(level * (1 - level) / len(values))).all()
 
 
 def test_features_that_are_not_finite_count_as_extreme(reference):
     p_value = reference.p_values()
-    smallest = p_value(np.full(5, 1e9))
-    assert p_value(np.array([np.nan, 0, 0, 0, 0])) == smallest == p_value(np.full(5, np.inf)) > 0
+    high, low = p_value(np.full(5, 1e9)), p_value(np.full(5, -1e9))
+    assert (
+        high[0] == low[0] and (high[1:6] == low[6:]).all() and (high[6:] == 1).all() and (low[1:6] == 1).all()
+    )
+    odd = p_value(np.array([np.nan, 7, 7, 7, np.inf]))
+    assert (
+        odd[0] == high[0] > 0
+        and (odd[[1, 5, 6, 10]] == high[1]).all()
+        and (odd[[2, 3, 4, 7, 8, 9]] > 0.2).all()
+    )
 
 
 def test_false_alarms_stay_below_alpha_plus_delta():
     """120 reference sets, each with 600 live frames, at alpha + delta = .055: at most 17 alarms but for 1e-4."""
     rng, alarms = np.random.default_rng(3), 0
     for seed in range(120):
-        p_value = DriftReference.fit(rng.normal(size=(240, 2)), seed=seed).p_values()
-        test = DriftTest()
-        for row in rng.normal(size=(600, 2)):
-            test.update(p_value(row))
+        fitted = DriftReference.fit(rng.normal(size=(240, 2)), seed=seed)
+        p_value, test = fitted.p_values(), fitted.test()
+        for p_values in p_value.of_frames(rng.normal(size=(600, 2))):
+            test.update(p_values)
             if test.log_wealth >= -math.log(0.05):
                 alarms += 1
                 break
@@ -118,12 +127,13 @@ def test_one_frame_per_decorrelation_interval_keeps_the_promise_on_a_slow_stream
     """AR(1) with correlation .98 a frame: every 250th frame (.006) is tested. Same bound as for independent frames."""
     rng, kept, all_frames = np.random.default_rng(5), 0, 0
     for seed in range(20):
-        p_value = DriftReference.fit(rng.normal(size=(240, 2)), seed=seed).p_values()
+        fitted = DriftReference.fit(rng.normal(size=(240, 2)), seed=seed)
+        p_value = fitted.p_values()
         stream = _autocorrelated(rng, 10_000, 0.98)
         for rows, every in ((stream[::250], True), (stream[::1], False)):
-            test = DriftTest()
-            for row in rows:
-                test.update(p_value(row))
+            test = fitted.test()
+            for p_values in p_value.of_frames(rows):
+                test.update(p_values)
                 if test.log_wealth >= -math.log(0.05):
                     kept, all_frames = kept + every, all_frames + (not every)
                     break
@@ -132,9 +142,9 @@ def test_one_frame_per_decorrelation_interval_keeps_the_promise_on_a_slow_stream
 
 
 def test_a_late_change_is_found_soon(reference):
-    rng, p_value, test = np.random.default_rng(6), reference.p_values(), DriftTest()
-    for row in _live(rng, n=2000):
-        test.update(p_value(row))
+    rng, p_value, test = np.random.default_rng(6), reference.p_values(), reference.test()
+    for p_values in p_value.of_frames(_live(rng, n=2000)):
+        test.update(p_values)
     assert test.log_wealth < math.log(200)
     delay = 0
     while test.log_wealth < math.log(200):
@@ -143,16 +153,45 @@ def test_a_late_change_is_found_soon(reference):
     assert delay <= 40
 
 
+@pytest.mark.parametrize("shift", [1.0, -1.0])
+def test_a_feature_that_shifts_by_one_standard_deviation_is_seen_within_the_hour(reference, shift):
+    """120 frames are an hour at one every 30 s. The distance alone, as release 0.1 had it, sees nothing in a day."""
+    rng, p_value, tests = np.random.default_rng(9), reference.p_values(), {}
+    old = DriftReference.from_json({k: v for k, v in reference.to_json().items() if k != "features"})
+    moved = _live(rng, n=2880) + np.array([0, 0, 3 * shift, 0, 0])
+    for name, fitted, rows in (("now", reference, moved[:120]), ("then", old, moved)):
+        tests[name], p_value = fitted.test(), fitted.p_values()
+        for p_values in p_value.of_frames(rows):
+            tests[name].update(p_values)
+    assert tests["now"].log_wealth > math.log(200) > tests["then"].log_wealth
+    assert len(old.p_values()(moved[0])) == 1
+
+
+def test_what_will_be_seen_is_foretold(reference):
+    """Against the whole test on live frames, whose other bets count as well: half to twice as many frames."""
+    foretold = [frames_until_alarm(reference, shift, trials=3) for shift in (3.0, 1.5)]
+    assert foretold[0] < foretold[1] < 60
+    assert frames_until_alarm(reference, 0.1, trials=1, limit=200) == math.inf
+    rng, p_value, test = np.random.default_rng(10), reference.p_values(), reference.test()
+    while test.log_wealth < math.log(200):
+        test.update(p_value(_live(rng)[0] + np.array([0, 3.0, 0, 0, 0])))
+    assert foretold[1] / 2 <= test.martingale.seen <= 2 * foretold[1]
+    late = frames_until_alarm(reference, 3.0, after=400, trials=3)
+    assert foretold[0] < late < 60
+    constant = DriftReference.fit(np.ones((200, 2)))
+    assert math.isnan(frames_until_alarm(constant, 1.0))
+
+
 def test_wealth_survives_json(reference):
     rng, p_value = np.random.default_rng(7), reference.p_values()
-    whole, first = DriftTest(), DriftTest()
+    whole, first = reference.test(), reference.test()
     rows = _live(rng, n=60, scale=1.3)
     for row in rows[:30]:
         whole.update(p_value(row))
         first.update(p_value(row))
     text = json.dumps(first.martingale.to_json())
-    second = DriftTest(SleepingMartingale.from_json(json.loads(text), 5))
-    again = DriftReference.from_json(json.loads(json.dumps(reference.to_json()))).p_values()
+    restored = DriftReference.from_json(json.loads(json.dumps(reference.to_json())))
+    second, again = restored.test(json.loads(text)), restored.p_values()
     for row in rows[30:]:
         whole.update(p_value(row))
         second.update(again(row))
@@ -188,6 +227,9 @@ def test_damaged_references_are_refused(reference):
         {"delta": 0},
         {"precision": [[math.nan] * 5] * 5},
         {"mean": "x"},
+        {"features": [[0.0, 1.0]]},
+        {"features": [[math.nan] * 3] * 5},
+        {"features": [0.0] * 5},
     ):
         with pytest.raises(CalibrationError, match="fit it again"):
             DriftReference.from_json({**reference.to_json(), **change})
