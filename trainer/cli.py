@@ -237,9 +237,10 @@ def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> 
 @main.command("attack")
 @_stage
 @click.option("--rho", type=float, help="L2 budget in [0, 1] pixel units; by default the guard's, else 0.1.")
-@click.option("--steps", default=20, show_default=True, help="Steps of gradient ascent.")
+@click.option("--steps", default=40, show_default=True, help="Steps of gradient ascent.")
+@click.option("--draws", default=8, show_default=True, help="Noise draws of each step.")
 @click.option(
-    "--restarts", default=2, show_default=True, help="Ascents per label; from the second on, random starts."
+    "--restarts", default=2, show_default=True, help="Ascents per label; from the third on, random starts."
 )
 @click.option(
     "--samples", default=10000, show_default=True, help="Monte Carlo samples that judge each frame."
@@ -249,6 +250,7 @@ def attack_command(
     workspace: Path,
     rho: float | None,
     steps: int,
+    draws: int,
     restarts: int,
     samples: int,
     seed: int,
@@ -260,7 +262,7 @@ def attack_command(
     budget = rho if rho is not None else opened.config.guard.rho or 0.1
     result = attack(
         opened,
-        Search(budget, steps, seed=seed, restarts=restarts),
+        Search(budget, steps, draws, seed, restarts),
         num_samples=samples,
         allow_code=allow_code,
     )

@@ -152,13 +152,8 @@ class DriftMonitor:
 
     def reset(self) -> None:
         """Forget the evidence."""
-<<<<<<< HEAD
         forget_monitoring(self._folder)
-        self.test, self._kept = DriftTest(), None
-=======
-        forget(self._folder)
         self.test, self._kept = self._reference.test(), None
->>>>>>> c326274 (The drift monitor bets on each feature by itself: one standard deviation is seen within hours; what is seen when is printed)
 
     def _restore(self) -> DriftTest:
         if not present(self._folder / STATE_FILE):

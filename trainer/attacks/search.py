@@ -21,11 +21,16 @@ from rrise.trainer.scores.surrogate_scores import predict_inputs
 BATCH = 64
 CLASSES = 3
 """Labels aimed at: the surrogate's most likely ones, in turn."""
-SAMPLED_PASSES = 8
+SAMPLED_PASSES = 32
 """Guarded tier: draws of the guard noise under which the attacker compares his results; the judged one he cannot know."""
 FAR = 1e3
 """A frame on which nothing is issued is worth less than any on which something is, by this, and the nearer one more."""
-VOTES = 100
+SPARE = 1.0
+"""Log-odds beyond what a certificate needs, against guard noise that the attacker does not know."""
+MOMENTUM = 0.75
+WAY = 2.5
+"""Length of all steps of an ascent together, in units of the budget; from the first to the last they shrink to nothing."""
+VOTES = 400
 """Noisy evaluations by which the attacker compares his results; the judge draws others."""
 
 
@@ -33,13 +38,13 @@ VOTES = 100
 class Search:
     """Budget and effort of the attack.
 
-    rho: L2 budget in [0, 1] pixel units. steps: of gradient ascent. draws: noise draws per step, of the smoothing
-    noise and of the guard noise. restarts: ascents for each label, from the clean frame and then from random points of the
-    ball. seed: of all of them.
+    rho: L2 budget in [0, 1] pixel units. steps: of gradient ascent. draws: noise draws per step, of the smoothing noise
+    and of the guard noise. seed: of all of them. restarts: ascents for each label, the first two from the clean frame
+    and the others from random points of the ball.
     """
 
     rho: float
-    steps: int = 20
+    steps: int = 40
     draws: int = 8
     seed: int = 0
     restarts: int = 2
@@ -66,9 +71,10 @@ def search(
     """Move each of `clean`, float32 [n, C, h, w] in [0, 1], by at most rho so that its issued radius overshoots.
 
     For each aimed-at label the objective is the surrogate's log-odds of it (over the guard noise) minus the smoothed
-    classifier's (over the smoothing noise, with softmax in place of votes). Of all results, half-way ones too, the attacker
-    keeps frame by frame the one that most often issues a radius above his own estimate of the true one; where none issues
-    anything, the one that comes nearest to it.
+    classifier's (over the smoothing noise, with softmax in place of votes). Every second ascent counts the surrogate's only
+    up to a little more than the smallest certificate needs, and spends the rest of its way on the classifier. Of all
+    results, half-way ones too, the attacker keeps frame by frame the one that most often issues a radius above his own
+    estimate of the true one; where none issues anything, the one that comes nearest to it.
     """
     generator = seeded(settings.seed)
     labels = label_function(base, num_classes, "float32")
@@ -80,12 +86,40 @@ def search(
                 ranked = _logits(surrogate, part).topk(aims, dim=1).indices
             found = [part]
             for label in ranked.clone().unbind(1):
+                needed = needed_log_odds(head, label.numpy())
                 for start in range(settings.restarts):
-                    first = part if not start else _anywhere(part, settings.rho, generator)
-                    found += _ascend(base, surrogate, part, first, label, head.sigma, settings, generator)
+                    first = part if start < 2 else _anywhere(part, settings.rho, generator)
+                    enough = needed if start % 2 else torch.full_like(needed, math.inf)
+                    aim = Aim(label, enough)
+                    found += _ascend(base, surrogate, part, first, aim, head.sigma, settings, generator)
                     progress.advance(len(part) * settings.steps)
             parts.append(_keep_best(labels, surrogate, head, found, generator))
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """label: int64 [B]. enough: float32 [B], the surrogate's log-odds of it beyond which an ascent wants no more."""
+
+    label: Tensor
+    enough: Tensor
+
+
+def needed_log_odds(head: CertificateHead, label: np.ndarray) -> Tensor:
+    """The surrogate's log-odds of `label` int64 [B] at which it issues its smallest certificate, and `SPARE` more.
+
+    At a difficulty of 1 where the head has one; infinite where no probit is enough.
+    """
+    grid = np.linspace(-4.0, 8.0, 481, dtype=np.float32)
+    ones = np.ones(len(grid), np.float32) if head.difficulty else None
+    found = np.full(len(label), np.inf)
+    for name in np.unique(label):
+        issued = head.radius(grid, np.full(len(grid), name), ones) > 0
+        if issued.any():
+            probit = torch.tensor(float(grid[issued.argmax()])).double()
+            log_odds = torch.special.log_ndtr(probit) - torch.special.log_ndtr(-probit)
+            found[label == name] = float(log_odds) + SPARE
+    return torch.from_numpy(found).float()
 
 
 def _anywhere(clean: Tensor, rho: float, generator: torch.Generator) -> Tensor:
@@ -100,33 +134,39 @@ def _ascend(
     surrogate: Network,
     clean: Tensor,
     first: Tensor,
-    label: Tensor,
+    aim: Aim,
     sigma: float,
     settings: Search,
     generator: torch.Generator,
 ) -> list[Tensor]:
     """The frames half-way and at the end of one ascent that begins at `first`."""
-    moved, kept = first.clone(), []
+    moved, kept, way = first.clone(), [], torch.zeros_like(first)
     for step in range(settings.steps):
         moved = moved.detach().requires_grad_(True)
         claimed = _log_odds(
-            _soft(lambda x: _logits(surrogate, x), moved, surrogate.guard_noise, settings, generator), label
+            lambda x: _logits(surrogate, x), moved, surrogate.guard_noise, aim.label, settings, generator
         )
-        objective = claimed.sum()
+        objective = claimed.minimum(aim.enough).sum()
         if not isinstance(
             base, BlackBoxModule
         ):  # which has no gradient: then the surrogate alone is attacked
-            objective = objective - _log_odds(_soft(base, moved, sigma, settings, generator), label).sum()
+            objective = objective - _log_odds(base, moved, sigma, aim.label, settings, generator).sum()
         (gradient,) = torch.autograd.grad(objective, moved)
         moved = moved.detach()
         # A pixel at the end of its range that is pushed further would eat the step and go nowhere.
         stuck = ((moved <= 0) & (gradient < 0)) | ((moved >= 1) & (gradient > 0))
         gradient = gradient.masked_fill(stuck, 0.0)
-        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
-        moved = project(moved + 2.5 * settings.rho / settings.steps * gradient / length, clean, settings.rho)
+        # Every gradient is of other noise; their mean knows the way better than the last of them.
+        way = MOMENTUM * way + gradient / _length(gradient)
+        size = 2 * WAY * settings.rho / settings.steps * (1 - step / settings.steps)
+        moved = project(moved + size * way.masked_fill(stuck, 0.0) / _length(way), clean, settings.rho)
         if step + 1 in (settings.steps, settings.steps // 2):
             kept.append(moved)
     return kept
+
+
+def _length(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
 
 
 def project(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
@@ -142,21 +182,27 @@ def _logits(surrogate: Network, x: Tensor) -> Tensor:
     return logits
 
 
-def _soft(
-    network: Callable[[Tensor], Tensor], x: Tensor, noise: float, settings: Search, generator: torch.Generator
+def _log_odds(
+    network: Callable[[Tensor], Tensor],
+    x: Tensor,
+    noise: float,
+    label: Tensor,
+    settings: Search,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Mean softmax over noise draws, float32 [B, K]; one plain pass where there is no noise."""
+    """Log-odds of `label`, [B], of the mean softmax over noise draws; of one plain pass where there is no noise.
+
+    From logits: a softmax is 1 in float32 from log-odds of 17 on, and then says nothing of the way.
+    """
     draws = settings.draws if noise else 1
     many = x.repeat(draws, 1, 1, 1)
     if noise:
         many = many + noise * torch.randn(many.shape, generator=generator)
-    shares: Tensor = network(many).softmax(1).view(draws, len(x), -1).mean(0)
-    return shares
-
-
-def _log_odds(shares: Tensor, label: Tensor) -> Tensor:
-    chosen = shares.gather(1, label[:, None])[:, 0].clamp(1e-6, 1 - 1e-6)
-    return torch.logit(chosen)
+    logs = network(many).log_softmax(1).view(draws, len(x), -1)
+    mine = label[None, :, None].expand(draws, -1, 1)
+    others = logs.scatter(2, mine, -math.inf).logsumexp(2)
+    chosen: Tensor = logs.gather(2, mine)[:, :, 0].logsumexp(0) - others.logsumexp(0)
+    return chosen
 
 
 def _keep_best(

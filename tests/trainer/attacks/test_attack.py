@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rrise.trainer.attacks.attack import (
     judging_seed,
     on_grid,
 )
-from rrise.trainer.attacks.search import Search, project, search
+from rrise.trainer.attacks.search import SPARE, Aim, Search, _ascend, needed_log_odds, project, search
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.calibrate import calibrate_surrogate
@@ -224,3 +225,31 @@ def test_frames_without_a_certificate_are_moved_towards_one() -> None:
     assert ((far - clean).flatten(1).norm(dim=1) > 0.15).all(), (
         "nothing can be issued; it comes as near as it can"
     )
+
+
+def test_a_surrogate_that_is_sure_is_attacked_as_well() -> None:
+    """At log-odds of 120 a softmax is 1 in float32 and has no slope: the first attack left such frames where they were."""
+    base, surrogate = Linear(20.0, pixel=1), network(Linear(400.0, pixel=0))
+    clean = torch.full((4, 1, 2, 2), 0.65)
+    head = CertificateHead(0.25, offset=(0.0,))
+    moved = search(base, surrogate, head, clean, 2, Search(0.2, steps=10, restarts=1))
+    assert ((moved - clean).flatten(1).norm(dim=1) > 0.15).all()
+
+
+def test_an_ascent_wants_no_more_than_a_certificate_needs() -> None:
+    """The surrogate's slope is the steeper one, but its certificate is safe: the capped ascent turns to the classifier."""
+    clean, label = torch.full((4, 1, 2, 2), 0.65), torch.ones(4, dtype=torch.long)
+    settings, moved = Search(0.2, steps=20), {}
+    for enough in (math.inf, 3.0):
+        aim, generator = Aim(label, torch.full((4,), enough)), torch.Generator().manual_seed(0)
+        made = _ascend(Linear(2.0, 1), network(Linear(20.0, 0)), clean, clean, aim, 0.25, settings, generator)
+        moved[enough] = (made[-1] - clean).flatten(1)
+    assert (moved[math.inf][:, 0] > 0.15).all() and (moved[math.inf][:, 1] > -0.1).all()
+    assert (moved[3.0][:, 1] < -0.15).all()
+
+
+def test_what_a_certificate_needs_is_read_from_the_head() -> None:
+    head = CertificateHead(0.25, offset=(0.125, 9.0))
+    needed = needed_log_odds(head, np.array([0, 1, 0]))
+    expected = norm.logcdf(0.5) - norm.logcdf(-0.5) + SPARE
+    assert needed[0] == needed[2] == pytest.approx(expected, abs=0.05) and needed[1] == np.inf
