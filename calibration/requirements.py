@@ -14,6 +14,7 @@ REQUIRED = {
     "onnx": "onnx>=1.17",
     "onnxruntime": "onnxruntime>=1.18",
     "opencv-python-headless": "opencv-python-headless>=4.8",
+    "orthogonium": "orthogonium>=0.0.4",
     "openvino": "openvino>=2024.4",
     "pillow": "pillow>=10",
     "rerun-sdk": "rerun-sdk>=0.23",

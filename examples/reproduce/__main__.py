@@ -13,6 +13,7 @@ from examples.reproduce.methods import load_methods
 from examples.reproduce.page import facts, page, write
 from examples.reproduce.prepare import LAYOUTS, TRAIN_TRACKS, Signs
 from examples.reproduce.prepare import prepare as prepare_layout
+from examples.reproduce.rivals import load_rivals
 from examples.reproduce.table import ERRORS, make_rows, table_radii, with_radii
 from examples.reproduce.variant import make_variant
 from rrise.calibration.console import SuggestingGroup, run_command, summary
@@ -75,21 +76,32 @@ def variant(source: Path, target: Path, settings: Path, as_json: bool) -> None:
 @click.option("--out", type=FOLDER, help="Folder for table.md, net.json, net.svg and the scores.")
 @click.option("--errors", default=",".join(ERRORS), show_default=True, help="Error levels.")
 @click.option("--radii", default="", help="Wanted radii, as in 0.25,0.5, instead of those of the settings.")
+@click.option(
+    "--rival", "rivals", type=FOLDER, multiple=True, help="Folder that examples/lipschitz.py wrote."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @run_command
-def table(paths: tuple[Path, ...], out: Path | None, errors: str, radii: str, as_json: bool) -> None:
+def table(
+    paths: tuple[Path, ...],
+    out: Path | None,
+    errors: str,
+    radii: str,
+    rivals: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """One table over finished workspaces that share base classifier and test frames, or over a published table's folder."""
     methods = load_methods(paths)
     if wanted := _numbers(radii):
         methods = [with_radii(method, wanted) for method in methods]
     columns = wanted or table_radii(methods)
-    rows = make_rows(methods, tuple(errors.split(",")), columns)
+    others = load_rivals(rivals, paths)
+    rows = make_rows(methods, tuple(errors.split(",")), columns, others)
     if out is not None:
-        write(out, methods, rows, columns)
+        write(out, methods, rows, columns, others)
     if as_json:
         click.echo(json.dumps({"radii": columns, "rows": [asdict(row) for row in rows]}))
     else:
-        click.echo(page(methods, rows, columns, facts(methods[0], columns)))
+        click.echo(page(methods, rows, columns, facts(methods[0], columns), others))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

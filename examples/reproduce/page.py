@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.reproduce.methods import Method, keep
-from examples.reproduce.table import Row, figure_grid
+from examples.reproduce.rivals import RIVALS, Rival, crossing
+from examples.reproduce.table import RIVAL_PROMISE, Row, figure_grid
 from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.evaluation import audit_reach_note
@@ -27,16 +28,24 @@ base training, audit and CERTIFY; they are repaid against CERTIFY at its largest
 Cell = Callable[[Row, int], str]
 
 
-def write(folder: Path, methods: Sequence[Method], rows: Sequence[Row], radii: Sequence[float]) -> None:
-    """Write table.md, net.json, net.svg and, in rows/ and certify.npz, what they can be made from again."""
+def write(
+    folder: Path,
+    methods: Sequence[Method],
+    rows: Sequence[Row],
+    radii: Sequence[float],
+    rivals: Sequence[Rival] = (),
+) -> None:
+    """Write table.md, net.json, net.svg and, in rows/, rivals/ and certify.npz, what they can be made from again."""
     about = facts(methods[0], radii)
     numbers = [{key: value for key, value in asdict(row).items() if key != "curve"} for row in rows]
     write_json(folder / "net.json", {"about": about, "radii": list(radii), "rows": numbers})
-    texts = {"table.md": page(methods, rows, radii, about), "net.svg": figure(rows, radii)}
+    texts = {"table.md": page(methods, rows, radii, about, rivals), "net.svg": figure(rows, radii)}
     for name, text in texts.items():
         with atomic_file(folder / name, "w") as file:
             file.write(text)
     keep(folder, methods)
+    for rival in rivals:
+        rival.save(folder / RIVALS / rival.name.replace(" ", "-"))
 
 
 def facts(method: Method, radii: Sequence[float]) -> dict[str, Any]:
@@ -52,7 +61,11 @@ def facts(method: Method, radii: Sequence[float]) -> dict[str, Any]:
 
 
 def page(
-    methods: Sequence[Method], rows: Sequence[Row], radii: Sequence[float], about: Mapping[str, Any]
+    methods: Sequence[Method],
+    rows: Sequence[Row],
+    radii: Sequence[float],
+    about: Mapping[str, Any],
+    rivals: Sequence[Rival] = (),
 ) -> str:
     """Markdown."""
     lines = ["# Net of wrong certificates", ""]
@@ -60,23 +73,44 @@ def page(
     lines += [f"- {method.name}: {method.recipe}" for method in methods]
     head = ["method", "promise", *(f"r = {r:g}" for r in radii)]
     oracle = ["oracle", "", *(_interval(worth.oracle) for worth in rows[0].worth)]
-    ours = [row for row in rows if row.behind]
-    direct = [row for row in rows if not row.behind]
+    ours = [row for row in rows if not row.per_input]
+    direct = [row for row in rows if row.per_input]
+    best = [row for row in rows if not row.behind][-1]
     certified = [[*key, *cells] for key, cells in _grouped(direct, radii, _share)]
     lines += ["", *_table(head, [*certified, oracle, *_flat(ours, radii, _net)])]
     lines += ["", "Wrong among the issued:", "", *_table(head, _flat(ours, radii, _wrong))]
-    lines += ["", f"Net points behind {direct[-1].method} (negative: ahead):", ""]
-    lines += _table(head, _flat(ours, radii, _behind))
+    lines += ["", f"Net points behind {best.method} (negative: ahead):", ""]
+    lines += _table(head, _flat([row for row in rows if row.behind], radii, _behind))
     names = ["method", "promise", "refuted of the issued", "undecided", "chosen on the tuning split"]
     lines += [
         "",
         "What the audit says of all certificates:",
         "",
-        *_table(names, [_verdict(row) for row in rows]),
+        *_table(names, [_verdict(row) for row in rows if row.promise != RIVAL_PROMISE]),
     ]
     names = ["method", "label agreement", "probit RMSE", "passes a query", "offline passes", "repaid after"]
-    lines += ["", *_table(names, _costs(rows)), "", LEGEND, ""]
+    lines += ["", *_table(names, _costs(rows)), "", *_rivals(rivals, rows, radii), LEGEND, ""]
     return "\n".join(lines)
+
+
+def _rivals(rivals: Sequence[Rival], rows: Sequence[Row], radii: Sequence[float]) -> list[str]:
+    """What was measured of each rival, and the radius up to which it has no less than each other row that the figure shows."""
+    lines, grid = [], figure_grid(radii)
+    for rival in rivals:
+        mine = next(row for row in rows if row.method == rival.name)
+        measured = ", ".join(f"{name} {value:.5g}" for name, value in rival.facts.items())
+        lines += [
+            f"{rival.name}: of another classifier, proved without sampling, also where an attacker made the frame. {measured}.",
+            "",
+        ]
+        for row in rows:
+            if row is not mine and row.promise != "none" and ", each" not in row.method:
+                found = crossing(row.curve, mine.curve, grid)
+                level = f", eps {row.error}" if row.error else ""
+                said = "nowhere" if found is None else f"up to r = {found:.3g}"
+                lines.append(f"- no fewer than {row.method}{level} {said}")
+        lines.append("")
+    return lines
 
 
 def _grouped(
@@ -130,7 +164,7 @@ def _verdict(row: Row) -> list[str]:
 def _costs(rows: Sequence[Row]) -> list[list[str]]:
     found = {}
     for row in rows:
-        if ", each" in row.method or ", as published" in row.method:
+        if ", each" in row.method or ", as published" in row.method or row.promise == RIVAL_PROMISE:
             continue
         agreement = "" if row.agreement is None else f"{row.agreement:.3f}"
         rmse = "" if row.probit_rmse is None else f"{row.probit_rmse:.3f}"
@@ -158,7 +192,7 @@ def figure(rows: Sequence[Row], radii: Sequence[float]) -> str:
     drawing = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = drawing.subplots()
     for row in rows:
-        if not row.behind:
+        if row.per_input:
             axes.plot(grid, [100 * value for value in row.curve], linestyle="--", label=row.method)
         elif row.error == middle and ", each" not in row.method:
             axes.plot(grid, [100 * value for value in row.curve], label=f"{row.method}, eps {row.error}")

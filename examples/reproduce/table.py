@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from examples.reproduce.methods import Method
+from examples.reproduce.rivals import Rival
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.statistics.bounds import lower_radius, round_down
@@ -27,6 +28,7 @@ from rrise.calibration.tables.scores import Scores
 from rrise.trainer.scores.choice import plan_for
 
 ERRORS = ("0.1", "0.05", "0.01")
+RIVAL_PROMISE = "per input, proved"
 PRIOR_SAMPLES = 100_000
 """N of Accelerated Smoothing's published evaluation."""
 
@@ -56,9 +58,16 @@ class Row:
     repaid: int | None
     choice: str
 
+    @property
+    def per_input(self) -> bool:
+        """Whether every certificate has a promise of its own, so that gross and net are the same."""
+        return self.promise.startswith("per input")
 
-def make_rows(methods: Sequence[Method], errors: Sequence[str], radii: Sequence[float]) -> list[Row]:
-    """CERTIFY at every N, then every method at every level: calibrated as its settings say and, where they name several
+
+def make_rows(
+    methods: Sequence[Method], errors: Sequence[str], radii: Sequence[float], rivals: Sequence[Rival] = ()
+) -> list[Row]:
+    """CERTIFY at every N, rivals, then every method at every level: calibrated as its settings say and, where they name several
     radii, for each of these alone as well.
 
     Each row uses the calibration split once and its promise holds for that row; whoever picks the best must pick it on
@@ -67,6 +76,9 @@ def make_rows(methods: Sequence[Method], errors: Sequence[str], radii: Sequence[
     first, grid = methods[0], figure_grid(radii)
     rows = _certify_rows(first, radii, grid)
     best = _certified(first, first.certify.budgets[-1])
+    for rival in rivals:
+        judged = rival.judged(first.test)
+        rows.append(_row(rival.name, RIVAL_PROMISE, "", judged, best, radii, grid, 0))
     for method in methods:
         asked = method.config.guarantee
         several = isinstance(asked.radius, tuple) and asked.map in ("auto", "staircase")

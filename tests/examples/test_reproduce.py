@@ -16,6 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from examples.reproduce.__main__ import main
 from examples.reproduce.methods import Method, load_methods
+from examples.reproduce.rivals import load_rivals
 from examples.reproduce.table import ERRORS, Row, make_rows, published_prior
 from examples.reproduce.variant import SHARED
 from rrise import trainer
@@ -233,7 +234,7 @@ def test_every_published_row_follows_from_the_scores_that_are_kept(folder: Path)
 def check_published(folder: Path, methods: list[Method], errors: tuple[str, ...]) -> list[Row]:
     """Every row made again is one of the published ones, number by number."""
     published = read_json(folder / "net.json", "net")
-    rows = make_rows(methods, errors, published["radii"])
+    rows = make_rows(methods, errors, published["radii"], load_rivals([], [folder]))
     for row in rows:
         plain = json.loads(json.dumps(asdict(row)))
         del plain["curve"]
