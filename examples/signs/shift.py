@@ -19,7 +19,7 @@ from rrise.calibration.storage.digests import frame_digests
 from rrise.edge_sdk.device.drift import DriftSettings, frame_features
 from rrise.trainer.counts.counting import counting_for
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.scores.surrogate_scores import Predicted, predict
+from rrise.trainer.scores.surrogate_scores import Predicted, run_surrogate
 from rrise.trainer.workspace import Workspace
 
 DAY = 86_400
@@ -93,7 +93,7 @@ class Bench:
         return pack.frames[rows], pack.target[rows]
 
     def _seen(self, frames: np.ndarray) -> Predicted:
-        return predict(self.surrogate.module, self.workspace.preprocess, frames)
+        return run_surrogate(self.surrogate.module, self.workspace.preprocess, frames)
 
     def _wrong(self, frames: np.ndarray, label: np.ndarray, radius: np.ndarray, name: str) -> np.ndarray:
         """Which certificates exceed the true radius, bool [n]; draws are spent on these frames alone."""
