@@ -8,6 +8,8 @@ the user does, and they continue from the store.
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.storage.store import CountStore
 
 JOINING = timedelta(minutes=1)
-"""In which the processes must find each other. gloo's connecting was seen to hang, after a restart above all: then all of
-them end, and torchrun (`--max-restarts`) or the user starts them again."""
+"""In which the processes must find each other; else all of them end, and torchrun (`--max-restarts`) or the user starts
+them again."""
 
 COUNTING = timedelta(days=7)
 """For which one process waits for another afterwards: a slow member is no failure, a dead one is noticed at once."""
@@ -127,6 +130,34 @@ def _joined(store: CountStore, rank: int, problem: list[str | None]) -> Iterator
         lock.release()
 
 
+def _meeting(store: dist.Store, rank: int, size: int) -> str:
+    """A name in `store` that only the processes of this start know; returns when all of them know it.
+
+    torchrun keeps one store over its restarts, and gloo writes its addresses there under the same keys each time. A process
+    that came before the others took the address of one that was dead, and waited for it. Restarts are not numbered alike
+    on all machines. So the first process makes up a name and lets in whoever answers to it with a word of his own; who
+    finds the name of an earlier start there does not find his word in the answer, and looks again.
+
+    Raises RuntimeError where somebody does not come within `JOINING`.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + JOINING.total_seconds()
+    if rank == 0:
+        store.set("meeting", own)
+    while time.monotonic() < until:
+        if rank == 0:
+            words = [f"{own}/{other}" for other in range(1, size)]
+            if store.check(words):
+                store.set(f"{own}/all", b" ".join(store.get(word) for word in words))
+                return own
+        elif store.check(["meeting"]):
+            name = store.get("meeting").decode()
+            store.set(f"{name}/{rank}", own)
+            if store.check([f"{name}/all"]) and own.encode() in store.get(f"{name}/all").split():
+                return name
+        time.sleep(0.02)
+    raise RuntimeError(f"process {rank} waited for the others")
+
+
 def team() -> Team:
     """The team of this process: of the process group that is running, or that torchrun's variables describe.
 
@@ -136,7 +167,9 @@ def team() -> Team:
         # Control runs over gloo also where tensors go over NCCL.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            dist.init_process_group(backend, timeout=JOINING)
+            store, rank, size = next(rendezvous("env://", timeout=JOINING))
+            met = dist.PrefixStore(_meeting(store, rank, size), store)
+            dist.init_process_group(backend, store=met, rank=rank, world_size=size, timeout=JOINING)
         except RuntimeError as error:
             raise TrainerError(
                 f"process group: {os.environ['WORLD_SIZE']} processes did not find each other within {JOINING} ({error}); "

@@ -24,6 +24,7 @@ from rrise.trainer.montecarlo.distributed import Team
 
 N = 2000
 BLOCK = 100
+LONGEST = 240  # seconds, many times what it takes
 
 #: A run of its own process: the same network, frames and store as `expected`.
 RUN = textwrap.dedent(
@@ -33,11 +34,8 @@ RUN = textwrap.dedent(
     from torch import nn
     from rrise.calibration.storage.digests import frame_digests
     from rrise.trainer.errors import TrainerError
-    from datetime import timedelta
-    from rrise.trainer.montecarlo import CountStore, distributed, sample_counts
+    from rrise.trainer.montecarlo import CountStore, sample_counts
     from rrise.trainer.data.preprocess import Preprocess
-
-    distributed.JOINING = timedelta(seconds=10)  # gloo may hang at a start; torchrun then starts all of them again
 
     def network():
         torch.manual_seed(3)
@@ -231,7 +229,7 @@ def test_a_full_disk(script, survivor, expected, tmp_path):
 
 
 def test_a_read_only_folder(script, survivor, tmp_path):
-    """Reading goes on; writing and beginning are refused. (A read-only mount binds the superuser too.)"""
+    """Reading goes on; writing and beginning are refused. A read-only mount binds the superuser too."""
     folder = tmp_path / "folder"
     folder.mkdir()
     survivor.run(folder / "t.zarr", 100)
@@ -297,8 +295,10 @@ print(peak("warm", 200, 8), peak("few", 100, 8), peak("samples", {n}, 8), peak("
 
 @pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_memory_grows_neither_with_n_nor_with_frames(script, tmp_path, n):
-    """Peak memory of one process in KiB. Noisy copies kept for n = 10,000 and 8 frames would take 5,000 KiB, for
-    n = 100,000 ten times that."""
+    """Peak memory of one process in KiB, which other processes do not touch.
+
+    Noisy copies kept for n = 10,000 and 8 frames would take 5,000 KiB, for n = 100,000 ten times that.
+    """
     code = MEMORY.format(folder=str(script.parent), path=str(tmp_path / "t-"), n=n)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
@@ -310,8 +310,22 @@ def test_memory_grows_neither_with_n_nor_with_frames(script, tmp_path, n):
 def torchrun(script: Path, path: Path, processes: int, *options: str) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "--max-restarts=6", *options, str(script), str(path), str(N),
+        *options, str(script), str(path), str(N),
     ]  # fmt: skip
+
+
+def finish(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run processes that work together; they end in any case, and where they hang the test says so."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"hangs: not done after {LONGEST} s: {process.communicate()[1]}")
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 TRAINING = """
@@ -346,7 +360,7 @@ def test_two_processes_give_the_counts_and_the_training_of_one(
     single = script.with_name("training.py")
     single.write_text(RUN + textwrap.dedent(TRAINING))
     script = single
-    done = subprocess.run(torchrun(script, path, 2), capture_output=True, text=True, env=environment())
+    done = finish(torchrun(script, path, 2))
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(survivor.open_store(path).counts(), expected)
     # Averaged gradients of half batches are the gradients of whole ones: the same weights up to rounding.
@@ -374,7 +388,7 @@ def test_one_of_two_processes_is_killed_and_the_run_still_finishes(script, survi
 """,
         )
     )
-    done = subprocess.run(torchrun(suicidal, path, 2), capture_output=True, text=True, env=environment())
+    done = finish(torchrun(suicidal, path, 2, "--max-restarts=1"))
     assert done.returncode == 0, done.stderr
     assert mark.exists() and "failed (exitcode" in done.stderr
     np.testing.assert_array_equal(survivor.open_store(path).counts(), expected)
@@ -385,8 +399,7 @@ def test_a_second_distributed_run_is_refused_in_every_process(script, survivor, 
     path = tmp_path / "t.zarr"
     survivor.run(path, 100)
     with survivor.open_store(path).writer():
-        command = torchrun(script, path, 2, "--max-restarts=0")
-        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        done = finish(torchrun(script, path, 2))
     assert done.returncode != 0 and "is writing this store" in done.stderr
     assert (survivor.open_store(path).samples() == 100).all()
 
@@ -420,3 +433,54 @@ def test_processes_that_do_not_find_each_other_end_instead_of_hanging(
     with pytest.raises(TrainerError, match="2 processes did not find each other within 0:00:01"):
         distributed.team()
     assert not torch.distributed.is_initialized()
+
+
+RESTARTS = """
+import os, sys, time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from rrise.trainer.montecarlo import distributed
+
+torch.set_num_threads(1)
+distributed.JOINING = timedelta(seconds=20)
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+def member(rank, late):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    time.sleep(late)
+    distributed.team().wait()
+
+def start(delays):
+    members = []
+    for rank, late in enumerate(delays):
+        members.append(os.fork())
+        if members[-1] == 0:
+            try:
+                member(rank, late)
+            except BaseException as error:
+                print(error, file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+    return [os.waitpid(member, 0)[1] for member in members]
+
+print([start(delays) for delays in {delays}])
+"""
+
+
+@pytest.mark.parametrize(
+    "delays",
+    [
+        [(0, 0), (0, 0.3), (0.3, 0)],
+        pytest.param([(0.1 * (n % 3), 0.1 * (n % 2)) for n in range(30)], marks=pytest.mark.long),
+    ],
+    ids=["3", "30"],
+)
+def test_processes_started_again_find_each_other(delays) -> None:
+    """torchrun keeps one store over restarts, with the addresses of the processes before.
+
+    Whoever comes first must not take them for those of the late ones, wait and end.
+    """
+    done = finish([sys.executable, "-c", RESTARTS.replace("{delays}", str(delays))])
+    assert done.stdout == f"{[[0, 0] for _ in delays]}\n", done.stderr
