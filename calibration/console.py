@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """ " Did you mean 'x'?" for the nearest known word, or an empty string."""
+    """What to add to an error: " Did you mean 'x'?" for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -86,7 +86,7 @@ def errors_as_status() -> Iterator[None]:
         _stop(f"error: {error}", 2)
     except (OSError, MemoryError) as error:
         _stop(f"error: {error or type(error).__name__}", 2)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost: a fault nobody expected is status 2, not Python's 1
         _stop(_unexpected(error), 2)
 
 

@@ -79,6 +79,7 @@ def commands_page() -> str:
 
 
 def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """The commands at the ends of a group, with the words that call them."""
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
             yield from leaves(below, f"{path} {name}")
@@ -87,6 +88,7 @@ def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Comma
 
 
 def command_text(path: str, command: click.Command) -> str:
+    """What the reference says about a command."""
     context = click.Context(command, info_name=path)
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     rows = [record for option in options if (record := option.get_help_record(context))]
@@ -97,6 +99,7 @@ def command_text(path: str, command: click.Command) -> str:
 
 
 def cell(text: str) -> str:
+    """Text for a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 

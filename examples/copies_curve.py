@@ -192,6 +192,7 @@ def figure(found: list[Point], path: Path, radii: list[float], errors: list[str]
 
 
 def main() -> None:
+    """Draw the curve that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -111,6 +111,7 @@ def show(name: str, found: list[Row]) -> None:
 
 
 def main() -> None:
+    """Compare the maps that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -223,6 +223,7 @@ def show(result: "dict[str, object]") -> None:
 
 
 def main() -> None:
+    """Make the study that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,7 +14,7 @@ from rrise.calibration.storage.files import read_json
 from rrise.export.releasing.summaries import SummaryRows, comparison_rows, result_json, result_rows
 
 if TYPE_CHECKING:
-    from rrise.export.pipeline import LeftOut
+    from rrise.export.products import LeftOut
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -265,7 +265,7 @@ def sign(
     bundle: Path, key: Optional[Path], release: Optional[int], device_records: bool, json_flag: bool
 ) -> None:
     """Sign BUNDLE, or the records that this device made in it."""
-    from rrise.edge_sdk.formats.signing import PrivateKey
+    from rrise.edge_sdk.formats.keys import PrivateKey
     from rrise.export.errors import ExportError
     from rrise.export.releasing.keys import sign_bundle, sign_device_records
 

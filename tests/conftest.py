@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from rrise.trainer.settings.config import Config
+
 NUM_FRAMES = 600
 
 
-def tiny_config(source: Path) -> object:
+def tiny_config(source: Path) -> Config:
     """Settings of the shared workspace: seconds on one thread, yet accurate enough to issue certificates."""
     from rrise.trainer.settings.config import parse_config
 

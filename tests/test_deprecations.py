@@ -91,7 +91,7 @@ def test_the_trainer_calibrates_by_the_older_name() -> None:
 
 def test_a_hexadecimal_key_warns_and_is_read(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
-    from rrise.edge_sdk.formats.signing import PublicKey
+    from rrise.edge_sdk.formats.keys import PublicKey
 
     (tmp_path / "key.pub").write_text("ab" * 32)
     with pytest.warns(DeprecationWarning, match="PEM"):

@@ -67,8 +67,10 @@ def certify_streams(workspace: Workspace) -> tuple[MonteCarloStream, ...]:
 def open_stream(
     workspace: Workspace, stream: MonteCarloStream, base_digest: str, engine: str | None = None
 ) -> CountStore:
-    """The counts of one stream, which must belong to this workspace's base classifier, frames, sigma and seed, and to
-    `engine` unless that is None."""
+    """The counts of one stream.
+
+    They must belong to this workspace's base classifier, frames, sigma and seed, and to `engine` unless that is None.
+    """
     return CountStore.open(
         workspace.targets_path,
         stream=stream.name,

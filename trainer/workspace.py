@@ -138,12 +138,14 @@ class Workspace:
 
     def frames(self, split: str) -> np.ndarray:
         """Camera frames uint8 [n, H, W, C] of a split, in memory: meant for the splits that are held out, which are small.
-        For the train split of a large data set `training_inputs` reads what it needs."""
+
+        For the train split of a large data set `training_inputs` reads what it needs.
+        """
         return np.asarray(self.dataset.take(self.splits.indices(split)))
 
     def labels(self, split: str) -> np.ndarray:
         """int64 [n] of a split."""
-        return self.dataset.labels[self.splits.indices(split)]
+        return np.asarray(self.dataset.labels[self.splits.indices(split)])
 
     def split_inputs(self, split: str) -> Inputs:
         """Preprocessed frames of a split, with their digests, read when they are asked for."""
@@ -180,8 +182,10 @@ class Workspace:
         return network
 
     def references(self, split: str) -> References:
-        """The reference pack of a split; refused where it belongs to another base classifier, sigma or split, or says
-        something else than the store of counts."""
+        """The reference pack of a split.
+
+        Refused where it belongs to another base classifier, sigma or split, or says something else than the store of counts.
+        """
         path = self.references_path(split)
         if not path.exists():
             command = "certify" if split == "test" else "targets"

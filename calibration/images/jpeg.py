@@ -271,8 +271,10 @@ class _Reading:
 
 
 def _markers(data: bytes, start: int) -> Iterator[Tuple[int, int]]:
-    """Place of the last 0xff and kind of each marker from `start` on, restart markers too; a hundredth of a regular
-    expression's time, which used to be as long as decoding."""
+    """Place of the last 0xff and kind of each marker from `start` on, restart markers too.
+
+    In a hundredth of a regular expression's time, which used to be as long as decoding.
+    """
     while start < len(data) - 1:
         part = np.frombuffer(data, np.uint8, min(_SEARCHED, len(data) - start), start)
         places = np.flatnonzero(part[:-1] == 0xFF)

@@ -89,7 +89,8 @@ class NoiseSource:
     """
 
     def __init__(self, noise: float, seed: "int | None" = None) -> None:
-        """
+        """Draw noise of this size.
+
         Args:
             noise: s, standard deviation in [0, 1] pixel units.
             seed: for tests only; None draws 256 bits from the operating system.

@@ -82,9 +82,9 @@ class RadiusMap:
         return len(self.radii) == 1 and self.radii == self.thresholds
 
     def issue(self, reach: np.ndarray) -> np.ndarray:
-        """What is issued where the raw radius less its margin is `reach`, float32 [n]: the largest radius whose threshold
-        it reaches, or 0; without a staircase what is above 0. NaN gives 0.
+        """What is issued where the raw radius less its margin is `reach`, float32 [n].
 
+        That is the largest radius whose threshold it reaches, or 0; without a staircase what is above 0. NaN gives 0.
         The result never falls with `reach`. The exported graph takes the same comparisons.
         """
         reach = np.asarray(reach, np.float32)

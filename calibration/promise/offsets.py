@@ -76,7 +76,7 @@ def _to_order(value: np.float32) -> int:
 
 
 def _from_order(order: np.ndarray) -> np.ndarray:
-    magnitude = np.abs(order).astype(np.int32).view(np.float32)
+    magnitude: np.ndarray = np.abs(order).astype(np.int32).view(np.float32)
     return np.where(order < 0, -magnitude, magnitude)
 
 

@@ -148,7 +148,7 @@ def lower_confidence_sequence(hits: Numbers, samples: Numbers, alpha: float) -> 
         rejected = evidence - likelihood >= -math.log(alpha)
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     # `low` was rejected, and the true p is not (unless the alpha case came true): low < p.
-    return low
+    return np.asarray(low)
 
 
 def exceeds(hits: int, samples: int, bound: float, alpha: float) -> bool:

@@ -39,8 +39,11 @@ class CostLedger:
         return CostLedger((*(old for old in self.entries if old.stage != entry.stage), entry))
 
     def total(self, *, without: Tuple[str, ...] = ()) -> int:
-        """Passes of all stages but `without`. Stages that only evaluate (certify, audit) or that plain Monte Carlo
-        needs as well (base training) are left out of the break-even by the caller."""
+        """Passes of all stages but `without`.
+
+        Stages that only evaluate (certify, audit) or that plain Monte Carlo needs as well (base training) are left out
+        of the break-even by the caller.
+        """
         return sum(entry.total for entry in self.entries if entry.stage not in without)
 
     def to_json(self) -> Dict[str, Any]:

@@ -94,7 +94,7 @@ class Judged:
 
     def net(self, radii: Sequence[float]) -> np.ndarray:
         """Gross, less the certificates that do not hold; bool [R, n]."""
-        return self.gross(radii) & self.holds
+        return np.asarray(self.gross(radii) & self.holds)
 
     def verdict(self) -> AuditVerdict:
         issued = self.issued

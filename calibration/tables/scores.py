@@ -131,7 +131,7 @@ class Scores:
 
     def label_counts(self) -> np.ndarray:
         """Counts of the surrogate's own label, int64 [n]."""
-        return self.counts[np.arange(len(self)), self.label].astype(np.int64)
+        return np.asarray(self.counts[np.arange(len(self)), self.label], np.int64)
 
     def take(self, rows: np.ndarray) -> "Scores":
         """The table restricted to `rows` (indices or mask)."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 import queue
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional
+from dataclasses import asdict
+from typing import Any, Callable, Dict, Optional
 
-import numpy as np
-
-import rrise
 from rrise.calibration.errors import RriseError
 from rrise.edge_sdk.auditing.base_classifier import BaseModel
 from rrise.edge_sdk.auditing.judge import Judgement, Verdict
-from rrise.edge_sdk.auditing.worker import receive, send
+from rrise.edge_sdk.auditing.pipes import Job, Worker, WorkerFailed
+from rrise.edge_sdk.auditing.settings import AuditCounts, AuditSettings
 from rrise.edge_sdk.certificate import Certificate
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.confirming.classifier import base_difference
@@ -30,73 +25,6 @@ from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.inputs import Roi, prepare_frame
 
 _WORKER = "rrise.edge_sdk.auditing.worker"
-_START_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How audits are made.
-
-    Attributes:
-        interval: seconds between audited frames, at least the time after which the robot sees another scene: the
-            evidence supposes that audits err independently of each other.
-        rate: evaluations of the base classifier per second, at most.
-        max_samples: evaluations per audit; a question that is open after them counts as right.
-        slip: probability with which a right certificate is called wrong; the evidence allows for it.
-        waiting: frames that may wait; one that comes when they do is dropped.
-        restarts: how often a process that died or hung is started again.
-        timeout: seconds after which an audit counts as hung; None: a minute and twice what the rate asks for.
-        provider: of ONNX Runtime, for the base classifier.
-    """
-
-    interval: float = 60.0
-    rate: float = 50.0
-    max_samples: int = 2000
-    slip: float = 0.001
-    waiting: int = 2
-    restarts: int = 3
-    timeout: Optional[float] = None
-    provider: str = "cpu"
-
-    def __post_init__(self) -> None:
-        numbers = 0 <= self.interval < math.inf and 0 < self.rate < math.inf and 0 < self.slip < 1
-        whole = self.max_samples >= 1 and self.waiting >= 1 and self.restarts >= 0
-        if not (numbers and whole and (self.timeout is None or self.timeout > 0)):
-            raise EdgeError(
-                f"audit settings: got {self}; expected interval >= 0, rate > 0, 0 < slip < 1, max_samples and waiting"
-                " >= 1, restarts >= 0, timeout > 0"
-            )
-
-    @property
-    def patience(self) -> float:
-        """Seconds after which an audit counts as hung."""
-        return 60.0 + 2.0 * self.max_samples / self.rate if self.timeout is None else self.timeout
-
-
-@dataclass
-class AuditCounts:
-    """Frames taken for an audit, dropped because others waited, and what became of the taken ones."""
-
-    taken: int = 0
-    dropped: int = 0
-    right: int = 0
-    wrong: int = 0
-    undecided: int = 0
-    lost: int = 0
-    samples: int = 0
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What waits: x float32 [C, h, w], or None for a frame without a certificate, which is not wrong."""
-
-    x: Optional[np.ndarray]
-    label: int
-    radius: float
-
-
-class WorkerFailed(EdgeError):
-    """The audit process died, hung, or said why it cannot go on."""
 
 
 class AuditProcess:
@@ -159,9 +87,9 @@ class AuditProcess:
         self._selective = guarantee.rules.among_issued
         self._preprocess = FramePreprocess.of(self._bundle.manifest)
         self._next, self._given_up, self._closing = -math.inf, False, False
-        self._jobs: "queue.Queue[Optional[_Job]]" = queue.Queue(self.settings.waiting)
+        self._jobs: "queue.Queue[Optional[Job]]" = queue.Queue(self.settings.waiting)
         self._guard = threading.Lock()
-        self._worker: Optional[_Worker] = None
+        self._worker: Optional[Worker] = None
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="rrise-audits", daemon=True)
         self._thread.start()
@@ -209,7 +137,7 @@ class AuditProcess:
         x = self._preprocess(prepared.frame) if issued > 0.0 else None
         label = -1 if certificate.label is None else certificate.label
         # The only producer is this thread, so there still is room.
-        self._jobs.put_nowait(_Job(x, label, issued))
+        self._jobs.put_nowait(Job(x, label, issued))
         self.counts.taken += 1
         return True
 
@@ -255,7 +183,7 @@ class AuditProcess:
         """The thread between both sides."""
         try:
             self._judge_all()
-        except Exception as error:  # a thread that ends unheard would look like audits that find nothing
+        except Exception as error:  # noqa: BLE001 - a thread that ends unheard looks like audits that find nothing
             self._give_up(f"audits ended: {type(error).__name__}: {error}")
         self._drop_worker()
 
@@ -281,7 +209,7 @@ class AuditProcess:
             self._certifier.suspend(f"audits: {error}")
             self._give_up(str(error))
 
-    def _ask(self, job: _Job) -> Judgement:
+    def _ask(self, job: Job) -> Judgement:
         if self._failures > self.settings.restarts:
             return Judgement(Verdict.LOST, 0)
         try:
@@ -297,12 +225,12 @@ class AuditProcess:
                 self._give_up(f"{self.problem}; no more audits are made")
             return Judgement(Verdict.LOST, 0)
 
-    def _started(self) -> "_Worker":
+    def _started(self) -> "Worker":
         with self._guard:
             if self._closing:
                 raise WorkerFailed("closed")
             if self._worker is None:
-                self._worker = _Worker([sys.executable, "-m", _WORKER])
+                self._worker = Worker([sys.executable, "-m", _WORKER])
             elif self._worker.ready:
                 return self._worker
             worker = self._worker
@@ -325,80 +253,3 @@ class AuditProcess:
 
     def _give_up(self, why: str) -> None:
         self._given_up, self.problem = True, why
-
-
-class _Worker:
-    """The process and its pipes. Every exchange has a limit after which the process is killed, which ends any wait."""
-
-    def __init__(self, command: List[str]) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
-        # From the folder of this package, so that the process runs the same code whatever the caller's folder holds.
-        home = Path(rrise.__file__).parents[1]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=home
-        )
-        self._stdin: Any = self._process.stdin
-        self._stdout: Any = self._process.stdout
-        self.ready = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def set_up(self, setup: Dict[str, Any], model: bytes) -> None:
-        self._exchange(setup, model, _START_SECONDS)
-        self.ready = True
-
-    def judge(self, job: _Job, patience: float) -> Judgement:
-        assert job.x is not None
-        answer = self._exchange({"label": job.label, "radius": job.radius}, job.x.tobytes(), patience)
-        try:
-            return Judgement(Verdict(answer["verdict"]), int(answer["samples"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkerFailed(f"it answered {answer} ({error!r})") from error
-
-    def _exchange(self, value: Dict[str, Any], payload: bytes, seconds: float) -> Dict[str, Any]:
-        late = threading.Event()
-        timer = threading.Timer(seconds, self._kill_late, [late])
-        timer.daemon = True
-        timer.start()
-        try:
-            send(self._stdin, value, payload)
-            answer, _ = receive(self._stdout)
-        except (OSError, EOFError, ValueError, TypeError) as error:
-            if late.is_set():
-                raise WorkerFailed(f"no answer within {seconds:g} s, so it was ended") from error
-            raise WorkerFailed(f"it ended ({self._last_words()})") from error
-        finally:
-            timer.cancel()
-        if "error" in answer:
-            raise WorkerFailed(str(answer["error"]))
-        return answer
-
-    def _kill_late(self, late: threading.Event) -> None:
-        late.set()
-        self.kill()
-
-    def _last_words(self) -> str:
-        try:
-            status: object = self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            status = "unknown"
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f"exit status {status}" + (f", {lines[-1]}" if lines else "")
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> None:
-        """Kill it, collect it, and close its pipes."""
-        self.kill()
-        self._process.wait()
-        for pipe in (self._stdin, self._stdout):
-            try:
-                pipe.close()
-            except OSError:  # what was still to be written has no reader any more
-                continue
-        self._stderr.close()

@@ -65,7 +65,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
                 batch_size=batch,
                 pace=pace,
             )
-        except Exception as error:  # a runtime's exceptions have no common base; the robot must hear of each
+        except Exception as error:  # noqa: BLE001 - runtimes' exceptions have no common base; the robot hears of each
             send(sink, {"error": f"{type(error).__name__}: {error}"})
             return
         send(sink, asdict(judgement))

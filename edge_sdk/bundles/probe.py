@@ -40,8 +40,11 @@ class Probe:
         return run_all(runtime, self.frames, noise=self.noise)
 
     def fingerprint(self, runtime: Runtime) -> str:
-        """Digest of what `runtime` answers to the probe frames, bit for bit: it tells two processors apart whose
-        executions have the same name, so that a record made on one is not taken for the other's."""
+        """Digest of what `runtime` answers to the probe frames, bit for bit.
+
+        It tells two processors apart whose executions have the same name, so that a record made on one is not taken for
+        the other's.
+        """
         got = self.answers(runtime)
         return combined_digest(frame_digest(part) for part in (got.label, got.radius, got.probit))
 

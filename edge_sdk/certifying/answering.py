@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import sys
-import threading
 import warnings
-import weakref
 from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter, time
@@ -18,7 +12,10 @@ import numpy as np
 
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.runtime_scores import padded
-from rrise.edge_sdk.certificate import Certificate, FrameId, Status, withheld
+from rrise.edge_sdk.certificate import Certificate, FrameId
+from rrise.edge_sdk.certifying.entry import Closed, Entry
+from rrise.edge_sdk.certifying.issuing import invalid, issue
+from rrise.edge_sdk.certifying.loaded import Loaded
 from rrise.edge_sdk.confirming.memory import Memory, mark_of
 from rrise.edge_sdk.device.drift import forget_monitoring
 from rrise.edge_sdk.device.loading import ExecutionState
@@ -26,41 +23,22 @@ from rrise.edge_sdk.device.once import Once
 from rrise.edge_sdk.device.suspension import lift
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.inputs import Prepared, Roi, capture_seconds, prepare_frame
-from rrise.edge_sdk.loaded import Loaded
 from rrise.edge_sdk.runtime.base import Runtime
 from rrise.edge_sdk.runtime.device_frames import DeviceFrame, on_device
-
-
-class _Closed(EdgeError):
-    """A closed certifier was asked: the one error that is misuse and not a failing runtime's."""
-
-
-_LIVE: "weakref.WeakSet[Answering]" = weakref.WeakSet()
-"""Every certifier of this process, for a child that is forked from it."""
-
-_HOLDERS = ("certify", "_certify_together", "_confirm", "_free", "_take_over")
-"""Methods that hold a certifier's lock while they run."""
 
 _UINT8 = np.dtype(np.uint8)
 
 
-class Answering:
+class Answering(Entry):
     """The answering half of `Certifier`, which adds loading and everything that is not done for each frame.
 
     All that an answer is made from is one `Loaded`, which is never changed and exchanged as a whole.
     """
 
     def __init__(self, loaded: Loaded, options: Optional[Dict[str, Any]] = None) -> None:
-        self._loaded = loaded
-        self._previous: Optional[Loaded] = None
         self._load_options: Dict[str, Any] = {} if options is None else options
         self._tested = Memory()
-        # ended: closed or another process's, and so for good; a fault ends the loaded bundle only.
-        self._closed = self._ended = self._freed = self._foreign = False
-        self._entry = threading.Lock()
-        self._audit_entry = threading.Lock()
-        self._swapping = False
-        _LIVE.add(self)
+        super().__init__(loaded)
 
     @property
     def bundle(self) -> Bundle:
@@ -155,23 +133,23 @@ class Answering:
             else:
                 label, radius = loaded.runtime.answer(batch)
             mark = mark_of(batch[0]) if loaded.marks and type(batch) is np.ndarray else None
-            certificate = _issue(loaded, label.item(0), radius.item(0), scale, start, when, frame_id, mark)
+            certificate = issue(loaded, label.item(0), radius.item(0), scale, start, when, frame_id, mark)
             channels = loaded.course.channels
             if channels is not None and encoding is None and channels.due():
                 _compare_channels(loaded, batch)
             return certificate
         except FrameError as error:
-            return _invalid(error, start, when, frame_id)
-        except _Closed:
+            return invalid(error, start, when, frame_id)
+        except Closed:
             raise
-        except Exception as error:  # whatever a runtime raises: no answer of it can be trusted any more
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises: its answers are trusted no more
             return self._fail(loaded, error, start, when, frame_id)
         finally:
             self._leave()
 
     def certify_batch(
         self,
-        frames: Sequence[Any],
+        frames: Union[Sequence[Any], np.ndarray],
         *,
         encoding: Optional[str] = None,
         rois: Optional[Sequence[Optional[Roi]]] = None,
@@ -224,9 +202,9 @@ class Answering:
             results = [_guarded(loaded, _prepared(loaded, frame, encoding, roi)) for frame, roi, _ in part]
             answers = self._answers(loaded, results, when)
             return [
-                _invalid(result, start, when, frame_id)
+                invalid(result, start, when, frame_id)
                 if isinstance(result, FrameError)
-                else _issue(
+                else issue(
                     loaded,
                     *next(answers),
                     0.0 if result.altered else loaded.frame_scale,
@@ -238,10 +216,10 @@ class Answering:
                 for result, (_, _, frame_id) in zip(results, part)
             ]
         except FrameError as error:
-            return [_invalid(error, start, when, frame_id) for _, _, frame_id in part]
-        except _Closed:
+            return [invalid(error, start, when, frame_id) for _, _, frame_id in part]
+        except Closed:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as in `certify`
             return [self._fail(loaded, error, start, when, frame_id) for _, _, frame_id in part]
         finally:
             self._leave()
@@ -260,65 +238,7 @@ class Answering:
                 label, radius = loaded.runtime.answer(batch)
             yield from list(zip(label.tolist(), radius.tolist()))[: len(part)]
 
-    def _enter_after_swap(self) -> None:
-        """Wait for a swap, which is short; any other occupant is a second thread."""
-        if (self._swapping and self._entry.acquire()) or self._entry.acquire(False):
-            return
-        if self._occupied():
-            raise EdgeError(
-                "certify: another thread is in this certifier; give each thread its own with `clone()`"
-            )
         # A signal handler raised while a frame was let in or out: nobody is inside, and the lock is taken over.
-
-    def _occupied(self) -> bool:
-        """Whether anybody but the caller's own method runs inside, on any thread's stack."""
-        inside = 0
-        for frame in sys._current_frames().values():
-            above: Any = frame
-            while above is not None:
-                inside += above.f_code.co_name in _HOLDERS and above.f_locals.get("self") is self
-                above = above.f_back
-        return inside > 1
-
-    def _leave(self) -> None:
-        """Let the next one in; a `close` that came meanwhile is left to whoever was inside."""
-        self._entry.release()
-        if self._closed:
-            self._free()
-
-    def _free(self) -> None:
-        """Release the runtime of a closed certifier, once, and never under a frame that is being answered."""
-        if self._freed or not (self._entry.acquire(False) or not self._occupied()):
-            return
-        try:
-            if self._freed:
-                return
-            self._freed = True
-            if self._loaded.monitor is not None:
-                self._loaded.monitor.save()
-            for loaded in (self._loaded, self._previous):
-                if loaded is not None:
-                    loaded.runtime.close()
-                    loaded.course.confirmer = None
-            self._previous = None
-        finally:
-            self._entry.release()
-
-    def _leave_to_parent(self) -> None:
-        """After a fork: the runtime's threads and locks stayed in the parent, so this copy answers and releases nothing."""
-        self._entry, self._audit_entry = threading.Lock(), threading.Lock()
-        self._foreign = self._ended = self._freed = True
-        for loaded in (self._loaded, self._previous):
-            if loaded is not None:
-                for kept in (loaded.runtime, loaded.course.confirmer):
-                    # Never destroyed: a session that joins threads which are not there hangs at the end of the process.
-                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
-
-    def __reduce_ex__(self, protocol: object) -> Any:
-        raise EdgeError(
-            "a certifier cannot be copied or sent to another process: load it there with `Certifier.load`, and take"
-            " `clone()` for another thread"
-        )
 
     def _observe(
         self, loaded: Loaded, batch: Union[np.ndarray, DeviceFrame], when: float
@@ -358,25 +278,6 @@ class Answering:
         """Let a guarded certifier answer the same frame again, for measurements whose answers nobody acts on."""
         if self._loaded.once is not None:
             self._loaded = replace(self._loaded, once=Once(0))
-
-    def _refuse(self, loaded: Loaded, when: float, start: float, frame_id: FrameId) -> Certificate:
-        if self._foreign:
-            raise _Closed(
-                "certify: this certifier was loaded in the process that this one was forked from; load one in each"
-                " process with `Certifier.load`"
-            )
-        if self._closed:
-            raise _Closed("certify: this certifier is closed; load a new one with `Certifier.load`")
-        reason = f"the runtime failed and stays out of use, load the bundle again: {loaded.course.fault}"
-        return withheld(
-            Status.FAULT, reason, capture_time=when, latency=perf_counter() - start, frame_id=frame_id
-        )
-
-    def _fail(
-        self, loaded: Loaded, error: Exception, start: float, when: float, frame_id: FrameId
-    ) -> Certificate:
-        loaded.course.fault = error
-        return self._refuse(loaded, when, start, frame_id)
 
 
 def _prepared(
@@ -423,55 +324,3 @@ def _compare_channels(loaded: Loaded, batch: Union[np.ndarray, DeviceFrame]) -> 
         course.hint = hint
         with suppress(Warning):  # a filter may turn it into an exception
             warnings.warn(hint, RuntimeWarning, stacklevel=3)
-
-
-def _issue(
-    loaded: Loaded,
-    label: int,
-    radius: float,
-    scale: float,
-    start: float,
-    when: float,
-    frame_id: FrameId,
-    mark: Optional[bytes],
-) -> Certificate:
-    if not (0 <= label < len(loaded.names) and 0.0 <= radius < math.inf):
-        raise ArithmeticError(f"the runtime answered label {label} with radius {radius}")
-    name = loaded.names[label]
-    held = loaded.hold.why
-    if held is not None:
-        status, reason = held
-        return Certificate(status, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, reason)
-    radius -= loaded.margin
-    if radius > 0.0:
-        return Certificate(
-            Status.CERTIFIED,
-            label,
-            name,
-            radius,
-            radius * scale,
-            when,
-            perf_counter() - start,
-            frame_id,
-            loaded.note,
-            None,
-            mark,
-        )
-    return Certificate(
-        Status.ABSTAINED, label, name, 0.0, 0.0, when, perf_counter() - start, frame_id, loaded.note
-    )
-
-
-def _invalid(error: FrameError, start: float, when: float, frame_id: FrameId) -> Certificate:
-    return withheld(
-        Status.INVALID_INPUT, str(error), capture_time=when, latency=perf_counter() - start, frame_id=frame_id
-    )
-
-
-def _after_fork() -> None:
-    for certifier in list(_LIVE):
-        certifier._leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,15 +7,15 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from rrise.edge_sdk.answering import Answering
 from rrise.edge_sdk.certificate import Certificate, Status
+from rrise.edge_sdk.certifying.answering import Answering
+from rrise.edge_sdk.certifying.loaded import Loaded
 from rrise.edge_sdk.confirming.confirmation import Confirmation, Outcome, check_deadline, check_level
 from rrise.edge_sdk.confirming.confirmer import Confirmer, never
 from rrise.edge_sdk.confirming.memory import mark_of
 from rrise.edge_sdk.confirming.question import Question
 from rrise.edge_sdk.errors import EdgeError
 from rrise.edge_sdk.frames.inputs import Roi, prepare_frame
-from rrise.edge_sdk.loaded import Loaded
 
 
 class Asking(Answering):

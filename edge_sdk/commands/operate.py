@@ -99,7 +99,8 @@ def watch(
     Ctrl-C or SIGTERM ends it in order, with its summary.
     """
     from rrise.edge_sdk.auditing.base_classifier import BaseModel
-    from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
+    from rrise.edge_sdk.auditing.process import AuditProcess
+    from rrise.edge_sdk.auditing.settings import AuditSettings
     from rrise.edge_sdk.certifier import Certifier
     from rrise.edge_sdk.confirming.confirmation import Outcome
     from rrise.edge_sdk.operate.metrics import Metrics, MetricsServer

@@ -15,8 +15,11 @@ from rrise.edge_sdk.formats.manifest import Manifest
 
 @dataclass(frozen=True)
 class OpenBase:
-    """classify: float32 [B, C, h, w] -> logits [B, K] or labels [B]; may be called from several threads. fixed: the B that
-    the file insists on, or None. engine: see `engine_name`."""
+    """A base classifier that is ready to answer.
+
+    classify: float32 [B, C, h, w] -> logits [B, K] or labels [B]; may be called from several threads. fixed: the B that
+    the file insists on, or None. engine: see `engine_name`.
+    """
 
     classify: Callable[[np.ndarray], np.ndarray]
     fixed: Optional[int]

@@ -108,7 +108,7 @@ class Confirmer:
                 return "a newer frame is waiting"
             try:
                 self._evaluate(question, x)
-            except Exception as error:  # whatever a runtime raises
+            except Exception as error:  # noqa: BLE001 - whatever a runtime raises
                 # The batch cannot be counted, and leaving it out would choose among the draws.
                 question.void = True
                 return f"the base classifier failed on this input ({error})"

@@ -35,7 +35,7 @@ def read_sealed(path: PathLike, what: str, *, data: Optional[bytes] = None) -> D
     """
     try:
         content = read_limited(path, _LIMIT) if data is None else data
-        value = parse_json(content)
+        value: Dict[str, Any] = parse_json(content)
         digest = value.pop("digest")
         intact = json_digest(value) == digest and sealed_text(value).encode() == content
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -102,7 +102,7 @@ def capture_seconds(capture_time: Any) -> float:
             if math.isfinite(seconds):
                 return seconds
         shown = repr(capture_time)[:80]
-    except Exception:  # whatever the caller's object does, it is no failure of the runtime
+    except Exception:  # noqa: BLE001 - whatever the caller's object does, it is no failure of the runtime
         shown = type(capture_time).__name__
     raise FrameError(f"capture_time: got {shown}, expected seconds since the epoch")
 
@@ -202,7 +202,7 @@ def resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
     if height * width <= _SMALL:
         rows, columns = triangle_filter(height, size[0]), triangle_filter(width, size[1])
         small = np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns, optimize=True)
-        return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(small), 0, 255), np.uint8)
     # Only the few rows and columns that have a weight are touched: of a 4K crop one in a hundred for each pixel.
     part = np.empty((size[0], width * channels))
     for row, (first, weights) in enumerate(_taps(triangle_filter(height, size[0]))):

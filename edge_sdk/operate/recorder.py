@@ -115,7 +115,7 @@ class FlightRecorder:
                 if current is None or current.size >= self._file_bytes:
                     current = self._next_file(current)
                 current.add(certificate)
-            except Exception as error:  # a thread that ends unheard would leave `close` waiting for it
+            except Exception as error:  # noqa: BLE001 - a thread that ends unheard leaves `close` waiting for it
                 self._stopped(error)
                 self.dropped += 1
         self._try(current.finish if current is not None else None)
@@ -126,7 +126,7 @@ class FlightRecorder:
             return
         try:
             act()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._stopped(error)
 
     def _stopped(self, why: object) -> None:

@@ -95,7 +95,7 @@ class RerunViewer:
             try:
                 if not self.problem:
                     self._show(*item)
-            except Exception as error:  # a viewer that was closed must not end anything else
+            except Exception as error:  # noqa: BLE001 - a viewer that was closed must not end anything else
                 self.problem = f"viewer: stopped ({error})"
         with suppress(Exception):
             self._recording.flush()

@@ -16,7 +16,8 @@ class Binding:
     def __init__(
         self, onnxruntime: Any, session: Any, signature: GraphSignature, names: Sequence[str], device: str
     ) -> None:
-        """
+        """Bind the input and the outputs of a session.
+
         Args:
             names: outputs to fetch, each one value per frame.
             device: "cuda" or "cpu": where the input's buffer lies. Outputs lie in host memory.

@@ -40,7 +40,7 @@ def on_device(frame: Any) -> bool:
         if hasattr(frame, "__dlpack_device__"):
             return frame.__dlpack_device__()[0] in (CUDA, CUDA_MANAGED)
         return hasattr(frame, "__cuda_array_interface__")
-    except Exception:  # an exporter may raise anything
+    except Exception:  # noqa: BLE001 - an exporter may raise anything
         return False
 
 

@@ -81,7 +81,7 @@ def started(make: Callable[[], Any], key: EngineKey) -> Any:
     """
     try:
         made, why = make(), "it returned nothing"
-    except Exception as error:  # the bindings raise a TypeError about a null pointer
+    except (TypeError, RuntimeError) as error:  # the bindings raise a TypeError about a null pointer
         made, why = None, str(error)
     if made is None:
         raise RuntimeUnavailable(
@@ -106,6 +106,7 @@ def engine_key(bundle: Bundle, artefact: str, trt: Any, device: Device) -> Engin
 
 
 def engine_folder(bundle: Bundle) -> Path:
+    """Where the engines built on this device lie."""
     return bundle.path / DEVICE_FOLDER / FOLDER
 
 

@@ -108,7 +108,7 @@ class Lane:
         self.run(np.zeros_like(frame), names)
         try:
             executable = self._driver.capture(self.stream, self._enqueue)
-        except Exception as error:  # TensorRT's own exceptions have no public base
+        except Exception as error:  # noqa: BLE001 - TensorRT's own exceptions have no public base
             self.reason = f"not captured: {error}"
         else:
             handles = ctypes.c_void_p(executable), ctypes.c_void_p(self.stream)

@@ -134,11 +134,11 @@ class OnnxRuntime:
     def answer(self, frames: Union[np.ndarray, DeviceFrame]) -> List[np.ndarray]:
         """[label int64 [B], radius float32 [B]] for one batch; the caller has checked dtype and shape."""
         frames = _on_host(frames)
-        if self.fresh is not None:
-            return self.session.run(_HOT, {FRAME: frames, NOISE: self.fresh.draw()})
-        if self._binding is not None:
+        if self.fresh is None and self._binding is not None:
             return self._binding.run(frames)[:2]
-        return self.session.run(_HOT, {FRAME: frames})
+        feed = {FRAME: frames} if self.fresh is None else {FRAME: frames, NOISE: self.fresh.draw()}
+        answered: List[np.ndarray] = self.session.run(_HOT, feed)
+        return answered
 
     def device_frame(self, frame: Any) -> DeviceFrame:
         """Raises: FrameError: always."""

@@ -77,7 +77,7 @@ class Mailbox:
                 if captured is None:
                     break
                 self.put(captured)
-        except Exception as error:  # shown to the thread that waits for frames
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits for frames
             self._error = (
                 error if isinstance(error, EdgeError) else EdgeError(f"stream: the source failed: {error!r}")
             )

@@ -188,7 +188,7 @@ def _number(capture: Any, which: int) -> float:
     """A property of a capture; 0 where it has none."""
     try:
         value = float(capture.get(which))
-    except Exception:  # not every object that reads frames has properties
+    except Exception:  # noqa: BLE001 - not every object that reads frames has properties
         return 0.0
     return value if np.isfinite(value) else 0.0
 

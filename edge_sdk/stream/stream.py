@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NamedTuple, Opt
 
 import numpy as np
 
-from rrise.edge_sdk.asking import not_asked
 from rrise.edge_sdk.certificate import Certificate, Status, withheld
+from rrise.edge_sdk.certifying.asking import not_asked
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.encodings import convert_encoding, known_encodings
 from rrise.edge_sdk.frames.inputs import as_array, capture_seconds, check_frame, with_channel
@@ -61,8 +61,11 @@ class StreamSettings:
 
 @dataclass
 class StreamCounts:
-    """What a stream has seen: frames received, dropped unseen, reconnects, certificates by status, and tests of single
-    inputs by outcome (confirmed, open, refuted) with the evaluations that they took."""
+    """What a stream has seen.
+
+    Frames received, dropped unseen, reconnects, certificates by status, and tests of single inputs by outcome
+    (confirmed, open, refuted) with the evaluations that they took.
+    """
 
     received: int = 0
     dropped: int = 0

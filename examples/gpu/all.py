@@ -51,10 +51,12 @@ class Step:
 
 
 def module(package: str, *words: object) -> tuple[str, ...]:
+    """The command that runs one of our packages."""
     return (sys.executable, "-m", f"rrise.{package}", *map(str, words))
 
 
 def script(name: str, *words: object) -> tuple[str, ...]:
+    """The command that runs a script of this folder."""
     return (sys.executable, str(HERE / name), *map(str, words))
 
 
@@ -156,6 +158,7 @@ def settings_for(data: str, settings: Path | None, small: bool) -> trainer.Confi
 
 
 def done(out: Path, step: Step) -> bool:
+    """Whether a step has left its result."""
     return (out / f"{step.name}.json").exists()
 
 

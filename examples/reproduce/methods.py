@@ -49,8 +49,10 @@ class Method:
 
     @property
     def offline_passes(self) -> int:
-        """Base evaluations before the first query, without base training, audit, CERTIFY and the check of deployed files;
-        stored counts of the training frames only where the surrogate learnt from them."""
+        """Base evaluations before the first query, without base training, audit, CERTIFY and the check of deployed files.
+
+        Stored counts of the training frames are among them only where the surrogate learnt from them.
+        """
         free = [*EVALUATED, *(() if self.config.surrogate.method in ("stored", "auto") else ("train",))]
         stages = [entry.stage for entry in self.cost.entries]
         left_out = [s for s in stages if s.removeprefix("targets-").split("-")[0] in free]
@@ -157,8 +159,10 @@ def _short(value: object) -> object:
 
 
 def keep(folder: Path, methods: Sequence[Method]) -> None:
-    """Write what the table can be made from again: settings, scores and costs of each method, and CERTIFY's counts. Rows of an
-    earlier table in this folder go."""
+    """Write what the table can be made from again: settings, scores and costs of each method, and CERTIFY's counts.
+
+    Rows of an earlier table in this folder go.
+    """
     if (folder / ROWS).exists():
         shutil.rmtree(folder / ROWS)
     methods[0].certify.save(folder / "certify.npz")

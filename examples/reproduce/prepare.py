@@ -114,8 +114,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Signs:
-    """What gtsrb alone is asked. size: pixels of a side, since its images differ in size. train_tracks: share of the training
-    tracks that are trained on, drawn with a fixed seed; the others are held out."""
+    """What gtsrb alone is asked.
+
+    size: pixels of a side, since its images differ in size. train_tracks: share of the training tracks that are trained on,
+    drawn with a fixed seed; the others are held out.
+    """
 
     size: int = 32
     train_tracks: float = TRAIN_TRACKS

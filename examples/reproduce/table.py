@@ -67,9 +67,9 @@ class Row:
 def make_rows(
     methods: Sequence[Method], errors: Sequence[str], radii: Sequence[float], rivals: Sequence[Rival] = ()
 ) -> list[Row]:
-    """CERTIFY at every N, rivals, then every method at every level: calibrated as its settings say and, where they name several
-    radii, for each of these alone as well.
+    """CERTIFY at every N, rivals, then every method at every level.
 
+    A method is calibrated as its settings say and, where they name several radii, for each of these alone as well.
     Each row uses the calibration split once and its promise holds for that row; whoever picks the best must pick it on
     other frames.
     """

@@ -123,6 +123,7 @@ def about(
 
 
 def main() -> None:
+    """Make the study that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

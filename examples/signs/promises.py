@@ -56,8 +56,11 @@ def plan_of(config: Config, tables: Tables, kind: str, error: str) -> Plan:
 
 
 def keep(config: Config, tables: Tables, kind: str, error: str, radii: Sequence[float]) -> Kept:
-    """Calibrate one promise on the calibration tracks, and judge it on the test tracks. It is the only use of the calibration
-    tracks that this promise knows of: whoever picks one of several must pick it on other tracks."""
+    """Calibrate one promise on the calibration tracks, and judge it on the test tracks.
+
+    It is the only use of the calibration tracks that this promise knows of: whoever picks one of several must pick it on
+    other tracks.
+    """
     test = tables["test"]
     try:
         record = plan_of(config, tables, kind, error).calibrate(tables["calibration"])
@@ -87,8 +90,10 @@ def keep(config: Config, tables: Tables, kind: str, error: str, radii: Sequence[
 
 
 def certified(counts: CertifyCounts, test: Scores, alpha: str, radii: Sequence[float]) -> list[Kept]:
-    """CERTIFY on the same frames, at each N that was drawn. Each of its certificates has a promise of its own, and counts until
-    the audit refutes it."""
+    """CERTIFY on the same frames, at each N that was drawn.
+
+    Each of its certificates has a promise of its own, and counts until the audit refutes it.
+    """
     rows = []
     for budget in counts.budgets:
         answer = counts.at(budget, float(parse_level(alpha, "certify_alpha")))
@@ -119,18 +124,19 @@ def judged_by(record: Calibration, table: Scores) -> Judged:
 
 
 def units_of(record: Calibration, table: Scores, wrong: np.ndarray, issued: np.ndarray) -> np.ndarray:
-    """Whether each thing that the promise counts is wrong, bool [m]: whole clips, or one drawn frame of each clip, or those
-    of these that have a certificate.
+    """Whether each thing that the promise counts is wrong, bool [m].
 
-    wrong, issued: bool [n]. Frames of a clip resemble each other; what is counted here is independent.
+    Things are whole clips, or one drawn frame of each clip, or those of these that have a certificate. wrong, issued: bool [n]. Frames of a clip resemble each other; what is counted here is independent.
     """
     drawn = np.isin(table.digest, one_frame_per_clip(table, 0).digest)
     return record.guarantee.rules.counted(wrong, clip=table.clip, independent=drawn, issued=issued)
 
 
 def confusions(record: Calibration, table: Scores, most: int = 6) -> list[tuple[str, str, int, int]]:
-    """Certificates that hold and are for the wrong class, the most frequent first: (true class, class of the certificate,
-    certificates, tracks)."""
+    """Certificates that hold and are for the wrong class, the most frequent first.
+
+    Each as (true class, class of the certificate, certificates, tracks).
+    """
     found = judged_by(record, table)
     rows = np.flatnonzero(found.issued & found.holds & (found.label != found.target) & (found.target >= 0))
     pairs = [(int(table.target[row]), int(table.label[row])) for row in rows]
@@ -172,8 +178,11 @@ def divisions(plan: Plan, tables: Tables, count: int, *, frames_independent: boo
 
 
 def _wrong_share(record: Calibration, test: Scores) -> float:
-    """Of what the promise counts. For frames it is the mean over all frames of each clip, then over clips: the share that is
-    expected of one drawn frame of each clip, with less noise than one draw has."""
+    """Of what the promise counts.
+
+    For frames it is the mean over all frames of each clip, then over clips: the share that is
+    expected of one drawn frame of each clip, with less noise than one draw has.
+    """
     found = judged_by(record, test)
     wrong, rules = found.issued & ~found.holds, record.guarantee.rules
     if rules.whole_clips:

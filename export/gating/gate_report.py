@@ -88,8 +88,10 @@ def save_reports(folder: Path, reports: Sequence[GateReport], name: str) -> None
 
 
 def junit(reports: Sequence[GateReport], name: str) -> bytes:
-    """One test suite for each artefact, one test case for each check, with times and class names that are unique among
-    workspaces called differently."""
+    """One test suite for each artefact, one test case for each check, with times.
+
+    Class names are unique among workspaces called differently.
+    """
     root = ElementTree.Element("testsuites", name="rrise-export gate")
     for report in reports:
         failed = sum(not check.passed for check in report.checks)
@@ -113,4 +115,5 @@ def junit(reports: Sequence[GateReport], name: str) -> bytes:
                 message = _NOT_XML.sub("?", f"got {check.got}, expected {check.limit}")
                 ElementTree.SubElement(case, "failure", message=message).text = message
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"

@@ -130,7 +130,8 @@ def _to_fp16(network: "onnx.ModelProto") -> "onnx.ModelProto":
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     # keep_io_types leaves x and logits in float32, so all before and behind the network stays in float32.
-    return convert_float_to_float16(network, keep_io_types=True)
+    converted: onnx.ModelProto = convert_float_to_float16(network, keep_io_types=True)
+    return converted
 
 
 def _to_int8(parts: Parts, tuning: np.ndarray, noise: Optional[ReplayNoise]) -> "onnx.ModelProto":

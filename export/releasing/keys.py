@@ -10,15 +10,9 @@ from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.device_calibration import CALIBRATION_FILE
 from rrise.edge_sdk.device.drift import REFERENCE_FILE
 from rrise.edge_sdk.device.verification_record import RECORD_FILE
+from rrise.edge_sdk.formats.keys import PrivateKey, PublicKey
 from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
-from rrise.edge_sdk.formats.signing import (
-    DEVICE_SIGNATURE,
-    PrivateKey,
-    PublicKey,
-    Signature,
-    sign_device_record,
-    sign_release,
-)
+from rrise.edge_sdk.formats.signing import DEVICE_SIGNATURE, Signature, sign_device_record, sign_release
 from rrise.edge_sdk.runtime.engines import FOLDER as ENGINES_FOLDER
 from rrise.export.errors import ExportError
 

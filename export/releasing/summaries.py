@@ -17,6 +17,7 @@ SummaryRows = List[Tuple[str, str]]
 def result_rows(
     result: "ExportResult", latency: Dict[str, Dict[str, float]], notes: Sequence[str] = ()
 ) -> SummaryRows:
+    """What `rrise-export onnx` prints at the end."""
     rows: SummaryRows = [("bundle", str(result.path)), ("release", result.manifest.digest[:16])]
     for product, quality, report in zip(result.products, result.qualities, result.reports):
         rows.append((product.name, product.record.message()))
@@ -38,6 +39,7 @@ def result_rows(
 
 
 def comparison_rows(report: GateReport) -> SummaryRows:
+    """How the outputs of a file differ from the reference; no rows where they were not compared."""
     found, needed = report.comparison, report.needed
     if found is None or needed is None:
         return []
@@ -57,6 +59,7 @@ def comparison_rows(report: GateReport) -> SummaryRows:
 
 
 def quality_rows(quality: Quality, reference: Quality) -> SummaryRows:
+    """What a file is worth beside the reference: certified accuracy, size, offset."""
     cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
     radii = " / ".join(f"{radius:g}" for radius in quality.radii)
     size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
@@ -70,6 +73,7 @@ def quality_rows(quality: Quality, reference: Quality) -> SummaryRows:
 
 
 def result_json(result: "ExportResult") -> Dict[str, Any]:
+    """The same as `result_rows` for machines."""
     return {
         "bundle": str(result.path),
         "release": result.manifest.digest,

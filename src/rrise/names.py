@@ -58,6 +58,8 @@ MOVED: Dict[str, str] = {
     "calibration.summary": "calibration.reports.summary",
     "calibration.thinning": "calibration.tables.thinning",
     "calibration.verification": "calibration.statistics.proposals",
+    "edge_sdk.answering": "edge_sdk.certifying.answering",
+    "edge_sdk.asking": "edge_sdk.certifying.asking",
     "edge_sdk.audit": "edge_sdk.device.audit",
     "edge_sdk.bench": "edge_sdk.operate.bench",
     "edge_sdk.binomial": "edge_sdk.device.binomial",

@@ -101,7 +101,7 @@ def test_a_second_attempt_is_counted_and_said(folder: Path) -> None:
 def test_a_guarded_fit(folder: Path) -> None:
     base = ("fit", folder / "calibration.npz", "--out", folder / "r.json", "--error", "0.1")
     assert _run(*base, "--rho", "0.05", "--noise", "0.12").exit_code == 0
-    assert Calibration.load(folder / "r.json").guarantee.guard.rho == 0.05  # type: ignore[union-attr]
+    assert Calibration.load(folder / "r.json").guarantee.guard.rho == 0.05
     lonely = _run(*base, "--rho", "0.05")
     assert lonely.exit_code == 2 and "belong together" in lonely.output
 

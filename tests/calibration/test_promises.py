@@ -170,7 +170,7 @@ def selective_runs() -> "dict[str, np.ndarray]":
         scores = _as_scores(rng, 400, trial)
         records = {
             "threshold": calibrate(scores, guarantee, threshold=0.28),
-            "sequence": calibrate(scores, guarantee, offsets=grid),
+            "sequence": calibrate(scores, guarantee, offsets=grid.tolist()),
             "plain": calibrate(scores, plain),
         }
         heads = {name: record.head for name, record in records.items()}

@@ -280,7 +280,8 @@ class FakeEngine:
 
 class FakeContext:
     def __init__(self, engine: FakeEngine) -> None:
-        self.engine, self.addresses = engine, {}
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] | None = None
         self.enqueued = 0
         engine.contexts.append(self)

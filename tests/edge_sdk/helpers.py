@@ -214,7 +214,8 @@ def make_bundle(
     path.mkdir(parents=True)
     for folder in ("calibration", "recorded"):
         (path / folder).mkdir()
-    record, offset = None, (0.0,)
+    record: Calibration | None = None
+    offset: tuple[float, ...] = (0.0,)
     if calibrated:
         bare = OnnxRuntime.load(graph(spec, (0.0,), metadata(spec, (0.0,), "")))
         scores = score_runtime(
@@ -240,7 +241,7 @@ def make_bundle(
 
 
 def save_probe(path: Path, spec: Spec, runtime: OnnxRuntime, count: int = 4) -> None:
-    frames = np.random.default_rng(5).integers(0, 256, (count, *spec.shape), dtype=np.uint8)
+    frames: np.ndarray = np.random.default_rng(5).integers(0, 256, (count, *spec.shape), dtype=np.uint8)
     if spec.dtype == "float32":
         frames = frames.astype(np.float32) / np.float32(255)
     answers = run_all(runtime, frames)

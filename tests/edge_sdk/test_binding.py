@@ -72,14 +72,16 @@ class FakeModule(SimpleNamespace):
         super().__init__(
             **{name: getattr(onnxruntime, name) for name in ("ExecutionMode", "GraphOptimizationLevel")}
         )
-        self.__version__, self.asked, self.entries = "1.31.1", [], []
+        self.__version__ = "1.31.1"
+        self.asked: list[Any] = []
+        self.entries: list[Any] = []
         fake = self
 
-        class Options(onnxruntime.SessionOptions):  # type: ignore[misc, name-defined]
+        class Options(onnxruntime.SessionOptions):
             def add_session_config_entry(self, key: str, value: str) -> None:
                 fake.entries.append((key, value))
 
-        class Session(onnxruntime.InferenceSession):  # type: ignore[misc, name-defined]
+        class Session(onnxruntime.InferenceSession):
             def __init__(self, data: Any, options: Any, providers: Any, **keywords: Any) -> None:
                 fake.asked.append((providers, keywords))
                 if cpu_nodes and fake.entries[-1] == ("session.disable_cpu_ep_fallback", "1"):

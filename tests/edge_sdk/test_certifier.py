@@ -267,7 +267,7 @@ def test_a_file_that_is_no_graph_is_refused(copied):
 
 
 def test_no_frame_radius_without_a_known_norm():
-    from rrise.edge_sdk.loaded import frame_scale
+    from rrise.edge_sdk.certifying.loaded import frame_scale
 
     assert frame_scale(2.0) <= 0.5 and frame_scale(2.0) == pytest.approx(0.5)
     for unknown in (None, 0.0, -1.0, float("nan"), float("inf"), "1"):

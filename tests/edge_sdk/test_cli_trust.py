@@ -15,7 +15,8 @@ pytest.importorskip("cryptography", reason="cryptography is not installed")
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.cli import main
-from rrise.edge_sdk.formats.signing import PrivateKey, sign_release
+from rrise.edge_sdk.formats.keys import PrivateKey
+from rrise.edge_sdk.formats.signing import sign_release
 from tests.edge_sdk import helpers
 from tests.edge_sdk.helpers import Spec
 

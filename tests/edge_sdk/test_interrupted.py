@@ -165,7 +165,7 @@ def test_equal_arguments_of_another_kind_are_not_taken_for_absent(hand_bundle):
     odd = "bgr8"
     with Certifier.load(hand_bundle) as certifier:
         for value in (odd, "mono8", object(), 0, ()):
-            assert certifier.certify(FRAME, encoding=value, roi=value).status is Status.INVALID_INPUT
+            assert certifier.certify(FRAME, encoding=value, roi=value).status is Status.INVALID_INPUT  # type: ignore[arg-type]
 
 
 class _Raising:

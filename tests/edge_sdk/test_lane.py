@@ -105,7 +105,7 @@ def test_where_capture_fails_it_says_why_and_goes_on_without(opened: Bundle, cal
             del library.graphs[graph._obj.value]
             return 901
 
-        library.errors, library.do_cuStreamEndCapture = {}, end  # type: ignore[method-assign]
+        library.errors, library.do_cuStreamEndCapture = {}, end  # type: ignore[assignment]
     runtime = load(opened, library, fake_tensorrt(capturable=call != "execute"))
     assert mode(runtime) == ENQUEUE
     assert ("TensorRT failed to run" if call == "execute" else f"{call} returned error 901") in runtime.note
@@ -134,7 +134,7 @@ def test_a_graph_that_answers_other_bits_is_given_up(opened: Bundle) -> None:
         empty(executable, graph, flags)
         library.executables[executable._obj.value] = []
 
-    library.do_cuGraphInstantiateWithFlags = forgetful  # type: ignore[method-assign]
+    library.do_cuGraphInstantiateWithFlags = forgetful
     runtime = load(opened, library)
     assert mode(runtime) == ENQUEUE and "other bits" in runtime.note
     runtime.close()
@@ -209,7 +209,7 @@ def test_clones_share_the_engine_and_nothing_else(opened: Bundle) -> None:
     clone = runtime.clone()
     assert clone._engine is runtime._engine and clone._lane.stream != runtime._lane.stream
     first, second = (set(lane._device.values()) for lane in (runtime._lane, clone._lane))
-    assert not first & second and len(runtime._engine.contexts) == 2  # type: ignore[union-attr]
+    assert not first & second and len(runtime._engine.contexts) == 2
     assert clone.execution.same_as(runtime.execution)
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(answers_of(clone, FRAMES[:1])))

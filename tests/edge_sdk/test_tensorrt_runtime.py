@@ -158,7 +158,7 @@ def test_a_changed_or_foreign_engine_is_refused(opened: Bundle) -> None:
 
 def test_with_a_key_an_unsigned_engine_is_refused(opened: Bundle) -> None:
     pytest.importorskip("cryptography", reason="cryptography is not installed")
-    from rrise.edge_sdk.formats.signing import PrivateKey
+    from rrise.edge_sdk.formats.keys import PrivateKey
     from rrise.export.releasing.keys import sign_bundle, sign_device_records
 
     trt, library, key, device = fake_tensorrt(), FakeCuda(), PrivateKey.generate(), PrivateKey.generate()

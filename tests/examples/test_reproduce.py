@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def invoke(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def saved(path: Path, workspace: Path, **changes: object) -> Path:
+def saved(path: Path, workspace: Path, **changes: Any) -> Path:
     """Settings of a workspace with another [surrogate], as a file."""
     config = load_config(workspace / "rrise.toml")
     path.write_text(replace(config, surrogate=replace(config.surrogate, **changes)).to_toml())

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,9 @@ def test_the_command_writes_its_tables(
 
 
 def test_a_file_with_other_counts_is_refused(example: ModuleType, tmp_path: Path) -> None:
-    arrays = {f"test_sigma0.25_N{n}": np.ones((4, 10), int) for n in (5000, 10_000, 25_000, 50_000, 100_000)}
+    arrays: dict[str, Any] = {
+        f"test_sigma0.25_N{n}": np.ones((4, 10), int) for n in (5000, 10_000, 25_000, 50_000, 100_000)
+    }
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(CalibrationError, match="do not add up"):
         example.load_parts(tmp_path / "other.npz")

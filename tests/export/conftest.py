@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
     """Frames of a BGR camera, cropped and resized in the graph; the surrogate is the base classifier itself."""
     torch.manual_seed(0)
     dataset = load_digits()
-    frames, labels = camera_frames(dataset.frames), torch.from_numpy(dataset.labels)
+    frames, labels = camera_frames(dataset.frames), torch.from_numpy(dataset.labels)  # type: ignore[arg-type]
     preprocess = Preprocess((20, 24, 3), "bgr8", crop=(1, 2, 18, 18), size=(10, 9)).eval()
     network = ResNet(3, 10, [12], [1], [0.3, 0.2, 0.1], [0.4, 0.3, 0.2])
     with torch.inference_mode():
@@ -65,7 +66,7 @@ def colour_source(tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
     ends = np.cumsum(list(SPLITS.values()))
     with threads_for(0):  # the same weights, whatever number of threads the machine has
         train(network, inputs[ends[-1] :], labels[ends[-1] :])
-    packs = {}
+    packs: dict[str, Any] = {}
     for (split, size), end in zip(SPLITS.items(), ends, strict=True):
         rows = slice(end - size, end)
         packs[split] = References.from_counts(

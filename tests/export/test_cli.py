@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.device.loading import State
-from rrise.export import pipeline
+from rrise.export import products
 from rrise.export.cli import main
 from rrise.trainer import Workspace
 from tests.export import damage
@@ -51,13 +52,13 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
 def test_a_failed_gate_is_exit_status_1_and_no_bundle(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(*arguments: object) -> onnx.ModelProto:
+    def damaged(*arguments: Any) -> onnx.ModelProto:
         model = original(*arguments)
         damage.scale_largest_weight(1.01)(model)
         return model
 
-    original = pipeline.lower
-    monkeypatch.setattr(pipeline, "lower", damaged)
+    original = products.lower  # type: ignore[attr-defined]
+    monkeypatch.setattr(products, "lower", damaged)
     copy = shutil.copytree(
         workspace, tmp_path / "workspace", ignore=shutil.ignore_patterns(".cache", "report")
     )

@@ -56,7 +56,7 @@ def test_the_graph_holds_the_noise_and_draws_none(exported: tuple[Workspace, Pat
     graph = onnx.load_model_from_string(Bundle.open(path).model("fp32")).graph
     kinds = {node.op_type for node in graph.node}
     assert not {kind for kind in kinds if "Random" in kind or kind in ("Multinomial", "Bernoulli")}
-    noise = workspace.surrogate().module.noise.numpy()
+    noise = workspace.surrogate().module.noise.numpy()  # type: ignore[operator]
     constants = [onnx.numpy_helper.to_array(item) for item in graph.initializer]
     assert any(item.size == noise.size and np.array_equal(item.ravel(), noise.ravel()) for item in constants)
 

@@ -31,7 +31,7 @@ from rrise.edge_sdk.device.device_calibration import recalibrate
 from rrise.edge_sdk.device.loading import State
 from rrise.edge_sdk.device.verify import VerificationVerdict, verify
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
-from rrise.export import pipeline
+from rrise.export import pipeline, products
 from rrise.export.errors import ExportError
 from rrise.export.pipeline import GateFailed, export_source
 from rrise.export.releasing.bundle import whole_or_not_at_all
@@ -41,13 +41,13 @@ from tests.export import damage
 ARTEFACTS = ("fp32", "fp16", "int8")
 
 
-LOWER = pipeline.lower
+LOWER = products.lower  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
 def lowered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing the same network takes seconds and is tested in test_lower.py: each batch size is lowered once."""
-    monkeypatch.setattr(pipeline, "lower", lower_from_memory)
+    monkeypatch.setattr(products, "lower", lower_from_memory)
 
 
 def lower_from_memory(module: Any, example: Any, outputs: tuple[str, ...]) -> onnx.ModelProto:
@@ -188,7 +188,7 @@ def test_a_failed_gate_leaves_no_bundle(
     colour_source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The export itself is wrong by 1 % in one weight; offset, rank and digests all fit what was exported."""
-    monkeypatch.setattr(pipeline, "lower", damaged_lowering)
+    monkeypatch.setattr(products, "lower", damaged_lowering)
     source = replace(colour_source, path=tmp_path)
     with pytest.raises(GateFailed, match=r"fp32: change of the probit: got .*, expected at most") as caught:
         export_source(source)
@@ -270,14 +270,14 @@ def test_a_replacement_that_fails_leaves_the_old_bundle(
     assert contents(bundle) == before and [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("when", [Scores.save, Calibration.save, pipeline.fill])
+@pytest.mark.parametrize("when", [Scores.save, Calibration.save, pipeline.fill])  # type: ignore[attr-defined]
 def test_a_full_disk_leaves_nothing_behind(
     colour_source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: Callable[..., Any]
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {Scores.save: Scores, Calibration.save: Calibration, pipeline.fill: pipeline}[when]
+    owner = {Scores.save: Scores, Calibration.save: Calibration, pipeline.fill: pipeline}[when]  # type: ignore[attr-defined]
     monkeypatch.setattr(owner, when.__name__, full)
     with pytest.raises(ExportError, match=r"writing stopped .No space left on device.; nothing was left"):
         export_source(colour_source, tmp_path / "bundle")
@@ -330,7 +330,7 @@ def test_a_difficulty_head_goes_through_every_precision(colour_source: ExportSou
     torch.manual_seed(1)
     module = torch.nn.Sequential()
     module.add_module("preprocess", colour_source.preprocess)
-    module.add_module("network", TwoHeads(colour_source.module.network))
+    module.add_module("network", TwoHeads(colour_source.module.network))  # type: ignore[arg-type]
     source = replace(colour_source, module=module.eval(), outputs=("logits", "difficulty"), difficulty=True)
     result = export_source(source, tmp_path / "bundle", ARTEFACTS)
     for product in result.products:

@@ -21,8 +21,9 @@ from scipy.stats import norm
 
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.keys import PrivateKey
 from rrise.edge_sdk.formats.manifest import Manifest
-from rrise.edge_sdk.formats.signing import PrivateKey, Trust
+from rrise.edge_sdk.formats.signing import Trust
 from rrise.export.cli import main
 from rrise.export.errors import ExportError
 from rrise.export.gating import baseline
@@ -446,7 +447,7 @@ def test_where_that_takes_two_steps_the_next_export_puts_the_old_bundle_back(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", killed)
-        patch.setattr(bundle_module.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(bundle_module.shutil, "rmtree", lambda *_, **__: None)  # type: ignore[attr-defined]
         with pytest.raises(SystemExit), whole_or_not_at_all(out, replace=True) as folder:
             _folder(folder, "new")
     assert not out.exists()

@@ -67,7 +67,7 @@ def test_engines_are_strongly_typed_without_tf32(
     """Read off the builder's own objects while it works."""
     seen = {}
 
-    class Builder(trt.Builder):  # type: ignore[misc, name-defined]
+    class Builder(trt.Builder):
         def build_serialized_network(self, network: Any, config: Any) -> Any:
             seen["typed"] = network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
             seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
@@ -155,12 +155,12 @@ def convolution(batch: int, classes: int, difficulty: bool) -> onnx.ModelProto:
         nodes.append(helper.make_node("Conv", ["x", f"{name}.weight"], [f"{name}.map"]))
         nodes.append(helper.make_node("Flatten", [f"{name}.map"], [name], axis=1))
     weights.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axis"))
-    values = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])]
+    described = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])]
     if difficulty:
         nodes.append(helper.make_node("Squeeze", ["hardness", "axis"], ["difficulty"]))
-        values.append(helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch]))
+        described.append(helper.make_tensor_value_info("difficulty", TensorProto.FLOAT, [batch]))
     frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [batch, 8, 8, 3])
-    graph = helper.make_graph(nodes, "g", [frame], values, weights)
+    graph = helper.make_graph(nodes, "g", [frame], described, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
@@ -202,7 +202,7 @@ def test_the_device_builds_once_calibrates_and_verifies(
     bundle: Path, workspace: Path, tmp_path: Path, board: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    packs = {
+    packs: dict[str, Any] = {
         name: References.load(workspace / "references" / f"{name}.npz")
         for name in ("calibration", "verification")
     }

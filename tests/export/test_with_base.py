@@ -65,15 +65,15 @@ def test_the_whole_way_from_workspace_to_confirmed_frame(workspace: Path, tmp_pa
         assert found.status in (Status.CONFIRMED, Status.REFUTED) and found.confirmation.samples > 0
     # Signed and packed like all else.
     private, public = _key_pair(tmp_path)
-    sign_bundle(out, private, 1)
+    sign_bundle(out, private, 1)  # type: ignore[arg-type]
     pack_bundle(out, tmp_path / "bundle.tar")
     unpack_bundle(tmp_path / "bundle.tar", tmp_path / "there", trust=Trust.of(public))
     assert file_digest(tmp_path / "there" / "base.onnx") == digest
     # `rrise-export check`: another tolerance than the workspace's is found.
     assert _check(out, copy.path).passed
     _write(copy.path, _entry(first=described.engine, base_digest=digest, tolerance=0.5))
-    found = _check(out, copy.path)
-    assert not found.passed and found.got.startswith("base ")
+    check = _check(out, copy.path)
+    assert not check.passed and check.got.startswith("base ")
 
 
 def _check(bundle: Path, workspace: Path) -> Check:
@@ -81,7 +81,7 @@ def _check(bundle: Path, workspace: Path) -> Check:
 
 
 def _key_pair(folder: Path) -> tuple[object, Path]:
-    from rrise.edge_sdk.formats.signing import PrivateKey
+    from rrise.edge_sdk.formats.keys import PrivateKey
 
     write_key_pair(folder / "key")
     return PrivateKey.load(folder / "key"), folder / "key.pub"

@@ -95,7 +95,7 @@ def test_attack_prints_its_rate(workspace: Path, tmp_path: Path) -> None:
 def test_a_broken_promise_is_status_1(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = FalseCertificateRate(AuditVerdict(100, 100, 20, 80, 0), 0.2, 0.127, 0.292)
     broken = AttackResult(0.1, rate, rate, promised=0.1, moved=0.1)
-    monkeypatch.setattr("rrise.trainer.cli.attack", lambda *arguments, **options: broken)
+    monkeypatch.setattr("rrise.trainer.commands.attack.attack", lambda *arguments, **options: broken)
     result = run("attack", workspace)
     assert result.exit_code == 1 and "at least 0.1270, promised 0.1" in result.stderr
 

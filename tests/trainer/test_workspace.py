@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
 def test_changed_clips_are_refused(tmp_path: Path) -> None:
     """Without this, frames that turn out to be bursts would still be counted as independent draws."""
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "images": rng.integers(0, 256, (600, 8, 8), np.uint8),
         "labels": np.arange(600) % 2,
         "class_names": np.array(["a", "b"]),
@@ -109,7 +110,7 @@ def test_surrogate_of_another_base_is_refused(workspace: Path, tmp_path: Path) -
     copy = copied(workspace, tmp_path)
     base = load_network(copy.base_path)
     with torch.no_grad():
-        base.module.head.bias[0] += 0.1
+        base.module.head.bias[0] += 0.1  # type: ignore[index, operator, union-attr]
     save_network(copy.base_path, base.module, base.spec, base.metadata)
     with pytest.raises(TrainerError, match=r"base.json: belongs to weights"):
         copy.surrogate()

@@ -172,7 +172,7 @@ def _length(x: Tensor) -> Tensor:
 def project(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
     """The nearest frame within rho of `clean`, and within [0, 1] (pulling a pixel back into range shortens the way)."""
     way = moved - clean
-    length = way.flatten(1).norm(dim=1).clamp_min(1e-12)
+    length: Tensor = way.flatten(1).norm(dim=1).clamp_min(1e-12)
     return (clean + way * (rho / length).clamp_max(1.0)[:, None, None, None]).clamp(0.0, 1.0)
 
 
@@ -227,8 +227,11 @@ def _overshoot(
     x: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """How much the attacker likes each frame, float64 [B]: mean over passes of whether the radius issued is above his
-    estimate of the true one, and by how much; where nothing is issued, how far it is from that, less `FAR`."""
+    """How much the attacker likes each frame, float64 [B].
+
+    Mean over passes of whether the radius issued is above his estimate of the true one, and by how much; where nothing
+    is issued, how far it is from that, less `FAR`.
+    """
     noise = surrogate.guard_noise
     votes = []
     with torch.inference_mode():

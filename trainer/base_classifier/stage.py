@@ -75,9 +75,9 @@ def train_base(
     device: str = "",
     minutes: float | None = None,
 ) -> BaseResult:
-    """Make base.safetensors: train the configured network under noise of standard deviation sigma, or take the
-    user's own: a PyTorch network ([base] factory and weights), an ONNX file ([base] onnx) or any callable ([base]
-    black_box).
+    """Make base.safetensors: train the configured network under noise of standard deviation sigma, or take the user's own.
+
+    That is a PyTorch network ([base] factory and weights), an ONNX file ([base] onnx) or any callable ([base] black_box).
 
     A training that was interrupted continues from its checkpoint.
 
@@ -127,7 +127,7 @@ def base_settings(workspace: Workspace) -> dict[str, Any]:
 
 
 def how_to_train(workspace: Workspace) -> str:
-    """ "none", "fine-tune" or "scratch": what [base] train says, or what its "auto" means."""
+    """What [base] train says, or what its "auto" means: "none", "fine-tune" or "scratch"."""
     asked = workspace.config.base
     if asked.train != "auto":
         return asked.train

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from rrise.trainer.base_classifier.specs import base_spec, load_start
 from rrise.trainer.classifiers.blackbox import label_function
 from rrise.trainer.learning import Session, Trained, train_network
-from rrise.trainer.learning.engine import LossFunction, Measure
+from rrise.trainer.learning.engine import LossFunction
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, schedule_for
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import consistency, gaussian
 from rrise.trainer.learning.views import View, noisy
+from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, build_network, save_network
 from rrise.trainer.workspace import Workspace
 

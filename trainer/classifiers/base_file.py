@@ -156,7 +156,7 @@ def exported(module: nn.Module, noisy: Tensor) -> tuple[bytes, float] | NotWritt
         try:
             data = refuse_references(_without_names(exporter(module, noisy[:3])), ONNX_NAME)
             return data, logit_difference(data, module, noisy)
-        except Exception as error:  # exporters raise whatever they like; each failure is a reason
+        except Exception as error:  # noqa: BLE001 - exporters raise whatever they like; each failure is a reason
             reasons.append(describe_error(error))
     return NotWritten("; ".join(dict.fromkeys(reasons)))
 
@@ -227,8 +227,10 @@ def _folded(module: nn.Module) -> nn.Module:
 
 
 def _without_names(data: bytes) -> bytes:
-    """The model without the places in source files that an exporter notes: they differ between machines, and so would
-    the digest."""
+    """The model without the places in source files that an exporter notes.
+
+    They differ between machines, and so would the digest.
+    """
     import onnx
 
     model = onnx.load_model_from_string(data)

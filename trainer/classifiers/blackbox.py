@@ -79,7 +79,9 @@ def _import_function(name: str, allow_code: bool) -> BlackBox:
         )
     module_name, _, function_name = name.partition(":")
     with user_code(f"black box {name!r}: cannot import it; expected 'package.module:function' on PYTHONPATH"):
-        function = getattr(importlib.import_module(module_name), function_name)
+        function: Callable[[np.ndarray], np.ndarray] = getattr(
+            importlib.import_module(module_name), function_name
+        )
     if not callable(function):
         raise TrainerError(
             f"black box {name!r}: got {type(function).__name__}, expected a callable on arrays"

@@ -28,8 +28,11 @@ from rrise.trainer.workspace import Workspace
 
 @dataclass(frozen=True)
 class Counting:
-    """What counts. engine: as the store's identity names it; "" for the PyTorch module of a store from before, and for a
-    black box, whose version stands for it. sentence: which engine and why, for people."""
+    """What counts.
+
+    engine: as the store's identity names it; "" for the PyTorch module of a store from before, and for a black box,
+    whose version stands for it. sentence: which engine and why, for people.
+    """
 
     labeller: Labeller
     engine: str

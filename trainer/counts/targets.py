@@ -30,7 +30,8 @@ PROMISED = ("calibration", "verification")
 class TargetsResult:
     """What `build_targets` did: evaluations drawn now, those that were there before, and the seconds it took.
 
-    engine: what counted, and why."""
+    engine: what counted, and why.
+    """
 
     drawn: int
     found: int

@@ -32,8 +32,11 @@ from rrise.trainer.errors import TrainerError
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over the pictures found: rows int64 [m] that could be read, their digests S64 [m], checksums uint32
-    [m] of what was written for them, and the failures."""
+    """What one pass over the pictures found.
+
+    rows int64 [m] that could be read, their digests S64 [m], checksums uint32 [m] of what was written for them, and the
+    failures.
+    """
 
     rows: np.ndarray
     digests: np.ndarray

@@ -31,8 +31,11 @@ class LazyFrames:
         frame_shape: tuple[int, int, int],
         digests: np.ndarray | None = None,
     ) -> None:
-        """read: one frame by its number in the source. rows: the numbers, int64 [n]. digests: S64 [n]; what is read
-        must have them, so that pictures that changed, or that another decoder reads otherwise, are refused."""
+        """Frames that are read when asked for.
+
+        read: one frame by its number in the source. rows: the numbers, int64 [n]. digests: S64 [n]; what is read must
+        have them, so that pictures that changed, or that another decoder reads otherwise, are refused.
+        """
         self._read, self._rows, self._digests = read, np.asarray(rows, np.int64), digests
         self.frame_shape = frame_shape
 

@@ -27,11 +27,11 @@ class Geometry:
         return (self.height, self.width, self.channels)
 
     def frame(self, picture: np.ndarray) -> np.ndarray:
-        """The camera's frame of a picture, uint8 [H, W, C]: scaled until it covers the frame, cut at the centre, grey
-        repeated where others are in colour.
+        """The camera's frame of a picture, uint8 [H, W, C].
 
-        The result is rounded to uint8, as a camera rounds: it *is* the frame, which digests, counts and certificates
-        speak of. What comes after it (`Preprocess`) is not rounded.
+        Scaled until it covers the frame, cut at the centre, grey repeated where others are in colour. The result is rounded
+        to uint8, as a camera rounds: it *is* the frame, which digests, counts and certificates speak of. What comes after
+        it (`Preprocess`) is not rounded.
         """
         if picture.shape[:2] != (self.height, self.width):
             picture = self._fitted(picture)

@@ -39,7 +39,8 @@ class Inputs:
     def __getitem__(self, index: Tensor) -> Tensor:
         """Inputs float32 [B, C, h, w] of frame indices int64 [B]."""
         with torch.no_grad():
-            return self._preprocess(torch.from_numpy(self._frames[index.numpy()]))
+            inputs: Tensor = self._preprocess(torch.from_numpy(self._frames[index.numpy()]))
+        return inputs
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, float32 [C], over frames spread through the whole set."""

@@ -48,13 +48,15 @@ def lazy_frames(
 
 
 def resident(source: DataSource, geometry: Geometry) -> np.ndarray | None:
-    """All frames as the array that holds them already, uint8 [n, H, W, C]; None where they lie elsewhere or must be
-    changed first."""
+    """All frames as the array that holds them already, uint8 [n, H, W, C].
+
+    None where they lie elsewhere or must be changed first.
+    """
     pictures = source.pictures
     if (
         isinstance(pictures, PictureRows)
         and pictures.in_memory
         and pictures.frame_shape == geometry.frame_shape
     ):
-        return pictures.array.reshape(len(pictures), *geometry.frame_shape)
+        return np.asarray(pictures.array).reshape(len(pictures), *geometry.frame_shape)
     return None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataConfig:
-    """source: "digits", an .npz file, a folder of class folders, a listing (.csv, .jsonl), a Zarr group, .tar shards or a
+    """Where the frames come from.
+
+    source: "digits", an .npz file, a folder of class folders, a listing (.csv, .jsonl), a Zarr group, .tar shards or a
     Hugging Face data set on disk (relative paths start at the workspace).
 
     held_out: another such source, from which alone tuning, calibration, verification and test are drawn; all frames of
@@ -27,8 +29,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SplitsConfig:
-    """Sizes in frames (whole numbers) or shares of all frames that they are drawn from (0 < share < 1); train gets the
-    rest, or, where the data name held-out frames, all others."""
+    """Sizes in frames (whole numbers) or shares of all frames that they are drawn from (0 < share < 1).
+
+    Train gets the rest, or, where the data name held-out frames, all others.
+    """
 
     seed: int = 0
     tuning: int | float = 180

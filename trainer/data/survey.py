@@ -53,8 +53,10 @@ class Survey:
 
 
 def survey(known: Catalogue, splits: Splits, names: Sequence[str] = ()) -> Survey:
-    """Look at a catalogue and at the splits that will be drawn from it. names: of the files, to see whether they are those of
-    clips."""
+    """Look at a catalogue and at the splits that will be drawn from it.
+
+    names: of the files, to see whether they are those of clips.
+    """
     sizes = np.array(
         [
             np.bincount(known.labels[splits.indices(name)], minlength=len(known.class_names))

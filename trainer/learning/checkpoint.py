@@ -23,8 +23,10 @@ KEY = "rrise-checkpoint"
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training is. steps: done; examples and seconds: spent; parts: pieces that a batch is cut into.
-    loss_sum, loss_steps: of the epoch that runs, or that ended last.
+    """How far a training is.
+
+    steps: done; examples and seconds: spent; parts: pieces that a batch is cut into. loss_sum, loss_steps: of the epoch
+    that runs, or that ended last.
 
     Random numbers need no state of their own: order, views and noise of a step follow from the seed and its number.
     """

@@ -6,8 +6,6 @@ that was killed and continued ends, on the same machine, with the weights of one
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -33,11 +31,8 @@ from rrise.trainer.learning.journal import Journal
 from rrise.trainer.learning.order import balanced_order, order
 from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
+from rrise.trainer.learning.watch import Measure, Watch
 
-REPORT_EVERY = 2.0
-"""Seconds between entries of the journal, at which a GPU is asked for its losses."""
-MEASURE_SHARE = 0.03
-"""Largest share of the time that goes into measuring on the tuning split."""
 AGREE_EVERY = 8
 """Steps between the questions of several processes whether one of them has to stop."""
 
@@ -61,15 +56,15 @@ class Batch:
 LossFunction = Callable[[Forward, Batch], Tensor]
 """The mean loss of a batch; a mean over frames, so that a batch may be cut into pieces."""
 
-Measure = Callable[[nn.Module], dict[str, float]]
-"""Values of the network in eval mode, for the journal; draws nothing from the generators of the training."""
-
 
 @dataclass(frozen=True)
 class Trained:
-    """examples: frames seen in training steps, with repeats, over all processes; seconds: of training, interruptions
-    left out; loss: mean over the last epoch; parts: pieces that a batch had to be cut into;
-    machine: what the weights depend on beside the settings."""
+    """What a training took, and how it ended.
+
+    examples: frames seen in training steps, with repeats, over all processes; seconds: of training, interruptions left
+    out; loss: mean over the last epoch; parts: pieces that a batch had to be cut into; machine: what the weights depend
+    on beside the settings.
+    """
 
     examples: int
     seconds: float
@@ -100,7 +95,7 @@ def train_network(
     Raises Interrupted, with everything saved, where time is up or somebody asked to stop; TrainerError where the loss is
     not finite, memory does not suffice for one frame, or the checkpoint belongs to other settings.
     """
-    engine = _Engine(
+    engine = Engine(
         network,
         schedule,
         frames,
@@ -120,7 +115,7 @@ def train_network(
         return engine.run(journal, measure)
 
 
-class _Engine:
+class Engine:
     """One training: its state, and what happens in a step."""
 
     def __init__(
@@ -162,7 +157,7 @@ class _Engine:
             )
         self._same_start()
         self._forward = self._prepared()
-        watch = _Watch(self, journal, measure)
+        watch = Watch(self, journal, measure)
         journal.open(self.steps * self.size, self.position.examples)
         for index, frames in training_batches(self.frames, self._indices(), self.device):
             watch.took(self._step(index, frames))
@@ -242,8 +237,10 @@ class _Engine:
         return total
 
     def _recover(self, error: RuntimeError, frames: int) -> None:
-        """Halve the pieces of a batch after running out of memory, and give way to a network that calls `view` on its
-        input; any other error goes on."""
+        """Halve the pieces of a batch after running out of memory; any other error goes on.
+
+        Give way, too, to a network that calls `view` on its input.
+        """
         if "view size is not compatible" in str(error) and self.layout is not torch.contiguous_format:
             self.layout = torch.contiguous_format
             self.network.to(memory_format=self.layout)  # type: ignore[call-overload]
@@ -280,7 +277,7 @@ class _Engine:
                 "the processes found different checkpoints; expected one workspace folder that all of them share"
             )
 
-    def _perhaps_stop(self, watch: _Watch) -> None:
+    def _perhaps_stop(self, watch: Watch) -> None:
         """Save where it is time to, and leave where there is a reason."""
         reason = self._reason(watch)
         due = watch.since_saving() > self.session.save_every
@@ -296,7 +293,7 @@ class _Engine:
             kept = "everything is saved; the same command continues" if path else "nothing was kept"
             raise Interrupted(f"{watch.journal.label}: {reason} after {share} % of the steps; {kept}")
 
-    def _reason(self, watch: _Watch) -> str:
+    def _reason(self, watch: Watch) -> str:
         if self.crew.size == 1:
             return self.session.clock.reason(watch.reserve())
         if self.position.steps % AGREE_EVERY:
@@ -305,100 +302,3 @@ class _Engine:
         flag = torch.tensor([float(bool(reason))])
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return reason or ("another process has to stop" if flag.item() else "")
-
-
-class _Watch:
-    """Losses, time and measurements of a training while it runs."""
-
-    def __init__(self, engine: _Engine, journal: Journal, measure: Measure | None) -> None:
-        self.engine, self.journal, self._measure = engine, journal, measure
-        self._losses: list[Tensor] = []
-        now = time.monotonic()
-        self._spent_before, self._start = engine.position.seconds, now
-        self._reported = self._saved = now
-        self._began_with = engine.position.examples
-        self._longest = self._measuring = self._writing = 0.0
-        self._measured = -math.inf
-
-    def took(self, loss: Tensor) -> None:
-        """A step was taken; at the right moments its loss is looked at."""
-        self._losses.append(loss)
-        done = self.engine.position.steps
-        if done % self.engine.per_epoch == 0 or time.monotonic() - self._reported > REPORT_EVERY:
-            self.report()
-
-    def report(self, last: bool = False) -> None:
-        """Enter what happened since the last report.
-
-        Raises TrainerError where a loss is not finite.
-        """
-        now, engine = time.monotonic(), self.engine
-        if self._losses:
-            values = torch.stack(self._losses).tolist()
-            self._longest = max(self._longest, (now - self._reported) / len(values))
-            self._losses.clear()
-            self._check(values)
-            self._add(values)
-            self._enter(values, now)
-        engine.position = replace(engine.position, seconds=self._spent_before + now - self._start)
-        self._reported = time.monotonic()
-
-    def _check(self, values: list[float]) -> None:
-        engine = self.engine
-        bad = next((value for value in values if not math.isfinite(value)), None)
-        if bad is not None:
-            epoch = (engine.position.steps - 1) // engine.per_epoch + 1
-            raise TrainerError(
-                f"{self.journal.label}: the loss became {bad} in epoch {epoch}, expected a finite number; lower "
-                "the learning_rate, or set clip = 1 (nothing was overwritten)"
-            )
-
-    def _add(self, values: list[float]) -> None:
-        """Into the mean of the epoch; the first entry after the end of an epoch begins a new one."""
-        done = self.engine.position
-        fresh = (done.steps - len(values)) % self.engine.per_epoch == 0
-        before, count = (0.0, 0) if fresh else (done.loss_sum, done.loss_steps)
-        for value in values:  # one by one: the sum must not depend on when reports were made
-            before += value
-        self.engine.position = replace(done, loss_sum=before, loss_steps=count + len(values))
-
-    def _enter(self, values: list[float], now: float) -> None:
-        engine, done = self.engine, self.engine.position
-        rate = (done.examples - self._began_with) / max(now - self._start, 1e-9)
-        left = (engine.steps * engine.size - done.examples) / max(rate, 1e-9)
-        entry = {
-            "epoch": round(done.steps / engine.per_epoch, 4),
-            "steps": float(engine.steps),
-            "loss": sum(values) / len(values),
-            "learning_rate": engine.schedule.rate((done.steps - 1) / engine.steps),
-            "examples_per_second": round(rate, 2),
-            "seconds_left": round(left, 1),
-        }
-        ended = done.steps % engine.per_epoch == 0
-        self.journal.write(done.steps, **entry, **self._measurement(now, ended))
-
-    def _measurement(self, now: float, ended: bool) -> dict[str, float]:
-        """Values of the network, as often as their cost allows, at ends of epochs."""
-        engine = self.engine
-        pause = self._measuring / MEASURE_SHARE
-        if self._measure is None or not engine.session.first or not ended or now - self._measured < pause:
-            return {}
-        network = engine.state.average.network if engine.state.average is not None else engine.network
-        network.eval()
-        found = self._measure(network)
-        engine.network.train()
-        self._measured = time.monotonic()
-        self._measuring = self._measured - now
-        return found
-
-    def since_saving(self) -> float:
-        return time.monotonic() - self._saved
-
-    def saved(self) -> None:
-        now = time.monotonic()
-        self._writing = max(self._writing, now - self._reported)
-        self._saved = self._reported = now
-
-    def reserve(self) -> float:
-        """Seconds to keep for a last step and for writing."""
-        return 2.0 * (self._longest + self._writing)

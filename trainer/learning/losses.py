@@ -68,8 +68,10 @@ def probit_regression(logits: Tensor, shares: Tensor, num_samples: int) -> Tenso
 
 
 def probit_of_class(logits: Tensor, label: Tensor) -> Tensor:
-    """Phi^-1 of the softmax probability of `label`, float32 [B], by the rational function of
-    `rrise.calibration.statistics.probit`."""
+    """Phi^-1 of the softmax probability of `label`, float32 [B].
+
+    By the rational function of `rrise.calibration.statistics.probit`.
+    """
     chosen = logits.gather(1, label[:, None])
     others = logits.scatter(1, label[:, None], -1e30).logsumexp(1)
     t = (chosen[:, 0] - others).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)

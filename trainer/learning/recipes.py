@@ -51,8 +51,11 @@ def consistency(
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a surrogate is taught. view: of its frames. guard: standard deviation of the noise on its own input (guarded
-    tier; its class shares stay those of the view without it). loss: see `losses.soft_loss`."""
+    """How a surrogate is taught.
+
+    view: of its frames. guard: standard deviation of the noise on its own input (guarded tier; its class shares stay
+    those of the view without it). loss: see `losses.soft_loss`.
+    """
 
     view: View
     guard: float = 0.0

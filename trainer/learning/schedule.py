@@ -76,8 +76,10 @@ class Schedule:
 
 
 def one_cycle(progress: float) -> float:
-    """Share of the largest learning rate after `progress` in [0, 1] of the steps: a linear rise over the first
-    fifth from 1/25, then half a cosine down to nothing (after Smith and Topin 2019)."""
+    """Share of the largest learning rate after `progress` in [0, 1] of the steps.
+
+    A linear rise over the first fifth from 1/25, then half a cosine down to nothing (after Smith and Topin 2019).
+    """
     return _warmed(progress, WARM_UP, FIRST_SHARE)
 
 

@@ -81,8 +81,10 @@ class ModuleLabeller:
         return logits
 
     def _check_once(self, x: Tensor, original: nn.Module) -> None:
-        """On the first batch: shape of the output, memory layout, dependence on the batch, and that folding did not
-        change the function."""
+        """Examine the first batch.
+
+        Shape of the output, memory layout, dependence on the batch, and that folding did not change the function.
+        """
         plain = x.contiguous()
         expected = original(plain.clone())
         check_logits(expected, plain, self._num_classes)

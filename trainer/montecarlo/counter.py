@@ -81,7 +81,7 @@ class HostCounter:
         if min(self._workers, len(cells)) == 1:
             return self._count(cells, tick)
         shares = [cells[worker :: self._workers] for worker in range(min(self._workers, len(cells)))]
-        return np.sum(list(self._pool.map(self._count, shares, [tick] * len(shares))), axis=0)
+        return np.asarray(np.sum(list(self._pool.map(self._count, shares, [tick] * len(shares))), axis=0))
 
     @torch.inference_mode()
     def _count(self, cells: list[Cell], tick: Tick) -> np.ndarray:

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from rrise.trainer.errors import TrainerError
@@ -130,7 +131,7 @@ def _joined(store: CountStore, rank: int, problem: list[str | None]) -> Iterator
         lock.release()
 
 
-def _meeting(store: dist.Store, rank: int, size: int) -> str:
+def _meeting(store: Any, rank: int, size: int) -> str:
     """A name in `store` that only the processes of this start know; returns when all of them know it.
 
     torchrun keeps one store over its restarts, and gloo writes its addresses there under the same keys each time. A process
@@ -150,7 +151,7 @@ def _meeting(store: dist.Store, rank: int, size: int) -> str:
                 store.set(f"{own}/all", b" ".join(store.get(word) for word in words))
                 return own
         elif store.check(["meeting"]):
-            name = store.get("meeting").decode()
+            name: str = store.get("meeting").decode()
             store.set(f"{name}/{rank}", own)
             if store.check([f"{name}/all"]) and own.encode() in store.get(f"{name}/all").split():
                 return name
@@ -168,7 +169,7 @@ def team() -> Team:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             store, rank, size = next(rendezvous("env://", timeout=JOINING))
-            met = dist.PrefixStore(_meeting(store, rank, size), store)
+            met = PrefixStore(_meeting(store, rank, size), store)
             dist.init_process_group(backend, store=met, rank=rank, world_size=size, timeout=JOINING)
         except RuntimeError as error:
             raise TrainerError(

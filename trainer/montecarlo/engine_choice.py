@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -166,7 +167,7 @@ def _rates(labellers: list[EngineLabeller], noisy: Tensor, seconds: float) -> li
     return best
 
 
-def _rate(labeller: EngineLabeller, noisy: Tensor, seconds: float, clock) -> float:  # type: ignore[no-untyped-def]
+def _rate(labeller: EngineLabeller, noisy: Tensor, seconds: float, clock: Callable[[], float]) -> float:
     labeller(noisy)
     start, until, done = clock(), time.perf_counter() + seconds, 0
     while not done or time.perf_counter() < until:

@@ -17,7 +17,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     """
     try:
         graph = fx.symbolic_trace(module)
-    except Exception as error:  # tracing runs the user's forward on symbols: anything may be raised
+    except Exception as error:  # noqa: BLE001 - tracing runs the user's forward on symbols: it may raise anything
         log.info("batch normalisation is not folded: %s", error)
         return module
     parts = dict(graph.named_modules())

@@ -205,7 +205,7 @@ def _groups(
 
 
 def _samples(counts: np.ndarray) -> np.ndarray:
-    return counts.sum(axis=1, dtype=np.int64)
+    return np.asarray(counts.sum(axis=1, dtype=np.int64))
 
 
 def _circumstances(device: torch.device) -> dict[str, str]:

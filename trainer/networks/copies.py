@@ -60,8 +60,8 @@ class WithCopies(nn.Module):
     def answers(self, x: Tensor) -> Tensor:
         """The base classifier's logits on every copy, [B, k, K]."""
         rows = (x[:, None] + self.fields()[None]).flatten(0, 1)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            found = self.base(rows)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            found: Tensor = self.base(rows)
         else:
             size = max(PASS_NUMBERS // x[0].numel(), 1)
             found = torch.cat([self.base(part) for part in rows.split(size)])

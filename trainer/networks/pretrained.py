@@ -67,8 +67,10 @@ def library_network(
 def normalisation(
     name: str, num_channels: int, arguments: Mapping[str, Any]
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation that the weights of `name` were trained with: the library's own configuration, or
-    ImageNet's; the grey average of them for one channel."""
+    """Mean and standard deviation that the weights of `name` were trained with.
+
+    The library's own configuration, or ImageNet's; the grey average of them for one channel.
+    """
     library, _, model = name.partition("/")
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if library == "timm":

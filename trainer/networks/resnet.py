@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 
 class Standardise(nn.Module):
-    """(x - mean) / std per channel. It sits inside the network, after the noise, so that sigma and all radii are
-    in [0, 1] pixel units."""
+    """(x - mean) / std per channel.
+
+    It sits inside the network, after the noise, so that sigma and all radii are in [0, 1] pixel units.
+    """
 
     mean: Tensor
     std: Tensor

@@ -77,10 +77,10 @@ class CalibrateResult:
 
 
 def calibrate_surrogate(workspace: Workspace, *, allow_code: bool = False) -> CalibrateResult:
-    """Calibrate the PyTorch execution of the surrogate and evaluate it: on the test split where `certify` has drawn the
-    audit, else on the verification split.
+    """Calibrate the PyTorch execution of the surrogate and evaluate it.
 
-    Writes scores/<execution>/{tuning,calibration,verification}.npz, test.npz with the audit counts where they are there, and
+    On the test split where `certify` has drawn the audit, else on the verification split. Writes
+    scores/<execution>/{tuning,calibration,verification}.npz, test.npz with the audit counts where they are there, and
     calibration.json beside them.
 
     **Guarantee**: the record's (`record.guarantee.sentence()`), whichever attempt is kept: every other surrogate,
@@ -129,7 +129,8 @@ def evaluate(test: Scores, record: Calibration) -> CalibrateResult:
 def score_all(workspace: Workspace, network: Network) -> dict[str, Scores]:
     """Score the PyTorch execution on every split that has references, write the tables, and return them by split.
 
-    The test split has them once `certify` has drawn the audit."""
+    The test split has them once `certify` has drawn the audit.
+    """
     folder, noise = record_path(workspace, network).parent.name, network.guard_noise
     tables = {}
     for split in scored_splits(workspace):

@@ -64,7 +64,8 @@ def run_surrogate(
 
     def batch(rows: slice) -> Tensor:
         extra = None if noise is None else _filled(noise[rows])
-        return preprocess(_filled(frames[rows]), extra)
+        inputs: Tensor = preprocess(_filled(frames[rows]), extra)
+        return inputs
 
     return _run(network, len(frames), batch)
 

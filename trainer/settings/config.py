@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from rrise.calibration.promise.objective import Objective
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings.checks import check_settings, nearest
+from rrise.trainer.settings.checks import check_settings
+from rrise.trainer.settings.tables import build, toml_value
 
 SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
 """Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
@@ -115,7 +114,9 @@ class TargetsConfig:
 
 @dataclass(frozen=True)
 class SurrogateConfig:
-    """method: "stored" (class counts from the store), "fresh" (new noise on augmented views), "auto" (both, keep the
+    """How the surrogate is made.
+
+    method: "stored" (class counts from the store), "fresh" (new noise on augmented views), "auto" (both, keep the
     better on the tuning split) or "unchanged" (the base classifier's weights as they are: a yardstick).
     samples_per_view: fresh noisy evaluations of each augmented view.
     mix: share of the fresh views that are blended with another frame, which shows the surrogate what lies between
@@ -134,7 +135,8 @@ class SurrogateConfig:
     copies: noisy copies of the frame, with noise that is fixed in the graph, on which the base classifier is asked beside the
     surrogate, in one batched pass; 0 = the surrogate alone. budget_ms: instead of a number, the most copies (1, 2, 4 ... 64)
     whose pass takes no longer on this machine (processor time, one thread of ONNX Runtime); 0 = none. Both can be changed
-    without training the surrogate again. The base classifier must be a PyTorch network, and there is no guard."""
+    without training the surrogate again. The base classifier must be a PyTorch network, and there is no guard.
+    """
 
     method: str = "auto"
     start: str = "base"
@@ -265,14 +267,15 @@ class Config:
         """The text of an rrise.toml that `parse_config` reads back to an equal Config."""
         sections = []
         for name, section in self.to_json().items():
-            lines = [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
+            lines = [f"{key} = {toml_value(value)}" for key, value in section.items() if value is not None]
             sections.append("\n".join([f"[{name}]", *lines]))
         return "\n\n".join(sections) + "\n"
 
 
 def parse_config(tables: Mapping[str, Any]) -> Config:
     """Build a Config from nested tables; unknown keys and wrong types are refused with the nearest right key."""
-    return _build(Config, tables, "")
+    config: Config = build(Config, tables, "")
+    return config
 
 
 def load_config(path: Path) -> Config:
@@ -292,8 +295,10 @@ def load_config(path: Path) -> Config:
 
 
 def config_for(source: str, shape: tuple[int, ...]) -> Config:
-    """Settings to start from: those of the digits demo, with splits as shares where there are fewer frames than that,
-    and larger images than the default network is made for resized.
+    """Settings to start from.
+
+    Those of the digits demo, with splits as shares where there are fewer frames than that, and larger images than the
+    default network is made for resized.
 
     source: "digits", or the path of an .npz file or folder, which is made absolute. shape: (n, H, W, C) of its frames.
     """
@@ -307,70 +312,3 @@ def config_for(source: str, shape: tuple[int, ...]) -> Config:
         size = (max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE))
         preprocess = PreprocessConfig(size=size)
     return Config(data=DataConfig(where), splits=splits, preprocess=preprocess)
-
-
-def _build(kind: type, table: Any, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise TrainerError(f"{where or 'rrise.toml'}: got {table!r}, expected a table of settings")
-    hints = get_type_hints(kind)
-    names = [entry.name for entry in fields(kind)]
-    for key in table:
-        if key not in names:
-            what = f"[{key}]" if not where else f"{where} {key}"
-            raise TrainerError(f"{what}: unknown; expected one of {', '.join(names)}{nearest(key, names)}")
-    values = {}
-    for key, value in table.items():
-        if is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, f"[{key}]")
-        else:
-            values[key] = _convert(value, hints[key], f"{where} {key}")
-    return kind(**values)
-
-
-def _convert(value: Any, kind: Any, name: str) -> Any:
-    if get_origin(kind) is dict:
-        if not isinstance(value, Mapping) or not all(isinstance(v, _SCALARS) for v in value.values()):
-            raise TrainerError(
-                f"{name}: got {value!r}, expected a table such as {{ depth = 3 }} of plain values"
-            )
-        return dict(value)
-    if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise TrainerError(f"{name}: got {value!r}, expected a list")
-        return tuple(_convert(item, get_args(kind)[0], name) for item in value)
-    allowed = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    lists = [item for item in allowed if get_origin(item) is tuple]
-    if lists and isinstance(value, (list, tuple)):
-        return _convert(value, lists[0], name)
-    allowed = tuple(item for item in allowed if item not in lists)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return value if int in allowed else float(value)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        text = (
-            ", as text in quotes so that it is read exactly"
-            if allowed == (str,) and isinstance(value, float)
-            else ""
-        )
-        expected = " or ".join([*(item.__name__ for item in allowed), *("a list" for _ in lists)])
-        raise TrainerError(f"{name}: got {value!r}, expected {expected}{text}")
-    if isinstance(value, float) and not math.isfinite(value):
-        # A limit that is NaN would be met by everything.
-        raise TrainerError(f"{name}: got {value}, expected a finite number")
-    return value
-
-
-_SCALARS = (bool, int, float, str)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inner = ", ".join(f'"{key}" = {_toml_value(item)}' for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return repr(value)

@@ -15,11 +15,12 @@ from rrise.trainer.base_classifier.specs import resnet_spec, single
 from rrise.trainer.classifiers.blackbox import KINDS as BLACK_BOXES
 from rrise.trainer.counts.counting import fresh_answers
 from rrise.trainer.learning import Session, Trained, train_network
-from rrise.trainer.learning.engine import LossFunction, Measure
+from rrise.trainer.learning.engine import LossFunction
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, TRAINED, schedule_for
 from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import Teaching, fresh, stored
 from rrise.trainer.learning.views import View
+from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, Network, build_network, load_network
 from rrise.trainer.streams import stored_counts
 from rrise.trainer.workspace import Workspace

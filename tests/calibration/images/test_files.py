@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,9 @@ def test_the_orientation_tag_is_carried_out(form, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     smooth = np.kron(RNG.integers(0, 256, (2, 3)), np.ones((8, 8))).astype(np.uint8)
-    options = {"PNG": {}, "TIFF": {}, "JPEG": {"quality": 100}, "WEBP": {"lossless": True}}[form]
+    options: dict[str, Any] = {"PNG": {}, "TIFF": {}, "JPEG": {"quality": 100}, "WEBP": {"lossless": True}}[
+        form
+    ]  # type: ignore[assignment]
     data = saved(smooth, form, exif=exif, **options)
     # Independent of Pillow's own turning: what each value of the tag means (Exif 2.3, 4.6.4 A).
     upright = {

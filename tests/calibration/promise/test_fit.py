@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_difficulty_can_be_left_out() -> None:
 def test_frames_with_different_numbers_of_samples() -> None:
     many, few = draw_scores(0, 100, 5000), draw_scores(1, 100, 200, start=100)
     both = Scores(
-        **{
+        **{  # type: ignore[arg-type]
             name: np.concatenate([getattr(many, name), getattr(few, name)])
             for name in ("digest", "clip", "target", "label", "probit", "counts", "num_samples")
         },
@@ -181,7 +182,7 @@ def test_fixed_sequence_stops_at_the_first_failure() -> None:
     scores = draw_scores(0, 800, difficulty=True)
     guarantee = Guarantee.of("selective", "0.1")
     grid = np.linspace(-0.1, 0.4, 101)
-    record = calibrate(scores, guarantee, MAP, offsets=grid)
+    record = calibrate(scores, guarantee, MAP, offsets=grid.tolist())
     reference = label_reference(scores, 0.1)
 
     def passes(offset: float) -> bool:
@@ -219,11 +220,11 @@ REFUSED = [
 def test_refused_input(case: int) -> None:
     change, keywords, message = REFUSED[case]
     with pytest.raises(CalibrationError, match=message):
-        calibrate(change(draw_scores(0)), Guarantee.of(), **keywords)
+        calibrate(change(draw_scores(0)), Guarantee.of(), **keywords)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("keywords", [{}, {"threshold": 0.1, "offsets": [0.1]}])
-def test_selective_needs_a_threshold_or_offsets(keywords: "dict[str, object]") -> None:
+def test_selective_needs_a_threshold_or_offsets(keywords: "dict[str, Any]") -> None:
     with pytest.raises(CalibrationError, match="needs a threshold or a list of offsets, not both"):
         calibrate(draw_scores(0), Guarantee.of("selective"), **keywords)
 

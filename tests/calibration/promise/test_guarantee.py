@@ -1,6 +1,7 @@
 """Guarantees in numbers and in words."""
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_each_kind_says_something_else() -> None:
         ({"error": "0.95"}, "perhaps 0.05 is meant"),
     ],
 )
-def test_levels_out_of_range_or_contradictory(arguments: "dict[str, str]", message: str) -> None:
+def test_levels_out_of_range_or_contradictory(arguments: "dict[str, Any]", message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         Guarantee.of(**arguments)
 

@@ -92,7 +92,7 @@ def test_by_hand() -> None:
     ]
 
 
-def test_json_round_trip_keeps_infinity_and_every_bit(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_json_round_trip_keeps_infinity_and_every_bit(tmp_path) -> None:
     for head in (
         CertificateHead(0.25),
         CertificateHead(0.1, CP, (0.1, 0.2, 1 / 3), True, 0.123456789),

@@ -57,7 +57,7 @@ def test_a_new_kind_is_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
         and "at most half of 20 %" in guarantee.sentence()
     )
     with pytest.raises(CalibrationError, match="expected 'pac' or 'marginal'"):
-        replace(guarantee, guard=object())
+        replace(guarantee, guard=object())  # type: ignore[arg-type]
     tuning, scores = draw_scores(1, 300, split="tuning", start=1000), draw_scores(2, 300)
     plan = choose_plan(tuning, guarantee)
     record = calibrate(scores, guarantee, plan.map)

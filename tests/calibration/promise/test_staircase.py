@@ -39,7 +39,7 @@ def test_the_largest_radius_whose_threshold_is_reached_is_issued() -> None:
     below = np.nextafter(np.float32(0.2), np.float32(0))
     reach = np.array([0.11, 0.12, below, 0.2, 0.41, 9, np.nan, np.inf, -np.inf], np.float32)
     found = STAIRS.issue(reach)
-    wanted = np.float32(STAIRS.radii)
+    wanted = np.array(STAIRS.radii, np.float32)
     assert found.dtype == np.float32
     assert found.tolist() == [0.0, wanted[0], wanted[0], wanted[1], wanted[2], wanted[2], 0.0, wanted[2], 0.0]
     level = staircase_map((0.1, 0.2), (0.3, 0.3))
@@ -129,7 +129,7 @@ def test_the_thresholds_are_the_best_within_the_budget() -> None:
         tally = _Tally.of(reach, reference, objective, 0.02)
         coarse = _Tally(tally.places[::4], *(t[::4] for t in (tally.gain, tally.cost, tally.reached)))
         if len(coarse.gain) == len(coarse.places):  # the last row, never reached, is kept
-            coarse = _Tally(
+            coarse = _Tally(  # type: ignore[call-arg]
                 coarse.places,
                 *(np.vstack([t, 0 * t[:1]]) for t in (coarse.gain, coarse.cost)),
                 np.append(coarse.reached, 0),

@@ -1,5 +1,7 @@
 """Clopper-Pearson and reference radii against statsmodels and mpmath."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from mpmath import mp
@@ -140,7 +142,7 @@ def test_certified_radius_is_cohens() -> None:
     ("counts", "trials"),
     [(-1, 10), (11, 10), (np.nan, 10), (np.array([1.0, np.nan]), 10), (0, 0), (1, np.nan)],
 )
-def test_impossible_counts_are_refused(counts: object, trials: object) -> None:
+def test_impossible_counts_are_refused(counts: Any, trials: Any) -> None:
     with pytest.raises(CalibrationError, match="counts: expected"):
         clopper_pearson_lower(counts, trials, 0.1)
     with pytest.raises(CalibrationError, match="counts: expected"):

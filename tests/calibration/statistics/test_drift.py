@@ -221,7 +221,7 @@ def test_damaged_memories_are_refused(value):
 
 
 def test_damaged_references_are_refused(reference):
-    for change in (
+    for change in (  # type: ignore[var-annotated]
         {"mean": [0.0]},
         {"scores": []},
         {"delta": 0},

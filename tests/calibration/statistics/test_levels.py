@@ -1,6 +1,7 @@
 """Levels are exact rationals, whatever way they are written."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rrise.calibration.statistics.levels import level_text
 @pytest.mark.parametrize(
     "value", ["0.045", "9/200", 0.045, np.float64(0.045), Fraction(9, 200), "4.5e-2", " 0.045 "]
 )
-def test_one_level_in_every_spelling(value: object) -> None:
+def test_one_level_in_every_spelling(value: Any) -> None:
     assert parse_level(value, "error") == Fraction(9, 200)
 
 
@@ -45,7 +46,7 @@ def test_a_float_is_not_read_as_its_binary_expansion() -> None:
         [0.1],
     ],
 )
-def test_bad_levels_are_named_and_refused(value: object) -> None:
+def test_bad_levels_are_named_and_refused(value: Any) -> None:
     with pytest.raises(CalibrationError, match="beta: got"):
         parse_level(value, "beta")
 

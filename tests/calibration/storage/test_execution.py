@@ -1,6 +1,7 @@
 """Executions: equal only when nothing that can change the numbers differs."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.calibration.helpers import EXECUTION
         ("batch_size", 2),
     ],
 )
-def test_each_field_makes_another_execution(field: str, value: object) -> None:
+def test_each_field_makes_another_execution(field: str, value: Any) -> None:
     other = replace(EXECUTION, **{field: value})
     assert not EXECUTION.same_as(other)
     assert len(EXECUTION.differences(other)) == 1 and EXECUTION.differences(other)[0].startswith(field)

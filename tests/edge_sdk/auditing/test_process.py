@@ -14,7 +14,8 @@ from rrise.calibration.storage.digests import file_digest
 from rrise.edge_sdk import Certifier, EdgeError, Status
 from rrise.edge_sdk.auditing import process
 from rrise.edge_sdk.auditing.base_classifier import BaseModel
-from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
+from rrise.edge_sdk.auditing.process import AuditProcess
+from rrise.edge_sdk.auditing.settings import AuditSettings
 from rrise.edge_sdk.device.audit import STATE_FILE
 from rrise.edge_sdk.formats.sealed import read_sealed
 from tests.edge_sdk import helpers
@@ -78,7 +79,7 @@ class _Stuck:
 
     def judge(self, job, patience):
         self._ended.wait(30)
-        raise process.WorkerFailed("ended")
+        raise process.WorkerFailed("ended")  # type: ignore[attr-defined]
 
     def kill(self):
         self._ended.set()
@@ -87,7 +88,7 @@ class _Stuck:
 
 
 def test_waiting_frames_are_bounded_and_the_rest_is_dropped_at_once(bundle, honest, monkeypatch):
-    monkeypatch.setattr(process, "_Worker", _Stuck)
+    monkeypatch.setattr(process, "Worker", _Stuck)
     settings = replace(QUICK, waiting=3)
     with (
         Certifier.load(bundle) as certifier,
@@ -102,7 +103,7 @@ def test_waiting_frames_are_bounded_and_the_rest_is_dropped_at_once(bundle, hone
 
 
 def test_frames_are_taken_at_the_interval_whatever_their_answer(bundle, honest, monkeypatch):
-    monkeypatch.setattr(process, "_Worker", _Stuck)
+    monkeypatch.setattr(process, "Worker", _Stuck)
     now = [0.0]
     with (
         Certifier.load(bundle) as certifier,
@@ -202,7 +203,7 @@ def test_evidence_that_was_changed_suspends(bundle, contrary):
 def test_what_cannot_be_audited_is_refused(bundle, honest):
     for changes in ({"rate": 0}, {"interval": -1}, {"slip": 0}, {"waiting": 0}, {"timeout": 0}):
         with pytest.raises(EdgeError, match="audit settings"):
-            AuditSettings(**changes)
+            AuditSettings(**changes)  # type: ignore[arg-type]
     with Certifier.load(bundle) as certifier:
         with pytest.raises(EdgeError, match="half of the bundle's error"):
             AuditProcess(certifier, _base(honest, certifier), AuditSettings(slip=0.2))

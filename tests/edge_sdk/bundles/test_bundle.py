@@ -13,8 +13,8 @@ import pytest
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.digests import file_digest
 from rrise.edge_sdk import Bundle, BundleError, Certifier
+from rrise.edge_sdk.formats.keys import PrivateKey
 from rrise.edge_sdk.formats.manifest import Manifest
-from rrise.edge_sdk.formats.signing import PrivateKey
 from rrise.edge_sdk.runtime.onnx_file import refuse_external
 from rrise.edge_sdk.runtime.onnxruntime import open_session
 from rrise.export.releasing.keys import sign_bundle
@@ -322,7 +322,7 @@ def test_records_are_read_once(copied, monkeypatch):
             checked.append(data)
             record.write_bytes(b"exchanged between check and use")
 
-    watched = replace(bundle, trust=Watching())
+    watched = replace(bundle, trust=Watching())  # type: ignore[arg-type]
     assert watched.device_record(path, "record") == {"margin": 0.5} and len(checked) == 1
 
 

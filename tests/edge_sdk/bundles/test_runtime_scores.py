@@ -24,7 +24,7 @@ def runtime():
 
 def test_scores_carry_the_references_and_the_numpy_probit(runtime, tmp_path):
     references = helpers.make_references(SPEC, "tuning", 11, seed=2)
-    done = []
+    done: list[int] = []
     scores = score_runtime(runtime, references, advance=done.append)
     expected = probit_from_logits(helpers.logits(SPEC, references.frames).astype(np.float32))
     assert scores.label.tolist() == expected.label.tolist()
@@ -84,7 +84,7 @@ def test_graph_with_two_offsets_picks_by_label():
     runtime = OnnxRuntime.load(helpers.graph(Spec(), offset, {}))
     frames = helpers.random_frames(Spec(seed=0), 200)
     outputs = run_all(runtime, frames)
-    expected = np.float32(0.25) * outputs.probit - np.float32(offset)[outputs.label]
+    expected = np.float32(0.25) * outputs.probit - np.array(offset, np.float32)[outputs.label]
     np.testing.assert_allclose(outputs.radius, np.maximum(expected, 0), rtol=0, atol=1e-6)
     assert len(set(outputs.label.tolist())) > 1
 

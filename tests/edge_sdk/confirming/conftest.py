@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.edge_sdk.helpers import Spec
 __all__ = ["audit_bundle"]  # a fixture that both folders use
 
 
-def carrying(path: Path, model: bytes, **base: object) -> Path:
+def carrying(path: Path, model: bytes, **base: Any) -> Path:
     """A calibrated 8x8 bundle with this base classifier inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / "base.onnx").write_bytes(model)

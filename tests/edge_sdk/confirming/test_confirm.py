@@ -128,10 +128,10 @@ def test_another_frame_than_the_certificates_is_refused(honest, tmp_path):
             with pytest.raises(EdgeError, match="digest is not that of the certificate"):
                 certifier.confirm(wrong, certificate)
         with pytest.raises(EdgeError, match="expected the frame's certificate"):
-            certifier.confirm(frame, "certified")
+            certifier.confirm(frame, "certified")  # type: ignore[arg-type]
         for deadline in (0, -1.0, np.nan, np.inf, None, "soon", True):
             with pytest.raises(EdgeError, match="deadline"):
-                certifier.confirm(frame, certificate, deadline)
+                certifier.confirm(frame, certificate, deadline)  # type: ignore[arg-type]
         for alpha in (0.0, 1.0, np.nan, None):
             with pytest.raises(EdgeError, match="alpha"):
                 certifier.confirm(frame, certificate, alpha=alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 
 from rrise.edge_sdk import BundleError, Captured, Certifier, Confirm, EdgeError, Status, StreamSettings
 from rrise.edge_sdk.auditing import process
-from rrise.edge_sdk.auditing.process import AuditProcess, AuditSettings
+from rrise.edge_sdk.auditing.process import AuditProcess
+from rrise.edge_sdk.auditing.settings import AuditSettings
 from rrise.edge_sdk.cli import main
 from rrise.edge_sdk.confirming.classifier import engine_name
 from rrise.edge_sdk.formats.bundled_base import BundledBase, EngineAgreement
@@ -86,7 +88,7 @@ def test_a_newer_frame_ends_the_test_of_the_one_before(honest):
     with Certifier.load(honest) as certifier:
         frame = next(frame for frame in FRAMES if certifier.certify(frame))
         stream = certifier.stream([frame], STILL, confirm=LONG)
-        stream._mailbox = _Waiting()
+        stream._mailbox = _Waiting()  # type: ignore[assignment]
         certificate = stream.answer(Captured(frame, 1e9)).certificate
         assert certificate.status is Status.CERTIFIED and "a newer frame is waiting" in certificate.reason
 
@@ -149,9 +151,9 @@ QUICK = AuditSettings(interval=0.0, rate=1e6, waiting=100)
 
 
 def _offered(certifier, base=None, **changes):
-    jobs = []
+    jobs: list[Any] = []
     with AuditProcess(certifier, base, replace(QUICK, **changes)) as audits:
-        audits._jobs.put_nowait = jobs.append
+        audits._jobs.put_nowait = jobs.append  # type: ignore[assignment]
         for frame in FRAMES:
             certificate = certifier.certify(frame)
             asked = certifier.confirm(frame, certificate, 60.0) if certificate else certificate
@@ -195,7 +197,7 @@ def test_a_measured_difference_is_subtracted_and_added(honest):
     _with_engines(honest, "openvino 1 float32 cpu x86_64", _agreement(0.02, 0.003))
     with Certifier.load(honest) as certifier:
         slips = []
-        certifier.record_audit = lambda wrong, slip, bundle: slips.append(slip)
+        certifier.record_audit = lambda wrong, slip, bundle: slips.append(slip)  # type: ignore[assignment, misc]
         with AuditProcess(certifier, settings=QUICK) as audits:
             assert (audits.difference.tolerance, audits.difference.slip) == (0.02, 0.003)
             audits.offer(FRAMES[0], certifier.certify(FRAMES[0]))
@@ -209,10 +211,10 @@ def test_the_tolerance_reaches_the_process(contrary):
     with Certifier.load(contrary) as certifier, AuditProcess(certifier, settings=QUICK) as audits:
         assert audits.difference.tolerance == 0.49
         sent = []
-        original = process._Worker.set_up
+        original = process.Worker.set_up  # type: ignore[attr-defined]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                process._Worker,
+                process.Worker,  # type: ignore[attr-defined]
                 "set_up",
                 lambda self, setup, model: sent.append(setup) or original(self, setup, model),
             )

@@ -148,7 +148,7 @@ def test_an_unreadable_suspension_is_a_suspension(copied):
 
 
 def test_suspension_holds_even_where_it_cannot_be_kept(copied, monkeypatch):
-    from rrise.edge_sdk import loaded as module
+    from rrise.edge_sdk.certifying import loaded as module
 
     def refuse(bundle, reason):
         raise OSError("read-only file system")
@@ -175,7 +175,7 @@ def test_stamps_that_do_not_grow_leave_time_to_this_machine(monitored, digits, m
     from rrise.edge_sdk.device import drift as module
 
     now = [50.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     with Certifier.load(monitored) as certifier:
         for number in range(1000):
             now[0] += 0.1
@@ -189,7 +189,7 @@ def test_stamps_that_do_not_grow_leave_time_to_this_machine(monitored, digits, m
 def test_two_clocks_in_turn_are_no_flood(monitored, digits, monkeypatch):
     from rrise.edge_sdk.device import drift as module
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: 5.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 5.0)  # type: ignore[attr-defined]
     with Certifier.load(monitored) as certifier:
         certifier.certify(digits[0], capture_time=100.0)
         for _ in range(50):
@@ -297,6 +297,6 @@ def test_a_suspension_that_cannot_be_looked_at_is_one(hand_bundle, monkeypatch, 
     def refuse(path):
         raise error
 
-    monkeypatch.setattr(module.os, "lstat", refuse)
+    monkeypatch.setattr(module.os, "lstat", refuse)  # type: ignore[attr-defined]
     reason = module.suspended_because(Bundle.open(hand_bundle))
     assert reason is not None and str(error) in reason

@@ -80,7 +80,7 @@ def test_coverage_counts_frames_above_their_reference(opened, references):
 def test_another_execution_becomes_verified_with_its_margin(opened, references, copied):
     bundle, runtime = opened
     other = _Shifted(runtime, shift=1e-4)
-    result = verify(bundle, "fp32", other, references)
+    result = verify(bundle, "fp32", other, references)  # type: ignore[arg-type]
     assert result and result.recorded_here and result.state is State.UNVERIFIED
     assert result.replay.largest_increase == pytest.approx(1e-4, rel=1e-2)
     assert result.margin >= 2 * result.replay.largest_increase
@@ -109,22 +109,22 @@ def test_the_certifier_subtracts_the_margin(copied, pack):
 
 def test_dry_run_writes_nothing(opened, references):
     bundle, runtime = opened
-    result = verify(bundle, "fp32", _Shifted(runtime), references, write=False)
+    result = verify(bundle, "fp32", _Shifted(runtime), references, write=False)  # type: ignore[arg-type]
     assert result and not result.recorded_here and not (bundle.path / "device").exists()
 
 
 def test_a_part_of_the_frames_does_not_verify(opened, references):
     bundle, runtime = opened
-    result = verify(bundle, "fp32", _Shifted(runtime), _rows(references, slice(0, 50)))
+    result = verify(bundle, "fp32", _Shifted(runtime), _rows(references, slice(0, 50)))  # type: ignore[arg-type]
     assert result and not result.recorded_here and "50 of 200" in result.sentence
     repeated = _rows(references, np.zeros(200, int))
-    assert not verify(bundle, "fp32", _Shifted(runtime), repeated).recorded_here
+    assert not verify(bundle, "fp32", _Shifted(runtime), repeated).recorded_here  # type: ignore[arg-type]
 
 
 def test_numerics(opened, references):
     bundle, runtime = opened
-    assert verify(bundle, "fp32", _Shifted(runtime), references).recorded_here
-    result = verify(bundle, "fp32", _Shifted(runtime, shift=0.02), references)
+    assert verify(bundle, "fp32", _Shifted(runtime), references).recorded_here  # type: ignore[arg-type]
+    result = verify(bundle, "fp32", _Shifted(runtime, shift=0.02), references)  # type: ignore[arg-type]
     assert not result and result.verdict is VerificationVerdict.NUMERICS
     assert "computes something else" in result.sentence and "recalibrate" in result.sentence
     # The failed replay withdraws the earlier record.
@@ -134,13 +134,13 @@ def test_numerics(opened, references):
 def test_a_single_flipped_certified_label_is_numerics(opened, references):
     bundle, runtime = opened
     certified = next(frame for frame in references.frames if runtime.run(frame[None]).radius[0] > 0)
-    result = verify(bundle, "fp32", _Shifted(runtime, flip={certified.ravel()[:8].tobytes()}), references)
+    result = verify(bundle, "fp32", _Shifted(runtime, flip={certified.ravel()[:8].tobytes()}), references)  # type: ignore[arg-type]
     assert result.verdict is VerificationVerdict.NUMERICS and result.replay.flipped_certified == 1
 
 
 def test_answers_that_are_not_finite_are_numerics(opened, references):
     bundle, runtime = opened
-    result = verify(bundle, "fp32", _Shifted(runtime, shift=np.nan), references)
+    result = verify(bundle, "fp32", _Shifted(runtime, shift=np.nan), references)  # type: ignore[arg-type]
     assert result.verdict is VerificationVerdict.NUMERICS and not result.recorded_here
 
 
@@ -245,9 +245,9 @@ def test_a_failure_of_the_calibrated_execution_suspends(opened, references):
     """There is no record to withdraw, and without more the certifier would go on as if nothing had been found."""
     bundle, runtime = opened
     failing = _Flipping(runtime, references)
-    assert verify(bundle, "fp32", failing, references, write=False).verdict is VerificationVerdict.NUMERICS
+    assert verify(bundle, "fp32", failing, references, write=False).verdict is VerificationVerdict.NUMERICS  # type: ignore[arg-type]
     assert suspended_because(bundle) is None
-    assert verify(bundle, "fp32", failing, references).verdict is VerificationVerdict.NUMERICS
+    assert verify(bundle, "fp32", failing, references).verdict is VerificationVerdict.NUMERICS  # type: ignore[arg-type]
     assert "computes something else" in str(suspended_because(bundle))
 
 
@@ -259,7 +259,7 @@ def test_a_failure_that_cannot_be_kept_is_told_all_the_same(opened, references, 
 
     monkeypatch.setattr(module, "suspend", refuse)
     bundle, runtime = opened
-    result = verify(bundle, "fp32", _Flipping(runtime, references), references)
+    result = verify(bundle, "fp32", _Flipping(runtime, references), references)  # type: ignore[arg-type]
     assert result.verdict is VerificationVerdict.NUMERICS and "read-only" in result.sentence
 
 
@@ -267,8 +267,8 @@ def test_a_record_that_cannot_be_kept_is_an_error(opened, references):
     bundle, runtime = opened
     (bundle.path / "device").write_text("not a folder")
     with pytest.raises(EdgeError, match=r"passed, but.*dry run"):
-        verify(bundle, "fp32", _Shifted(runtime), references)
-    assert verify(bundle, "fp32", _Shifted(runtime), references, write=False)
+        verify(bundle, "fp32", _Shifted(runtime), references)  # type: ignore[arg-type]
+    assert verify(bundle, "fp32", _Shifted(runtime), references, write=False)  # type: ignore[arg-type]
 
 
 def _with(references, **columns):
@@ -298,7 +298,7 @@ def test_misses_that_were_made_hits_are_noticed(opened, references):
         references.frames, references.clip, references.target, counts, references.num_samples, split="verification",
         sigma=SIGMA, class_names=references.class_names, base_digest=references.base_digest, beta=references.beta,
     )  # fmt: skip
-    result = verify(bundle, "fp32", _Shifted(runtime), better)
+    result = verify(bundle, "fp32", _Shifted(runtime), better)  # type: ignore[arg-type]
     assert (
         result.verdict is VerificationVerdict.REFERENCES
         and "frames have other counts than at its export" in result.sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_every_missing_entry_is_refused(manifest):
     ],
 )
 def test_impossible_inputs_are_refused(change):
-    sound = {"dtype": "uint8", "shape": (1, 8, 8, 3), "layout": "NHWC", "encoding": "rgb8"}
+    sound: dict[str, Any] = {"dtype": "uint8", "shape": (1, 8, 8, 3), "layout": "NHWC", "encoding": "rgb8"}
     assert InputSpec(**sound).frame_shape == (8, 8, 3)
     with pytest.raises(BundleError, match="expected"):
         InputSpec(**{**sound, **change})

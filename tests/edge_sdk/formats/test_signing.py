@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -23,8 +24,9 @@ from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.drift import DriftMonitor, DriftSettings, fit_reference
 from rrise.edge_sdk.device.verification_record import VerificationRecord, load_record, save_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
+from rrise.edge_sdk.formats.keys import PrivateKey, PublicKey
 from rrise.edge_sdk.formats.sealed import write_sealed
-from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, PrivateKey, PublicKey, Signature
+from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, Signature
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.cli import main
 from rrise.export.releasing.keys import sign_bundle, sign_device_records, write_key_pair
@@ -211,7 +213,7 @@ def test_a_release_that_cannot_be_remembered_is_not_loaded(
 def record_of(bundle: Bundle) -> VerificationRecord:
     execution = bundle.calibrations["fp32"].execution
     names = set(VerificationRecord.__dataclass_fields__)
-    values = {
+    values: dict[str, Any] = {
         "release": bundle.manifest.digest,
         "execution": execution,
         "references": "0" * 64,

@@ -115,7 +115,7 @@ def test_a_resized_crop_has_no_frame_radius(certifier, frame):
 
 
 @pytest.mark.parametrize(
-    "roi", [Roi(-1, 0, 6, 6), Roi(0, 0, 0, 6), Roi(45, 0, 6, 6), Roi(0, 35, 6, 6), Roi(0, 0, 6, -6), Roi(0.5, 0, 6, 6),
+    "roi", [Roi(-1, 0, 6, 6), Roi(0, 0, 0, 6), Roi(45, 0, 6, 6), Roi(0, 35, 6, 6), Roi(0, 0, 6, -6), Roi(0.5, 0, 6, 6),  # type: ignore[arg-type]
             Roi(0, 0, 10**9, 1)],
 )  # fmt: skip
 def test_crops_outside_the_frame_are_refused(certifier, roi):
@@ -177,9 +177,9 @@ def test_a_wrong_argument_is_no_failure_of_the_runtime(certifier, frame, options
 def test_corners_of_narrow_integers_do_not_overflow():
     image = np.zeros((300, 300, 3), np.uint8)
     corners = [np.uint8(side) for side in (200, 100, 100, 60)]
-    assert cut(image, Roi(*corners)).shape == (60, 100, 3)
+    assert cut(image, Roi(*corners)).shape == (60, 100, 3)  # type: ignore[arg-type]
     with pytest.raises(FrameError, match="wholly inside"):
-        cut(image[:, :299], Roi(*corners))
+        cut(image[:, :299], Roi(*corners))  # type: ignore[arg-type]
 
 
 def test_a_decoded_frame_has_no_frame_radius(certifier, frame):

@@ -101,5 +101,5 @@ def test_without_a_camera_without_opencv_and_without_pictures(hand_bundle, tmp_p
 def test_it_refuses_a_bundle_of_floats_and_no_frames(tmp_path, hand_bundle):
     signature = SimpleNamespace(dtype="float32", frame_shape=(1, 8, 8))
     with pytest.raises(EdgeError, match="uint8"):
-        frame_size(SimpleNamespace(runtime=SimpleNamespace(graph=SimpleNamespace(signature=signature))))
+        frame_size(SimpleNamespace(runtime=SimpleNamespace(graph=SimpleNamespace(signature=signature))))  # type: ignore[arg-type]
     assert _demo(hand_bundle, tmp_path, "--count", 0).exit_code == 2

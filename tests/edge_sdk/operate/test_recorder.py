@@ -210,7 +210,7 @@ def test_bad_requests_are_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_certificate_that_cannot_be_written_does_not_hang_the_end(tmp_path, monkeypatch):
     with FlightRecorder(tmp_path) as recorder:
-        monkeypatch.setattr(module.json, "dumps", lambda value: b"".join(value))
+        monkeypatch.setattr(module.json, "dumps", lambda value: b"".join(value))  # type: ignore[attr-defined]
         for number in range(3):
             recorder.add(_certificate(number))
     assert recorder.dropped == 3 and "stopped writing" in recorder.problem

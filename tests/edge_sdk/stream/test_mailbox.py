@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ class Scripted:
     live = True
 
     def __init__(self, *items, reopen_failures=0):
-        self.items = queue.Queue()
+        self.items: queue.Queue[Any] = queue.Queue()
         self.closed = threading.Event()
         self.reopened = 0
         self._failures = reopen_failures

@@ -66,8 +66,8 @@ def test_an_answer_after_the_deadline_is_not_certified(certifier, frames):
             clock.now += names["frame_id"]
             return certifier.certify(frame, **names)
 
-    captured = [Captured(frames[0], 10.0, 0.05), Captured(frames[1], 10.05, 0.5)]
-    stream = Stream(Late(), _Recording(captured), StreamSettings(deadline=0.1, clock=clock))
+    captured = [Captured(frames[0], 10.0, 0.05), Captured(frames[1], 10.05, 0.5)]  # type: ignore[arg-type]
+    stream = Stream(Late(), _Recording(captured), StreamSettings(deadline=0.1, clock=clock))  # type: ignore[arg-type]
     in_time, late = [certificate for _, certificate in stream]
     assert in_time.status is Status.CERTIFIED
     assert late.status is Status.STALE and late.radius == 0 and late.label is not None

@@ -33,7 +33,8 @@ from rrise.export import export_onnx
 from rrise.export.errors import ExportError
 from rrise.export.lowering.precision import split_preprocessing
 from rrise.export.on_device import export_tensorrt
-from rrise.export.pipeline import export_source, gate_bundle, lower_source
+from rrise.export.pipeline import export_source, gate_bundle
+from rrise.export.products import lower_source
 from rrise.export.source import ExportSource, joined, load_source, torch_reference
 from rrise.trainer.data.preprocess import Preprocess
 from tests.edge_sdk.helpers import copy, relist, replace_graph, rewrite_sealed
@@ -72,7 +73,8 @@ class Heard:
     """A session that notes every batch of noise that it is fed."""
 
     def __init__(self, session: Any) -> None:
-        self.session, self.noise = session, []
+        self.session = session
+        self.noise: list[np.ndarray] = []
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> Any:
         self.noise.append(feeds["noise"].copy())

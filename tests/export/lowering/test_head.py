@@ -62,7 +62,7 @@ def run_head(
     level: str = "ORT_ENABLE_ALL",
     **options: bool,
 ) -> "dict[str, np.ndarray]":
-    model = attach_head(logits_graph(*logits.shape, difficulty=head.difficulty), head, **options)
+    model = attach_head(logits_graph(*logits.shape, difficulty=head.difficulty), head, **options)  # type: ignore[misc]
     check_model(model)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
@@ -106,7 +106,7 @@ def test_any_staircase_agrees_bit_for_bit_also_at_its_thresholds(seed: int) -> N
     for beyond in (-np.inf, np.inf):
         moved = random.random(count) < 0.25
         thresholds[moved] = np.nextafter(thresholds[moved], np.float32(beyond))
-    stairs = staircase_map(np.cumsum(random.uniform(0.01, 0.3, count)), np.sort(thresholds))
+    stairs = staircase_map(np.cumsum(random.uniform(0.01, 0.3, count)).tolist(), np.sort(thresholds).tolist())
     head = replace(plain, map=stairs)
     got = run_head(head, logits, hardness)
     wanted = head.radius(got["probit"], got["label"], hardness)

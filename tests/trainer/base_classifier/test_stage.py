@@ -92,7 +92,7 @@ def test_own_classifier_is_taken_unchanged(own: Workspace) -> None:
     result = train_base(own, allow_code=True)
     network = own.base(allow_code=True)
     x = own.inputs("test")
-    weights = np.asarray(network.module[1].weight.detach())
+    weights = np.asarray(network.module[1].weight.detach())  # type: ignore[index]
     np.testing.assert_allclose(
         network.module(x).detach().numpy(), x.flatten(1).numpy() @ weights.T, atol=1e-5
     )
@@ -166,7 +166,7 @@ def test_finished_recipes_are_not_trained_again_after_an_interruption(
     copy = edit(copy, "epochs = 20", "epochs = 1")
     straight = train_base(copy, again=True).digest
     trained: list[str] = []
-    whole = base_training.train_network
+    whole = base_training.train_network  # type: ignore[attr-defined]
 
     def fit(*args: Any, stage: str, **options: Any) -> Any:
         trained.append(stage)

@@ -45,9 +45,9 @@ class Tied(nn.Module):
 def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
     weights, target = plain().state_dict(), plain()
     with torch.no_grad():
-        target[0].weight.zero_()
+        target[0].weight.zero_()  # type: ignore[operator]
     load_weights(target, {prefix + name: value for name, value in weights.items()}, "w.safetensors")
-    assert torch.equal(target[0].weight, weights["0.weight"])
+    assert torch.equal(target[0].weight, weights["0.weight"])  # type: ignore[arg-type]
 
 
 def test_compiled_parts_and_averaged_models() -> None:
@@ -83,7 +83,7 @@ def test_tied_weights_are_saved_and_loaded(tmp_path: Path) -> None:
         loaded = load_network(tmp_path / "n.safetensors", allow_code=True).module
     finally:
         sys.path.remove(str(tmp_path))
-    assert torch.equal(loaded(X), network(X)) and loaded.head is loaded.net[3]
+    assert torch.equal(loaded(X), network(X)) and loaded.head is loaded.net[3]  # type: ignore[index]
 
 
 def test_tied_weights_of_which_the_file_has_one_name_or_two_values() -> None:

@@ -56,7 +56,7 @@ def test_the_file_is_the_network_folded_in_float32(tmp_path: Path) -> None:
 
 
 def test_the_same_network_gives_the_same_digest(tmp_path: Path) -> None:
-    digests = {write(folder(tmp_path), resnet(), NOISY).onnx for _ in range(2)}
+    digests = {write(folder(tmp_path), resnet(), NOISY).onnx for _ in range(2)}  # type: ignore[union-attr]
     assert len(digests) == 1
 
 
@@ -80,7 +80,7 @@ def test_another_function_is_not_taken_for_the_network(tmp_path: Path) -> None:
     write(place, resnet(), NOISY)
     data, other = read_onnx(place), resnet()
     with torch.no_grad():
-        other.head.bias[0] += 0.01 * other(NOISY).abs().max()
+        other.head.bias[0] += 0.01 * other(NOISY).abs().max()  # type: ignore[index, operator, union-attr]
     with pytest.raises(TrainerError, match="logits differ from the network's"):
         logit_difference(data, other, NOISY)
 

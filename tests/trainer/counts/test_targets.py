@@ -117,7 +117,7 @@ def test_counts_of_another_base_are_refused_and_stay(workspace: Path, tmp_path: 
     train_base(copy)
     assert copy.base_digest == digest, "the same weights give the same base.onnx"
     with torch.no_grad():
-        base.module.head.bias[0] += 0.1
+        base.module.head.bias[0] += 0.1  # type: ignore[index, operator, union-attr]
     save_network(copy.base_path, base.module, base.spec, base.metadata)
     train_base(copy)
     with pytest.raises(TrainerError, match="another base classifier"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from rrise.trainer.data import Dataset, load_dataset
 from rrise.trainer.errors import TrainerError
 
 
-def npz(path: Path, **arrays: object) -> Path:
-    good: dict[str, object] = {
+def npz(path: Path, **arrays: Any) -> Path:
+    good: dict[str, Any] = {
         "images": np.zeros((4, 6, 5, 3), np.uint8),
         "labels": np.array([0, 1, 1, 0]),
         "class_names": np.array(["cat", "dog"]),
@@ -36,7 +37,7 @@ def test_digits_are_scaled_exactly() -> None:
     for level in range(17):
         values = np.unique(dataset.frames[..., 0][levels == level])
         assert len(values) == 1 and abs(float(values[0]) - level * 255 / 16) <= 0.5
-    assert dataset.frames.min() == 0 and dataset.frames.max() == 255
+    assert dataset.frames.min() == 0 and dataset.frames.max() == 255  # type: ignore[union-attr]
 
 
 def test_npz_of_grey_images_gets_a_channel(tmp_path: Path) -> None:

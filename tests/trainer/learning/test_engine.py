@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes) -> None:
         learn(tmp_path)
 
 
-def out_of_memory_above(limit: int, seen: list[int]):  # type: ignore[no-untyped-def]
+def out_of_memory_above(limit: int, seen: list[int]):
     frames = Pixels()
     wanted = gaussian(frames.labels, View(), SIGMA)
 

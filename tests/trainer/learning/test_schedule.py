@@ -17,7 +17,7 @@ def scaler() -> torch.amp.GradScaler:
 
 
 @pytest.mark.parametrize("shape", [one_cycle, cosine])
-def test_rates_rise_once_and_fall_to_nothing(shape) -> None:  # type: ignore[no-untyped-def]
+def test_rates_rise_once_and_fall_to_nothing(shape) -> None:
     values = [shape(step / 1000) for step in range(1001)]
     top = max(range(1001), key=values.__getitem__)
     assert values[top] == pytest.approx(1.0) and values[-1] == pytest.approx(0.0, abs=1e-9)
@@ -97,7 +97,7 @@ def test_average_forgets_its_start_and_follows_the_weights() -> None:
         average.update(module, step)
         share = 1 - min(0.99, (1 + step) / (10 + step))
         expected += share * (step - expected)
-    assert float(average.network.weight.detach()) == pytest.approx(expected, rel=1e-4)  # type: ignore[union-attr]
+    assert float(average.network.weight.detach()) == pytest.approx(expected, rel=1e-4)  # type: ignore[operator]
 
 
 def test_rates_fit_what_training_starts_from() -> None:

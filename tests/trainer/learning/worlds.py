@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def learn(
     pause: float = 0.0,
     save_every: float = 120.0,
     minutes: float | None = None,
-    **options: str,
+    **options: Any,
 ) -> tuple[nn.Module, Trained]:
     """Train `network`; every step takes at least `pause` seconds."""
     frames, module = Pixels(), network()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,17 +32,17 @@ def network() -> nn.Module:
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)
     )
-    network[1].running_mean.uniform_(-0.5, 0.5)
-    network[1].running_var.uniform_(0.5, 2.0)
+    network[1].running_mean.uniform_(-0.5, 0.5)  # type: ignore[operator]
+    network[1].running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
     return network.eval()
 
 
 @pytest.fixture
 def make_store(tmp_path: Path, frames: np.ndarray):
-    """make_store(**changes): a store for `frames`, with some of its identity changed."""
+    """A function that makes a store for `frames`, with some of its identity changed."""
 
-    def make(path: Path | None = None, **changes: object) -> CountStore:
-        arguments = {
+    def make(path: Path | None = None, **changes: Any) -> CountStore:
+        arguments: dict[str, Any] = {
             "stream": "train", "digests": frame_digests(frames), "num_classes": 3, "sigma": 0.5, "seed": 11,
             "base_digest": "b" * 64, "sample_block": 10,
         }  # fmt: skip

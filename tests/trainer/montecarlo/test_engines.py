@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_auto_takes_the_fastest_that_agrees(source: ClassifierForms, monkeypatch
         return [order[labeller.name] for labeller in labellers]
 
     monkeypatch.setattr(engine_choice, "_rates", rates)
-    options = {"num_classes": 3, "dtype": "float32", "device": CPU}
+    options: dict[str, Any] = {"num_classes": 3, "dtype": "float32", "device": CPU}
     chosen = choose_engine(source, NOISY, **options)
     assert chosen.labeller.name == "onnxruntime" and "3.00 times torch" in chosen.sentence()
 
@@ -175,7 +176,7 @@ def test_a_classifier_that_depends_on_its_batch_is_refused_by_every_engine(tmp_p
     made = write(tmp_path, Centred().eval(), NOISY)
     data = read_onnx(tmp_path)
     if data is None:  # compared in other batches than the network's, the file already shows it
-        assert "logits differ" in made.reason
+        assert "logits differ" in made.reason  # type: ignore[union-attr]
         return
     for name in NAMES_HERE[1:]:
         with pytest.raises(TrainerError, match="depends on the other frames"):

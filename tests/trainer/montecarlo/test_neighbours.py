@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ class Remembering:
         return answer
 
 
-GUILTY = {
+GUILTY: dict[str, Callable[[Tensor], Tensor]] = {
     "mean of the batch": lambda x: linear(x - x.mean(0)),
     "largest of the batch": lambda x: linear(x / x.max()),
     "dynamic quantisation": int8_with_one_scale_per_batch,
@@ -119,7 +121,7 @@ def test_whatever_the_users_code_raises_is_a_trainer_error() -> None:
         def forward(self, x: Tensor) -> Tensor:
             raise KeyError("head")
 
-    for classifier in (Broken(), lambda x: {}["head"]):
+    for classifier in (Broken(), lambda x: {}["head"]):  # type: ignore[index, var-annotated]
         labeller = make_labeller(classifier, 3, "float32", torch.device("cpu"))
         with pytest.raises(TrainerError, match=r"fails on float32 .*KeyError: 'head'"):
             labeller(X)

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,18 +294,16 @@ print(peak("warm", 200, 8), peak("few", 100, 8), peak("samples", {n}, 8), peak("
 """
 
 
-@pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_memory_grows_neither_with_n_nor_with_frames(script, tmp_path, n):
-    """Peak memory of one process in KiB, which other processes do not touch.
-
-    Noisy copies kept for n = 10,000 and 8 frames would take 5,000 KiB, for n = 100,000 ten times that.
-    """
+    """Peak memory of one process in KiB, against what would be kept: noisy copies of 8 frames, 64 bytes each."""
     code = MEMORY.format(folder=str(script.parent), path=str(tmp_path / "t-"), n=n)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
     warm, few, samples, many = (int(value) for value in done.stdout.split())
-    assert few - warm <= 1024 and samples - few <= 2048 and many - samples <= 2048
+    kept = n * 8 * 64 / 1024
+    assert max(few - warm, samples - few, many - samples) < kept / 2
 
 
 def torchrun(script: Path, path: Path, processes: int, *options: str) -> list[str]:
@@ -408,7 +407,7 @@ def test_started_is_recorded_once(survivor, tmp_path):
     path = tmp_path / "t.zarr"
     for n in (100, 200):
         survivor.run(path, n)
-    runs = zarr.open_group(path, mode="r")["train"].attrs["runs"]
+    runs: Any = zarr.open_group(path, mode="r")["train"].attrs["runs"]
     assert len(runs) == 1 and runs[0]["device"].startswith("cpu") and runs[0]["torch"]
 
 

@@ -87,7 +87,7 @@ def test_nan_weights_are_refused_on_both_ways(tmp_path: Path) -> None:
     network = build_network(SPEC)
     save_network(tmp_path / "good.safetensors", network, SPEC, {})
     with torch.no_grad():
-        network.head.weight[0, 0] = float("nan")
+        network.head.weight[0, 0] = float("nan")  # type: ignore[operator, union-attr]
     with pytest.raises(TrainerError, match=r"'head.weight' holds 1 NaN"):
         save_network(tmp_path / "good.safetensors", network, SPEC, {})
     assert load_network(tmp_path / "good.safetensors"), "the good file is still there"

@@ -139,10 +139,10 @@ def test_fine_tuning_starts_from_the_weights_with_a_new_head(named: Workspace) -
     start = Tiny(1000, 1).state_dict()["body.weight"]
     train_base(named, again=True)
     module = named.base().module
-    tuned = module.network.body.weight.detach()
+    tuned = module.network.body.weight.detach()  # type: ignore[operator, union-attr]
     moved = float((tuned - start).norm() / start.norm())
     assert 0 < moved < 0.2, "the body goes on from its weights at a small rate"
-    assert module.network.head.weight.shape == (10, 8) and body.head.weight.shape == (1000, 8)
+    assert module.network.head.weight.shape == (10, 8) and body.head.weight.shape == (1000, 8)  # type: ignore[union-attr]
     named_again = train_base(named)
     assert named_again.kept and named_again.recipe == "gaussian"
 

@@ -30,7 +30,7 @@ def library(name: str) -> Any:
     """The real library, or a skip that says why not."""
     try:
         return importlib.import_module(name)
-    except Exception as error:  # torchvision of another build raises RuntimeError
+    except Exception as error:  # noqa: BLE001 - torchvision of another build raises RuntimeError
         pytest.skip(f"needs {name}: {error}")
 
 

@@ -105,7 +105,7 @@ def test_other_splits_are_another_attempt_and_cost_confidence(workspace: Path, t
         copy.references("calibration"),
     )
     copy.__dict__["splits"] = replace(copy.splits, calibration=copy.splits.calibration[5:])
-    copy.references = lambda split: pack  # type: ignore[method-assign]
+    copy.references = lambda split: pack
     assert log_attempt(copy, network, plan) == known + 1
 
 

@@ -146,8 +146,10 @@ def _images(path: Path, name: str) -> Any:
 
 
 def open_zarr(path: Path) -> DataSource:
-    """Open a Zarr group with the arrays of an .npz file; class_names may be an attribute. Its codecs are numpy's own and
-    those of Zarr: no pickle."""
+    """Open a Zarr group with the arrays of an .npz file; class_names may be an attribute.
+
+    Its codecs are numpy's own and those of Zarr: no pickle.
+    """
     import zarr
 
     try:

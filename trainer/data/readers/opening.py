@@ -41,8 +41,10 @@ def open_data_source(source: str | Path, *, clips: str = "") -> DataSource:
 
 
 def local_path(source: str | Path) -> Path:
-    """The path of a source, which may be written as file://; other URLs are refused, because training reads every
-    picture many times."""
+    """The path of a source, which may be written as file://.
+
+    Other URLs are refused, because training reads every picture many times.
+    """
     text = str(source)
     if "://" not in text:
         return Path(source)

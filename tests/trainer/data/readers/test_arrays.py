@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from rrise.trainer.data.readers import arrays
 from rrise.trainer.errors import TrainerError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
-BESIDE = {"labels": np.arange(6) % 2, "class_names": np.array(["a", "b"])}
+BESIDE: dict[str, Any] = {"labels": np.arange(6) % 2, "class_names": np.array(["a", "b"])}
 
 
 def test_large_images_stay_in_their_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from scipy import stats
 from torch import nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo import benchmark
-from rrise.trainer.montecarlo.benchmark import Throughput, _interleaved, run_benchmark, usual_loop
 from rrise.trainer.montecarlo.engines import ClassifierForms
+from rrise.trainer.montecarlo.speed import contenders
+from rrise.trainer.montecarlo.speed.benchmark import _interleaved, run_benchmark
+from rrise.trainer.montecarlo.speed.contenders import Throughput, usual_loop
 
-SHORT = {"batch_sizes": (8, 16), "rounds": 1, "seconds": 0.01}
+SHORT: dict[str, Any] = {"batch_sizes": (8, 16), "rounds": 1, "seconds": 0.01}
 
 
 class FirstPixel(nn.Module):
@@ -55,13 +57,13 @@ def test_the_usual_loop_stays_in_float32(network, preprocess, frames, monkeypatc
     """Whatever the engine runs in: else a slow bfloat16 would flatter it."""
     seen: set[torch.dtype] = set()
 
-    def watched(classifier: nn.Module, x: torch.Tensor, num: int, *rest: object) -> object:
+    def watched(classifier: nn.Module, x: torch.Tensor, num: int, *rest: Any) -> object:
         seen.update(
             {x.dtype, classifier(x[None]).dtype, *(weight.dtype for weight in classifier.parameters())}
         )
         return usual_loop(classifier, x, num, *rest)
 
-    monkeypatch.setattr(benchmark, "usual_loop", watched)
+    monkeypatch.setattr(contenders, "usual_loop", watched)
     engines = (("torch", "bfloat16"),)
     run_benchmark(ClassifierForms(module=network), preprocess, frames, 3, engines=engines, **SHORT)
     assert seen == {torch.float32}

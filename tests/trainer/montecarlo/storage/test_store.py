@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def some_counts(rows: int = 64) -> np.ndarray:
 def test_counts_and_samples_are_plain_zarr_arrays(make_store):
     store = make_store()
     store.write(0, some_counts())
-    group = zarr.open_group(store.path, mode="r")["train"]
+    group: Any = zarr.open_group(store.path, mode="r")["train"]
     assert group["counts"].dtype == np.uint32 and group["counts"].shape == (70, 3)
     assert group["samples"].dtype == np.uint32
     np.testing.assert_array_equal(group["samples"][:], [20] * 64 + [0] * 6)
@@ -128,7 +129,7 @@ def test_damaged_metadata_is_refused_with_a_remedy(make_store, name, content):
     ("name", "value"), [("base_digest", None), ("sigma", "high"), ("stream", 3), ("num_frames", [])]
 )
 def test_a_lost_or_foreign_attribute_is_refused(make_store, name, value):
-    group = zarr.open_group(make_store().path, mode="a")["train"]
+    group: Any = zarr.open_group(make_store().path, mode="a")["train"]
     if value is None:
         del group.attrs[name]
     else:
@@ -141,7 +142,7 @@ def test_samples_are_brought_up_to_the_counts_of_a_killed_writer(make_store):
     """`samples`, kept for other tools, is written after `counts`: a kill between the two leaves them apart."""
     store = make_store()
     store.write(0, some_counts())
-    group = zarr.open_group(store.path, mode="a")["train"]
+    group: Any = zarr.open_group(store.path, mode="a")["train"]
     group["samples"][:64] = 0
     store.settle(0, some_counts())
     np.testing.assert_array_equal(group["samples"][:], store.samples())

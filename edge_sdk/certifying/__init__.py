@@ -1,0 +1,1 @@
+"""What a certifier does with a frame: let in, answered, asked about, withheld."""

@@ -1,0 +1,1 @@
+"""How fast class counts are drawn."""
