@@ -126,7 +126,8 @@ def judged_by(record: Calibration, table: Scores) -> Judged:
 def units_of(record: Calibration, table: Scores, wrong: np.ndarray, issued: np.ndarray) -> np.ndarray:
     """Whether each thing that the promise counts is wrong, bool [m].
 
-    Things are whole clips, or one drawn frame of each clip, or those of these that have a certificate. wrong, issued: bool [n]. Frames of a clip resemble each other; what is counted here is independent.
+    Things are whole clips, or one drawn frame of each clip, or those of these that have a certificate. wrong, issued:
+    bool [n]. Frames of a clip resemble each other; what is counted here is independent.
     """
     drawn = np.isin(table.digest, one_frame_per_clip(table, 0).digest)
     return record.guarantee.rules.counted(wrong, clip=table.clip, independent=drawn, issued=issued)
