@@ -86,7 +86,7 @@ def test_the_trainer_calibrates_by_the_older_name() -> None:
 
     vars(trainer).pop("calibrate", None)
     with pytest.warns(DeprecationWarning, match="now calibrate_surrogate"):
-        assert trainer.calibrate is trainer.calibrate_surrogate
+        assert trainer.calibrate is trainer.calibrate_surrogate  # type: ignore[attr-defined]
 
 
 def test_a_hexadecimal_key_warns_and_is_read(tmp_path: Path) -> None:

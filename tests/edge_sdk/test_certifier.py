@@ -365,4 +365,4 @@ def test_frames_whose_encoding_is_named_are_not_compared(colour_bundle):
             certifier.certify(frame, encoding="rgb8")
         assert (channels := certifier._loaded.course.channels) is not None and channels._looks == 0
     with Certifier.load(colour_bundle, checks=CheckSettings()) as certifier:
-        assert certifier._loaded.guard.settings == CheckSettings()
+        assert certifier._loaded.guard.settings == CheckSettings()  # type: ignore[attr-defined]

@@ -264,14 +264,14 @@ def test_what_is_loaded_cannot_be_changed(hand_bundle):
             with pytest.raises(FrozenInstanceError):
                 setattr(certifier._loaded, name, None)
         with pytest.raises(AttributeError):
-            certifier.runtime = None
+            certifier.runtime = None  # type: ignore[misc]
 
 
 def test_a_suspension_while_another_thread_swaps_holds_for_what_answers_then(copied, other, monkeypatch):
     """The swap falls between finding the bundle to suspend and suspending it."""
     from rrise.edge_sdk.certifying import loaded as module
 
-    keep, swaps = module.suspend, []
+    keep, swaps = module.suspend, []  # type: ignore[attr-defined, var-annotated]
 
     def late(bundle, reason):
         if not swaps:

@@ -105,16 +105,16 @@ def test_clips_are_counted_once_and_frames_one_a_clip() -> None:
     wrong, issued = np.zeros(20, bool), np.ones(20, bool)
     wrong[[0, 1, 2, 3, 9]] = True  # all frames of clip 0, one frame of clip 2
     issued[16:] = False  # clip 4 has no certificate
-    assert units_of(record_of("whole-clip"), test, wrong, issued).tolist() == [
+    assert units_of(record_of("whole-clip"), test, wrong, issued).tolist() == [  # type: ignore[arg-type]
         True,
         False,
         True,
         False,
         False,
     ]
-    single = units_of(record_of("pac"), test, wrong, issued)
+    single = units_of(record_of("pac"), test, wrong, issued)  # type: ignore[arg-type]
     assert single.shape == (5,) and single[0] and not single[[1, 3, 4]].any()
-    assert len(units_of(record_of("selective"), test, wrong, issued)) == 4
+    assert len(units_of(record_of("selective"), test, wrong, issued)) == 4  # type: ignore[arg-type]
 
 
 def correlated(split: str, clips: int, seed: int) -> Scores:
@@ -141,7 +141,7 @@ def test_certificates_that_hold_for_the_wrong_class_are_named() -> None:
     test = table("test", clips, np.full(8, 2.0), np.full(8, 2.0))
     target = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     object.__setattr__(test, "target", target)
-    assert confusions(record_of("pac"), test) == [("yield", "stop", 3, 2)]
+    assert confusions(record_of("pac"), test) == [("yield", "stop", 3, 2)]  # type: ignore[arg-type]
 
 
 def test_the_monitor_speaks_sooner_the_odder_the_frames() -> None:

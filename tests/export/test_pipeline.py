@@ -385,8 +385,8 @@ def test_a_bundle_may_issue_given_radii_and_nothing_else(
         (runtime, VerificationVerdict.PASSED),
         (Nudged(runtime), VerificationVerdict.NUMERICS),
     ):
-        assert verify(bundle, "fp32", artefact_runtime, source.verification, write=False).verdict is verdict
-    found = verify(bundle, "fp32", Nudged(runtime), source.verification, write=False, tolerance=1e-4)
+        assert verify(bundle, "fp32", artefact_runtime, source.verification, write=False).verdict is verdict  # type: ignore[arg-type]
+    found = verify(bundle, "fp32", Nudged(runtime), source.verification, write=False, tolerance=1e-4)  # type: ignore[arg-type]
     assert found.verdict is VerificationVerdict.PASSED and 0 < found.replay.largest_increase < 1e-5
 
 

@@ -225,7 +225,7 @@ def test_a_saved_folder_brings_configuration_normalisation_and_weights(
     assert (spec["mean"], spec["std"]) == ([pytest.approx(0.4)], [0.25])
     start = Tiny(1000, 1)
     start.load_state_dict(load_file(copy.path / "mine" / "model.safetensors"))
-    moved = (copy.base().module.network.body.weight - start.body.weight).norm() / start.body.weight.norm()
+    moved = (copy.base().module.network.body.weight - start.body.weight).norm() / start.body.weight.norm()  # type: ignore[operator, union-attr]
     assert 0 < float(moved.detach()) < 0.2, "fine-tuned from the folder's weights"
     with pytest.raises(TrainerError, match="for other classes than these frames"):
         train_base(edit(copy, 'train = "auto"', 'train = "none"'), again=True)

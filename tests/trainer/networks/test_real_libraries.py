@@ -62,7 +62,7 @@ def loop(
     trainer.train_base(made)
     trainer.build_targets(made)
     trainer.train_surrogate(made)
-    trainer.calibrate(made)
+    trainer.calibrate(made)  # type: ignore[attr-defined]
     bundle = export_onnx(made.path, tmp_path / "bundle").path
     certifier = Certifier.load(bundle)
     certificates = [certifier.certify(frame) for frame in made.dataset.take(made.splits.test)]
@@ -125,7 +125,7 @@ def test_a_network_of_timm_takes_its_weights_as_they_are(tmp_path: Path, frames:
     weights = saved(model, tmp_path / "w.safetensors")
     made, _ = loop(tmp_path, frames, "timm/test_resnet", "unchanged", weights=weights, train="none")
     module = made.base().module
-    assert torch.equal(module.network.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])
+    assert torch.equal(module.network.state_dict()["conv1.0.weight"], model.state_dict()["conv1.0.weight"])  # type: ignore[union-attr]
 
 
 def test_a_network_of_torchvision_from_scratch(tmp_path: Path, frames: Path) -> None:
