@@ -45,9 +45,12 @@ NORM_SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Recipe:
-    """width: channels of the first stage. mid, last: further 3 x 3 convolutions at a quarter and an eighth of the size.
-    rate: highest learning rate. offset: margin of the outputs that is asked for before the loss flattens, temperature: how
-    softly. seed: of weights, order and views."""
+    """How the rival is trained.
+
+    width: channels of the first stage. mid, last: further 3 x 3 convolutions at a quarter and an eighth of the size. rate:
+    highest learning rate. offset: margin of the outputs that is asked for before the loss flattens, temperature: how
+    softly. seed: of weights, order and views.
+    """
 
     width: int = 32
     mid: int = 1
@@ -300,6 +303,7 @@ def _surrogate_milliseconds(workspace: Workspace, frame: Tensor) -> float:
 
 
 def main() -> None:
+    """Train, judge and keep the rival that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -153,8 +153,10 @@ class PValues:
             self._sides = _upper_bounds(reference.features.shape[1], reference.delta / 2 / sides)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """p-values float64 [questions] of one frame's features [d]: the distance's, those of high features, those of low ones;
-        the smallest possible where they are not finite."""
+        """p-values float64 [questions] of one frame's features [d].
+
+        The distance's, those of high features, those of low ones; the smallest possible where they are not finite.
+        """
         return self.of_frames(np.asarray(features, np.float64)[None])[0]
 
     def of_frames(self, features: np.ndarray) -> np.ndarray:

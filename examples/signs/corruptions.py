@@ -22,13 +22,13 @@ def fog(levels: np.ndarray, severity: int) -> np.ndarray:
     field = np.random.default_rng(severity).random((count, 4, 4)).astype(np.float32)
     field = np.stack([_enlarged(one, height, width) for one in field])[..., None]
     density = (0.3, 0.5, 0.7)[severity - 1] * (0.7 + 0.6 * field)
-    return levels * (1 - density) + 0.85 * density
+    return np.asarray(levels * (1 - density) + 0.85 * density)
 
 
 def contrast(levels: np.ndarray, severity: int) -> np.ndarray:
     """Everything nearer to the mean of its frame."""
     mean = levels.mean(axis=(1, 2, 3), keepdims=True)
-    return mean + (0.6, 0.35, 0.2)[severity - 1] * (levels - mean)
+    return np.asarray(mean + (0.6, 0.35, 0.2)[severity - 1] * (levels - mean))
 
 
 def dark(levels: np.ndarray, severity: int) -> np.ndarray:
@@ -92,11 +92,11 @@ def corrupt(frames: np.ndarray, name: str, severity: int) -> np.ndarray:
 def distance(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How far each frame moved in L2, where a pixel is 0 to 1; float64 [n]. What certificates are compared with."""
     moved = (after.astype(np.float64) - before.astype(np.float64)) / 255
-    return np.sqrt((moved**2).sum(axis=(1, 2, 3)))
+    return np.asarray(np.sqrt((moved**2).sum(axis=(1, 2, 3))))
 
 
 def _to_uint8(levels: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.round(np.clip(levels, 0, 1) * 255), np.uint8)
 
 
 def _enlarged(field: np.ndarray, height: int, width: int) -> np.ndarray:

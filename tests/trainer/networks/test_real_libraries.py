@@ -62,7 +62,7 @@ def loop(
     trainer.train_base(made)
     trainer.build_targets(made)
     trainer.train_surrogate(made)
-    trainer.calibrate(made)  # type: ignore[attr-defined]
+    trainer.calibrate_surrogate(made)
     bundle = export_onnx(made.path, tmp_path / "bundle").path
     certifier = Certifier.load(bundle)
     certificates = [certifier.certify(frame) for frame in made.dataset.take(made.splits.test)]
