@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import runpy
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +23,9 @@ from rrise.trainer.workspace import Workspace
 
 PICTURES = 20
 """Test frames that are written as pictures, for the last step to certify."""
+
+HEAVY = ("rrise-train", "rrise-export")
+"""Commands that import PyTorch, which takes seconds in every interpreter of its own."""
 
 MODULES = {"rrise-train": "rrise.trainer", "rrise-export": "rrise.export", "rrise-edge": "rrise.edge_sdk"}
 
@@ -51,14 +58,14 @@ def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
     start = time.monotonic()
     for step in steps_of(folder, data, preset):
         show(step, json_flag)
-        execute(step, run_aside if json_flag else subprocess.call)
+        execute(step, runner(step, json_flag))
     count = save_pictures(folder)
     last = Step(
         ("rrise-edge", "demo", str(folder / "bundle"), str(folder / "pictures")),
         f"a robot's side: the bundle certifies {count} pictures of the test split",
     )
     show(last, json_flag)
-    execute(last, run_aside if json_flag else subprocess.call)
+    execute(last, runner(last, json_flag))
     seconds = time.monotonic() - start
     made = {
         "workspace": str(folder),
@@ -97,8 +104,36 @@ def run_aside(words: Sequence[str]) -> int:
     return subprocess.call(words, stdout=2)
 
 
+def runner(step: Step, aside: bool) -> Callable[[Sequence[str]], int]:
+    """How a step is run: in a copy of this process where that saves importing PyTorch, else in a new interpreter."""
+    # A copy of a process that already has threads may wait for ever for a lock that one of them held.
+    warm = step.words[0] in HEAVY and sys.platform == "linux" and threading.active_count() == 1
+    if warm:
+        return lambda words: run_warm(words, aside)
+    return run_aside if aside else subprocess.call
+
+
+def run_warm(words: Sequence[str], aside: bool = False) -> int:
+    """Run "python -m MODULE ..." in a copy of this process, which has imported nearly everything; returns its status."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = multiprocessing.get_context("fork").Process(target=_as_main, args=(list(words[2:]), aside))
+    process.start()
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def _as_main(words: list[str], aside: bool) -> None:
+    if aside:
+        os.dup2(2, 1)
+    # Whatever this process had put in their places stays its own.
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
 def execute(step: Step, run: Callable[[Sequence[str]], int] = subprocess.call) -> None:
-    """Run a step in an interpreter of its own, as from the command line.
+    """Run a step in a process of its own, as from the command line.
 
     Raises:
         CheckFailed: it ended with status 1.

@@ -165,9 +165,10 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
     )
     judged = (asked.selection + sum(asked.certify) + asked.audit) * sizes["test"]
     speed = None if own else _passes_per_second(workspace)
+    learned_from = asked.train * count if config.surrogate.method in ("auto", "stored") else 0
     passes = {
         "base": base,
-        "targets": float(asked.train * count + references),
+        "targets": float(learned_from + references),
         "surrogate": surrogate,
         "certify and audit": float(judged),
     }

@@ -14,7 +14,7 @@ from rrise.calibration.reports.summary import ReportTables
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.base_classifier.stage import train_base
-from rrise.trainer.commands.presets import PRESETS, estimates, fitting_config, memory_note
+from rrise.trainer.commands.presets import PRESETS, Estimate, estimates, fitting_config, memory_note
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.forecast import Forecast
 from rrise.trainer.counts.targets import TargetsResult, build_targets
@@ -121,6 +121,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
     found = survey(known, splits, names)
     sizes = {name: len(splits.indices(name)) for name in SPLIT_NAMES}
     shape, seen = "x".join(map(str, known.geometry.frame_shape)), made.preprocess.size
+    expected = estimates(made, sizes)
     rows = [
         (
             "frames",
@@ -130,7 +131,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
         *((name, f"{size:,}") for name, size in sizes.items()),
         *found.rows(),
         *_promise_rows(made),
-        *(item.row() for item in estimates(made, sizes)),
+        *(item.row() for item in expected),
         ("memory", memory_note(made)),
     ]
     if too_few := too_few_frames(made, splits):
@@ -139,7 +140,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
         ("settings", f"{made.path / 'rrise.toml'} (edit them now: the first stage draws the splits)"),
         ("next", f"rrise-train run {made.path}"),
     ]
-    summary("workspace", rows, _json(made, found, sizes), json_flag)
+    summary("workspace", rows, _json(found, sizes, expected), json_flag)
 
 
 def _promise_rows(made: Workspace) -> list[tuple[str, str]]:
@@ -156,14 +157,14 @@ def _promise_rows(made: Workspace) -> list[tuple[str, str]]:
     ]
 
 
-def _json(made: Workspace, found: Survey, sizes: dict[str, int]) -> dict[str, Any]:
+def _json(found: Survey, sizes: dict[str, int], expected: tuple[Estimate, ...]) -> dict[str, Any]:
     table = {name: dict(zip(SPLIT_NAMES, counts, strict=True)) for name, counts in found.classes}
     return {
         **asdict(found),
         "classes": table,
         "attention": list(found.attention),
         "splits": sizes,
-        "estimates": [asdict(item) for item in estimates(made, sizes)],
+        "estimates": [asdict(item) for item in expected],
     }
 
 

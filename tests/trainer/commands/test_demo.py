@@ -13,7 +13,7 @@ from PIL import Image
 from rrise.calibration.errors import CheckFailed
 from rrise.trainer import Workspace
 from rrise.trainer.cli import main
-from rrise.trainer.commands.demo import Step, execute, run_aside, save_pictures, show, steps_of
+from rrise.trainer.commands.demo import Step, execute, run_aside, run_warm, save_pictures, show, steps_of
 from rrise.trainer.errors import TrainerError
 
 LOOP = ["rrise-train init", "rrise-train run", "rrise-export onnx"]
@@ -42,6 +42,19 @@ def test_with_json_the_steps_print_aside(capfd: pytest.CaptureFixture[str]) -> N
     assert run_aside([sys.executable, "-c", "print('said')"]) == 0
     show(Step(("rrise-edge", "demo"), "certify"), aside=True)
     assert capfd.readouterr() == ("", "said\n\n# certify\n$ rrise-edge demo\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is copied on Linux only")
+def test_a_copy_of_the_process_runs_the_command_as_a_new_one_would(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_warm([sys.executable, "-m", "rrise.trainer", "--version"]) == 0
+    assert "rrise" in capfd.readouterr().out
+    assert run_warm([sys.executable, "-m", "rrise.trainer", "--version"], aside=True) == 0
+    shown = capfd.readouterr()
+    assert "rrise" in shown.err and not shown.out
+    assert run_warm([sys.executable, "-m", "rrise.trainer", "run", str(tmp_path)]) == 2
+    assert "no rrise.toml in it" in capfd.readouterr().err
 
 
 def test_the_status_of_a_step_that_fails_is_kept() -> None:

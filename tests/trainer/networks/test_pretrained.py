@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.commands.presets import estimates, fitting_config, memory_note
+from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import build_network, read_header
 from rrise.trainer.networks.pretrained import fixed_size, library_network, normalisation, pretrained_weights
@@ -281,3 +285,21 @@ def test_weights_in_several_files_are_one_classifier(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
     with pytest.raises(TrainerError, match=r"got no model.safetensors"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit", (224, 192)), ("tiny", (168, 224))])
+def test_init_asks_the_network_for_its_size_and_measures_it(
+    tmp_path: Path, libraries: dict[str, Any], name: str, size: tuple[int, int]
+) -> None:
+    images = np.zeros((40, 300, 400, 1), np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None, None]
+    names = np.array(["a", "b"])
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(40) % 2, class_names=names)
+    config = fitting_config(tmp_path / "w", DataConfig(str(tmp_path / "x.npz")), network=f"timm/{name}")
+    assert config.preprocess.size == size
+    made = Workspace.create(tmp_path / "w", config)
+    split = {"train": 20, "tuning": 4, "calibration": 8, "verification": 4, "test": 4}
+    assert all(item.seconds and item.seconds > 0 for item in estimates(made, split))
+    # Of the stand-in: 8 feature maps, the standardised frame, and as good as nothing behind them.
+    frame = 4 * config.base.batch_size * 9 * size[0] * size[1] / 2**20
+    said = re.search(r"about ([\d,]+) MiB while training", memory_note(made))
+    assert said is not None and float(said[1].replace(",", "")) == pytest.approx(400 + frame, abs=1)
