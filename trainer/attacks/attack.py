@@ -6,13 +6,12 @@ frames); the guarded tier does. Fresh Monte Carlo of the base classifier at the 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrise.calibration.console import Progress
 from rrise.calibration.promise.guarded import GRID, PIXEL_SCALE, NoiseSource
@@ -25,7 +24,7 @@ from rrise.calibration.tables.scores import Scores
 from rrise.trainer.attacks.search import Search, search
 from rrise.trainer.counts.counting import counting_for
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.montecarlo import count_inputs
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.calibrate import record_path
 from rrise.trainer.scores.surrogate_scores import SPLIT_SEEDS, Predicted, predict_inputs, pytorch_execution
@@ -171,17 +170,16 @@ def _judged(
     """One pass on every moved frame, with one draw of guard noise, beside fresh Monte Carlo counts at that frame."""
     delivered = moved.numpy()
     predicted = _one_pass(surrogate, delivered, seed)
-    frames = np.ascontiguousarray(delivered).view(np.uint8)
     index = workspace.splits.indices("test")
     return Scores(
-        digest=frame_digests(frames),
+        digest=frame_digests(delivered),
         clip=workspace.splits.clips[index],
         target=workspace.labels("test"),
         label=predicted.label,
         probit=predicted.probit,
         difficulty=predicted.difficulty,
-        counts=count_at(workspace, base, frames, num_samples),
-        num_samples=np.full(len(frames), num_samples, np.uint32),
+        counts=count_at(workspace, base, moved, num_samples),
+        num_samples=np.full(len(delivered), num_samples, np.uint32),
         split="test",
         sigma=workspace.config.smoothing.sigma,
         class_names=workspace.dataset.class_names,
@@ -197,33 +195,20 @@ def _one_pass(surrogate: Network, delivered: np.ndarray, seed: int) -> Predicted
     return predict_inputs(surrogate.module, delivered + noise / np.float32(PIXEL_SCALE))
 
 
-class FromBits(nn.Module):
-    """uint8 [B, C, h, 4 w] -> float32 [B, C, h, w] with the same bits: lets the engine sample any tensor."""
+def count_at(workspace: Workspace, base: Network, inputs: Tensor, num_samples: int) -> np.ndarray:
+    """Class counts uint32 [n, K] of the base classifier around preprocessed frames float32 [n, C, h, w].
 
-    def forward(self, frame: Tensor) -> Tensor:
-        return frame.contiguous().view(torch.float32)
-
-
-def count_at(workspace: Workspace, base: Network, frames: np.ndarray, num_samples: int) -> np.ndarray:
-    """Class counts uint32 [n, K] of the base classifier around tensors whose bits are `frames` uint8 [n, C, h, 4 w].
-
-    Their noise is independent of every other stream of the workspace.
+    Their noise is independent of every stream of the workspace.
     """
-    counting = counting_for(workspace, base)
-    with tempfile.TemporaryDirectory() as folder:
-        store = CountStore.open(
-            f"{folder}/attack.zarr",
-            stream="attack",
-            digests=frame_digests(frames),
+    with Progress(len(inputs) * num_samples, "evaluations", "judging") as progress:
+        return count_inputs(
+            counting_for(workspace, base).labeller,
+            inputs,
+            num_samples,
             num_classes=len(workspace.dataset.class_names),
             sigma=workspace.config.smoothing.sigma,
             seed=workspace.config.smoothing.seed,
-            base_digest=base.digest,
+            stream="attack",
             dtype=workspace.config.targets.dtype,
-            engine=counting.engine,
+            progress=progress.advance,
         )
-        with Progress(len(frames) * num_samples, "evaluations", "judging") as progress:
-            sample_counts(
-                counting.labeller, FromBits(), frames, store, num_samples, progress=progress.advance
-            )
-        return store.counts()

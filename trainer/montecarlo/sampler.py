@@ -1,4 +1,4 @@
-"""Counts classes under noise: the loop that nearly all of the offline cost is spent in."""
+"""Counts classes under noise, into a store or at once: the loop that nearly all of the offline cost is spent in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rrise.trainer.montecarlo.counter import Counter, HostCounter, ignore, refus
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.noise import Cell
-from rrise.trainer.montecarlo.storage.identity import Identity
+from rrise.trainer.montecarlo.storage.identity import FORMAT, IMAGE_BLOCK, SAMPLE_BLOCK, VERSION, Identity
 from rrise.trainer.montecarlo.storage.store import CountStore
 
 SECONDS_PER_WRITE = 5.0
@@ -95,6 +95,74 @@ def sample_counts(
         counter.close()
 
 
+def count_inputs(
+    classifier: nn.Module | BlackBox | Labeller,
+    inputs: torch.Tensor | np.ndarray,
+    num_samples: int,
+    *,
+    num_classes: int,
+    sigma: float,
+    seed: int,
+    stream: str,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> np.ndarray:
+    """Class counts uint32 [n, K] around any inputs, in this process and at once: nothing is stored.
+
+    The counts are those that `sample_counts` stores for frames which the preprocessing turns into these inputs, under the
+    same sigma, seed and stream: noise depends on these and on the place in the order.
+
+    Args:
+        classifier, batch_size, progress: as for `sample_counts`.
+        inputs: float32 [n, C, h, w] in [0, 1]; 64 of them at a time are taken to the device.
+        num_samples: N of each input; a multiple of the sample block of 100.
+        sigma: noise standard deviation, in [0, 1] pixel units. seed, stream: name the noise; counts that shall be
+            independent of others need a stream of their own.
+        dtype: precision of the classifier; noise is always added in float32.
+
+    Raises:
+        TrainerError: inputs of another type or shape, or not finite; an N or a setting that no count can have; the network
+            returns NaN or another shape.
+    """
+    tensors = torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs.detach()
+    if tensors.dtype != torch.float32 or tensors.ndim != 4 or not bool(tensors.isfinite().all()):
+        raise TrainerError(
+            f"inputs: got {tensors.dtype} {list(tensors.shape)}, expected finite float32 [n, C, h, w] in [0, 1]"
+        )
+    identity = Identity(
+        format=FORMAT,
+        version=VERSION,
+        stream=stream,
+        num_frames=len(tensors),
+        num_classes=num_classes,
+        sigma=sigma,
+        seed=seed,
+        base_digest="",
+        frames_digest="",
+        dtype=dtype,
+        sample_block=SAMPLE_BLOCK,
+        image_block=IMAGE_BLOCK,
+    )
+    wanted = identity.check_num_samples(num_samples)
+    check_batch_size(batch_size)
+    place = torch.device(device or "cpu")
+    counter = make_counter(make_labeller(classifier, num_classes, dtype, place), identity, batch_size, place)
+    found = np.zeros((len(tensors), num_classes), np.uint32)
+    pace = _Pace(counter.least_cells, identity)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(tensors), identity.image_block):
+                rows = slice(start, start + identity.image_block)
+                counter.load(tensors[rows].to(place))
+                for counts in _counted(counter, found[rows], wanted[rows], start, identity, pace, progress):
+                    found[rows] = counts
+    finally:
+        counter.close()
+    return found
+
+
 def make_counter(
     labeller: Labeller, identity: Identity, batch_size: int | None, device: torch.device
 ) -> Counter:
@@ -130,12 +198,25 @@ def _sample_block(
         store.settle(start, counts)
         return
     counter.load(make())
-    for cells in _groups(counts, wanted, start, store.identity, pace):
+    for grown in _counted(counter, counts, wanted, start, store.identity, pace, progress):
+        store.write(start, grown)
+
+
+def _counted(
+    counter: Counter,
+    counts: np.ndarray,
+    wanted: np.ndarray,
+    start: int,
+    identity: Identity,
+    pace: _Pace,
+    progress: Callable[[int], object] | None,
+) -> Iterator[np.ndarray]:
+    """Counts uint32 [rows, K] of the image block that is loaded, from `counts` to `wanted` samples, after each group of cells."""
+    for cells in _groups(counts, wanted, start, identity, pace):
         began = time.monotonic()
-        counts = counts + refuse_nan(
-            _count(counter, cells, store.identity.sample_block, progress), cells, store.identity.dtype
-        )
-        store.write(start, counts)
+        drawn = _count(counter, cells, identity.sample_block, progress)
+        counts = counts + refuse_nan(drawn, cells, identity.dtype)
+        yield counts
         pace.took(len(cells), time.monotonic() - began)
 
 
@@ -245,5 +326,10 @@ def _check_fit(
         raise TrainerError(
             f"dtype: got {dtype!r}, expected {store.identity.dtype!r} as in the store {store.path}; use a new store"
         )
+    check_batch_size(batch_size)
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raises: TrainerError: no batch size."""
     if batch_size is not None and batch_size < 1:
         raise TrainerError(f"batch_size: got {batch_size}, expected at least 1, or None to have it chosen")

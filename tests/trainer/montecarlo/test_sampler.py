@@ -13,7 +13,7 @@ from torch import nn
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo import sample_counts, sampler
+from rrise.trainer.montecarlo import count_inputs, sample_counts, sampler
 
 N = 40
 
@@ -46,6 +46,39 @@ def test_counts_agree_with_the_exact_probability(make_store, preprocess, frames)
     # Pearson's statistic over independent frames: chi-squared with 70 degrees; shared noise would inflate it.
     chi = float((((counts[:, 1] - 2000 * p) ** 2) / (2000 * p * (1 - p))).sum())
     assert 1e-4 < stats.chi2.sf(chi, 70) < 1 - 1e-4
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.numpy, torch.clone], ids=["array", "tensor"])
+def test_inputs_are_counted_as_the_frames_that_they_come_from(make_store, network, preprocess, frames, form):
+    """Bit for bit what a store holds, beyond one image block, and without a store."""
+    store, told = make_store(sample_block=100), []
+    sample_counts(network, preprocess, frames, store, 200)
+    inputs, identity = form(preprocess(torch.from_numpy(frames))), store.identity
+    asked = {"num_classes": identity.num_classes, "sigma": identity.sigma, "seed": identity.seed}
+    counts = count_inputs(network, inputs, 200, stream=identity.stream, progress=told.append, **asked)
+    assert counts.dtype == np.uint32 and sum(told) == 200 * len(frames)
+    np.testing.assert_array_equal(counts, store.counts())
+    other = count_inputs(network, inputs[:3], 200, stream="another", **asked)
+    assert (other.sum(axis=1) == 200).all() and (other != counts[:3]).any()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        (torch.zeros(2, 1, 4, 4, dtype=torch.float64), {}, "expected finite float32"),
+        (np.zeros((2, 4, 4, 1), np.uint8), {}, "got torch.uint8"),
+        (torch.zeros(1, 4, 4), {}, r"\[1, 4, 4\]"),
+        (torch.full((1, 1, 4, 4), torch.nan), {}, "expected finite float32"),
+        (torch.zeros(0, 1, 4, 4), {}, "at least one frame"),
+        (torch.zeros(1, 1, 4, 4), {"num_samples": 150}, "the nearest are 100 and 200"),
+        (torch.zeros(1, 1, 4, 4), {"sigma": 0.0}, "a noise level above 0"),
+        (torch.zeros(1, 1, 4, 4), {"batch_size": 0}, "expected at least 1"),
+    ],
+)
+def test_inputs_that_no_count_can_have_are_refused(network, inputs, options, message):
+    asked = {"num_samples": 100, "num_classes": 3, "sigma": 0.5, "seed": 0, "stream": "x", **options}
+    with pytest.raises(TrainerError, match=message):
+        count_inputs(network, inputs, asked.pop("num_samples"), **asked)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64, 10_000])

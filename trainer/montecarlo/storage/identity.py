@@ -71,6 +71,21 @@ class Identity:
     def _refuse(self, name: str, expected: str) -> NoReturn:
         raise TrainerError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
 
+    def check_num_samples(self, num_samples: int | np.ndarray) -> np.ndarray:
+        """`num_samples` per frame as int64 [n]; refused unless every one fits the sample block."""
+        wanted = np.broadcast_to(np.asarray(num_samples, dtype=np.int64), (self.num_frames,))
+        block = self.sample_block
+        wrong = wanted[(wanted <= 0) & (np.ndim(num_samples) == 0) | (wanted < 0) | (wanted % block != 0)]
+        if wrong.size:
+            below = max(int(wrong[0]) // block, 1) * block
+            raise TrainerError(
+                f"num_samples: got {int(wrong[0])}, expected a multiple of the sample block of {block}; "
+                f"the nearest are {below} and {below + block}. (A new store can have another sample_block)"
+            )
+        if wanted.size and wanted.max() > LARGEST:
+            raise TrainerError(f"num_samples: got {int(wanted.max())}, expected at most {LARGEST} (uint32)")
+        return wanted
+
     @classmethod
     def read(cls, path: str, attributes: Mapping[str, Any]) -> Identity:
         """The identity in the attributes of a stream; `path` is for messages."""

@@ -23,7 +23,6 @@ from rrise.trainer.montecarlo.storage.identity import (
     ENGINE_VERSION,
     FORMAT,
     IMAGE_BLOCK,
-    LARGEST,
     SAMPLE_BLOCK,
     VERSION,
     Identity,
@@ -126,18 +125,7 @@ class CountStore:
 
     def check_num_samples(self, num_samples: int | np.ndarray) -> np.ndarray:
         """`num_samples` per frame as int64 [n]; refused unless every one fits the sample block."""
-        wanted = np.broadcast_to(np.asarray(num_samples, dtype=np.int64), (self.identity.num_frames,))
-        block = self.identity.sample_block
-        wrong = wanted[(wanted <= 0) & (np.ndim(num_samples) == 0) | (wanted < 0) | (wanted % block != 0)]
-        if wrong.size:
-            below = max(int(wrong[0]) // block, 1) * block
-            raise TrainerError(
-                f"num_samples: got {int(wrong[0])}, expected a multiple of the sample block of {block}; "
-                f"the nearest are {below} and {below + block}. (A new store can have another sample_block)"
-            )
-        if wanted.size and wanted.max() > LARGEST:
-            raise TrainerError(f"num_samples: got {int(wanted.max())}, expected at most {LARGEST} (uint32)")
-        return wanted
+        return self.identity.check_num_samples(num_samples)
 
     def lock(self) -> WriterLock:
         """The writer lock, not yet taken."""
