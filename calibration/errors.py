@@ -15,3 +15,7 @@ class CalibrationError(RriseError):
 
 class ImageError(RriseError):
     """An image file, or its bytes, cannot be read as the picture that a certificate would speak of."""
+
+
+class RecordingError(RriseError):
+    """A recording (a bag, an MCAP file, a video) cannot be read, or does not say which pictures are wanted."""

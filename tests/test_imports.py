@@ -26,6 +26,7 @@ ROOMS = {
         "requirements",
         "console",
         "images",
+        "recordings",
         "storage",
         "statistics",
         "tables",

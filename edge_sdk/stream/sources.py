@@ -10,13 +10,14 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from rrise.calibration.requirements import install
+from rrise.calibration.errors import RecordingError
+from rrise.calibration.recordings.bags import is_bag
+from rrise.calibration.recordings.videos import VIDEO_SUFFIXES, opencv
 from rrise.deprecations import older_names
 from rrise.edge_sdk.errors import EdgeError, FrameError
 from rrise.edge_sdk.frames.images import find_images, read_image
 from rrise.edge_sdk.stream.captured import Captured, FrameSource, SourceLost
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mjpg", ".mpg")
 _POSITION, _FRAMES = 0, 7
 """Properties of an OpenCV capture: milliseconds from the start, and number of frames, which a camera has not."""
 
@@ -81,7 +82,7 @@ def _open_path(path: Path, encoding: str, topic: Optional[str], given: Optional[
         return OpenCvSource(str(path), live=False, encoding=given)
     if given is not None:
         raise EdgeError(f"encoding: got {given!r} for {path}, whose files say it themselves; leave it out")
-    if path.suffix.lower() in (".bag", ".mcap", ".db3") or (path / "metadata.yaml").exists():
+    if is_bag(path):
         from rrise.edge_sdk.stream.bags import open_bag
 
         return IterableSource(open_bag(path, topic))
@@ -195,11 +196,9 @@ def _number(capture: Any, which: int) -> float:
 
 def _open_capture(target: Any) -> Any:
     try:
-        import cv2
-    except ImportError as error:
-        raise EdgeError(
-            f"OpenCV is not installed: {install('opencv-python-headless')} (on a Jetson: the system's own)"
-        ) from error
+        cv2 = opencv()
+    except RecordingError as error:
+        raise EdgeError(str(error)) from error
     pipeline = isinstance(target, str) and "!" in target
     try:
         capture = cv2.VideoCapture(target, cv2.CAP_GSTREAMER) if pipeline else cv2.VideoCapture(target)

@@ -37,8 +37,8 @@ from rrise.trainer.workspace import Workspace
     "--data",
     default="digits",
     show_default=True,
-    help='"digits", an .npz file, a folder of class folders, a .csv or .jsonl listing, a Zarr group, .tar shards, or a '
-    "Hugging Face data set on disk.",
+    help='"digits", an .npz file, a folder of class folders (images, videos or bags), a .csv or .jsonl listing, a Zarr group, '
+    ".tar shards, or a Hugging Face data set on disk.",
 )
 @click.option("--held-out", default="", help="Another such source: all splits but train come from it alone.")
 @click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
@@ -51,6 +51,8 @@ from rrise.trainer.workspace import Workspace
 )
 @click.option("--camera", default="", help="Frames of the robot's camera, such as 640x480 (width x height).")
 @click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
+@click.option("--every", type=int, default=1, help="Of videos and bags: take each so-many-th frame.")
+@click.option("--topic", default="", help="Image topic of bags and MCAP files; by default the only one.")
 @click.option("--calibration", type=int, help="Number of calibration frames.")
 @click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and record which.")
 @json_option
@@ -84,9 +86,17 @@ def _config(
     clips: str,
     calibration: int | None,
     skip_broken: bool,
+    every: int,
+    topic: str,
 ) -> Config:
     chosen = DataConfig(
-        _place(data), _place(held_out), parse_camera(camera) if camera else (), clips, skip_broken
+        _place(data),
+        _place(held_out),
+        parse_camera(camera) if camera else (),
+        clips,
+        skip_broken,
+        every,
+        topic,
     )
     if template is None:
         level = 0.25 if sigma is None else sigma

@@ -62,7 +62,9 @@ def read_all(source: DataSource, geometry: Geometry, preprocess: Preprocess, tar
         return frame_digest(frame).encode(), checksum
 
     try:
-        results = spread(work, len(source), label="reading images")
+        results = spread(
+            work, len(source), label="reading images", pieces=getattr(source.pictures, "pieces", None)
+        )
     finally:
         if writer is not None:
             writer.close()

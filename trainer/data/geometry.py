@@ -82,6 +82,10 @@ def _headers(source: DataSource, failures: list[Failure] | None) -> dict[int, He
     shape = getattr(pictures, "frame_shape", None)
     if shape is not None:  # rows of one array are all alike
         return {0: pictures.header(0)}
+    # All frames of a recording are alike.
+    pieces = getattr(pictures, "pieces", None)
+    if pieces is not None:
+        return {piece.start: pictures.header(piece.start) for piece in pieces}
     read = spread(pictures.header, len(pictures), label="image headers")
     broken = [item for item in read if isinstance(item, Failure)]
     if broken and failures is None:

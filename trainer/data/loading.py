@@ -20,6 +20,8 @@ def load_dataset(
     reverse_colours: bool = False,
     camera: tuple[int, int] | None = None,
     clips: str = "",
+    every: int = 1,
+    topic: str = "",
 ) -> Dataset:
     """Load labelled frames for use in Python: in memory up to 256 MiB, beyond that read when they are asked for.
 
@@ -27,11 +29,12 @@ def load_dataset(
     reverse_colours: give colour images of files in BGR order, as a bgr8 camera would. An .npz file or Zarr group is taken
         as it is, so it must hold frames in the order in which the camera will deliver them.
     camera: (height, width) of the camera's frames, where images have several sizes.
+    every, topic: of recordings; see `open_data_source`.
     Raises TrainerError where the images or labels cannot be used; the message names the culprit.
     """
     if str(source) == "digits":
         return load_digits()
-    opened = open_data_source(source, clips=clips)
+    opened = open_data_source(source, clips=clips, every=every, topic=topic)
     geometry = geometry_of(opened, camera, reverse_colours)
     lazy = lazy_frames(opened, geometry, np.arange(len(opened)), None)
     frames = lazy[:] if lazy.nbytes <= RESIDENT else lazy

@@ -49,7 +49,11 @@ class DataRoom:
         places = [self._path(text) for text in (self._data.source, self._data.held_out) if text]
         if not all(path.exists() for path in places) and self._kept is not None:
             return None
-        opened = [open_data_source(path, clips=self._data.clips) for path in places]
+        asked, kept = self._data, self._cache / "recordings.npz"
+        opened = [
+            open_data_source(path, clips=asked.clips, every=asked.every, topic=asked.topic, kept=kept)
+            for path in places
+        ]
         return join_held_out(*opened) if len(opened) > 1 else opened[0]
 
     @cached_property
@@ -210,6 +214,8 @@ class DataRoom:
                 asked.skip_broken,
                 bool(asked.held_out),
                 reverse,
+                # Only where they are said, so that a catalogue of before they were there still holds.
+                *([asked.every, asked.topic] if (asked.every, asked.topic) != (1, "") else []),
             ]
         )
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 class DataConfig:
     """Where the frames come from.
 
-    source: "digits", an .npz file, a folder of class folders, a listing (.csv, .jsonl), a Zarr group, .tar shards or a
-    Hugging Face data set on disk (relative paths start at the workspace).
+    source: "digits", an .npz file, a folder of class folders of images or recordings, a listing (.csv, .jsonl), a Zarr
+    group, .tar shards or a Hugging Face data set on disk (relative paths start at the workspace).
 
     held_out: another such source, from which alone tuning, calibration, verification and test are drawn; all frames of
     `source` then belong to the train split. Who brings a trained classifier needs it.
     camera: (height, width) of the frames that the deployed camera delivers; empty = that of the images, which then must
     have one size. Other images are scaled and cut to it.
     clips: which file names belong together, such as "{clip}_{frame}"; empty = each file on its own.
+    every: of recordings (videos, ROS bags, MCAP files) each so-many-th frame is taken. topic: of bags; empty = the only image
+    topic.
     skip_broken: leave out images that cannot be read, and record which.
     """
 
@@ -25,6 +27,8 @@ class DataConfig:
     camera: tuple[int, ...] = ()
     clips: str = ""
     skip_broken: bool = False
+    every: int = 1
+    topic: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,14 +31,26 @@ class Failure:
 
 
 def spread(
-    work: Callable[[int], Result], count: int, *, label: str, workers: int | None = None, unit: str = "images"
+    work: Callable[[int], Result],
+    count: int,
+    *,
+    label: str,
+    workers: int | None = None,
+    unit: str = "images",
+    pieces: Sequence[range] | None = None,
 ) -> list[Result | Failure]:
     """work(0), ..., work(count - 1), in order; a Failure stands where it raised a TrainerError.
 
     workers: processes, by default one for each processor that this process may use. They are forked, so `work` needs not
     be importable; what it returns must be small, because it comes back through a pipe.
+    pieces: numbers that one worker should take together, all of them in order; by default CHUNK at a time.
     """
-    workers = min(available_processors() if workers is None else workers, -(-count // CHUNK))
+    pieces = (
+        [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        if pieces is None
+        else pieces
+    )
+    workers = min(available_processors() if workers is None else workers, len(pieces))
     with Progress(count, unit, label) as progress:
         if workers <= 1 or count < FEW:
             results = []
@@ -46,7 +58,7 @@ def spread(
                 results.append(_try(work, number))
                 progress.advance()
             return results
-        return _in_processes(work, count, workers, progress)
+        return _in_processes(work, count, workers, pieces, progress)
 
 
 def available_processors() -> int:
@@ -54,7 +66,9 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_processes(work: Callable[[int], Any], count: int, workers: int, progress: Progress) -> list[Any]:
+def _in_processes(
+    work: Callable[[int], Any], count: int, workers: int, pieces: Sequence[range], progress: Progress
+) -> list[Any]:
     global _work
     results: list[Any] = [None] * count
     context = multiprocessing.get_context("fork")
@@ -62,8 +76,7 @@ def _in_processes(work: Callable[[int], Any], count: int, workers: int, progress
     try:
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
             futures: dict[Future[list[Any]], int] = {
-                pool.submit(_chunk, start, min(start + CHUNK, count)): start
-                for start in range(0, count, CHUNK)
+                pool.submit(_chunk, piece.start, piece.stop): piece.start for piece in pieces
             }
             try:
                 for future in as_completed(futures):

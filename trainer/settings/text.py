@@ -23,10 +23,13 @@ SECTIONS = {
 }
 
 COMMENTS = {
-    "data.source": "digits, .npz, folder of class folders, .csv/.jsonl listing, Zarr group, .tar shards, Hugging Face data set",
+    "data.source": "digits, .npz, folder of class folders (images, videos or bags), .csv/.jsonl listing, Zarr group, "
+    ".tar shards, Hugging Face data set",
     "data.held_out": "another such source: tuning, calibration, verification and test come from it alone",
     "data.camera": "[height, width] that the robot's camera delivers; empty = the size of the images",
     "data.clips": 'which file names belong together, such as "{clip}_{frame}"; frames of a clip stay in one split',
+    "data.every": "of videos, bags and MCAP files: each so-many-th frame is taken",
+    "data.topic": "of bags and MCAP files; empty = the only image topic",
     "data.skip_broken": "leave out images that cannot be read, and record which",
     "splits.seed": "of the draw",
     "splits.tuning": "what is chosen by data is chosen here",

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rrise.calibration.errors import RecordingError
+from rrise.calibration.recordings.bags import choose_topic
 from rrise.edge_sdk import EdgeError
-from rrise.edge_sdk.stream.bags import choose_topic, open_bag
+from rrise.edge_sdk.stream.bags import open_bag
 from rrise.edge_sdk.stream.captured import Captured, SourceLost
 from rrise.edge_sdk.stream.sources import IterableSource, OpenCvSource, open_frame_source
 
@@ -246,7 +248,7 @@ def test_a_topic_must_be_chosen_where_there_are_two(tmp_path):
     with pytest.raises(EdgeError, match=r"/left, /right"):
         _all(open_frame_source(tmp_path / "bag", encoding="rgb8"))
     assert len(_all(open_frame_source(tmp_path / "bag", encoding="rgb8", topic="/right"))) == 3
-    with pytest.raises(EdgeError, match="none"):
+    with pytest.raises(RecordingError, match="none"):
         choose_topic([], None, tmp_path)
 
 

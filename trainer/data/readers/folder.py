@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from rrise.calibration.images.files import SUFFIXES
+from rrise.calibration.recordings.videos import VIDEO_SUFFIXES
 from rrise.trainer.data.readers.pictures import ImageFiles, Place, clip_pattern, is_image
+from rrise.trainer.data.readers.recorded import Part, Taking, recorded_source
+from rrise.trainer.data.readers.recordings import Recording, find_recordings
 from rrise.trainer.data.readers.source import (
     HELD_OUT_WORDS,
     TRAIN_WORDS,
@@ -28,18 +31,25 @@ class _Item:
     part: str
     label: str
     clip: tuple[str, ...]
+    recorded: bool
 
 
-def open_folder(root: Path, clips: str = "") -> DataSource:
-    """The images below `root`, one sub-folder for each class, whose name is the name of the class.
+def open_folder(root: Path, clips: str = "", *, topic: str = "", taking: Taking | None = None) -> DataSource:
+    """The images, or the recordings, below `root`, one sub-folder for each class, whose name is the name of the class.
 
     Classes are in alphabetical order, or in that of numbers where all names are numbers. Images in a folder inside a
-    class folder are one clip; `clips` says which file names belong together (see `clip_pattern`), within their folder.
+    class folder are one clip, and so is every recording; `clips` says which file names belong together (see
+    `clip_pattern`), within their folder. topic, taking: of recordings.
     """
     parts = _parts(root)
     items = [item for name, folder in parts.items() for item in _items(folder, name, clips)]
     names = in_order(item.label for item in items)
     _check_classes(items, list(parts))
+    recorded = [item for item in items if item.recorded]
+    if recorded:
+        _check_one_kind(items, recorded)
+        cut = [Part(Recording(item.path, topic), item.label, item.clip, item.part) for item in items]
+        return recorded_source(cut, root, str(root), taking or Taking())
     return DataSource(
         ImageFiles([Place(item.path) for item in items]),
         np.array([names.index(item.label) for item in items], np.int64),
@@ -61,19 +71,36 @@ def _parts(root: Path) -> dict[str, Path]:
 def _items(folder: Path, part: str, clips: str) -> Iterator[_Item]:
     classes = _folders(folder)
     if not classes:
-        raise TrainerError(f"{folder}: got no sub-folders, expected one sub-folder of images per class")
+        raise TrainerError(
+            f"{folder}: got no sub-folders, expected one sub-folder of images or recordings per class"
+        )
     clip_of = clip_pattern(clips)
     for label in classes:
-        found = sorted(path for path in label.rglob("*") if is_image(path) and path.is_file())
-        if not found:
+        recordings = set(find_recordings(label))
+        images = {
+            path
+            for path in label.rglob("*")
+            if is_image(path) and path.is_file() and not recordings.intersection(path.parents)
+        }
+        if not images and not recordings:
             raise TrainerError(
-                f"{label}: got no images, expected at least one of {', '.join(sorted(SUFFIXES))}; "
-                "add images or remove the empty class folder"
+                f"{label}: got no images and no recordings, expected at least one of {', '.join(sorted(SUFFIXES))}, or videos "
+                f"({', '.join(VIDEO_SUFFIXES)}), ROS bags or MCAP files; add some or remove the empty class folder"
             )
-        for path in found:
-            inner = path.relative_to(label).parts[:-1]
-            own = (clip_of(path.stem),) if clips else () if inner else ("", path.name)
-            yield _Item(path, part, label.name, (part, label.name, *inner, *own))
+        for path in sorted(images | recordings):
+            inner, recorded = path.relative_to(label).parts[:-1], path in recordings
+            alone = recorded or not inner
+            own = (clip_of(path.stem),) if clips else ("", path.name) if alone else ()
+            yield _Item(path, part, label.name, (part, label.name, *inner, *own), recorded)
+
+
+def _check_one_kind(items: list[_Item], recorded: list[_Item]) -> None:
+    images = [item.path for item in items if not item.recorded]
+    if images:
+        raise TrainerError(
+            f"got {len(images)} images (the first {images[0]}) and {len(recorded)} recordings (the first {recorded[0].path}) in "
+            "one data set, expected one kind; move the others away"
+        )
 
 
 def _folders(root: Path) -> list[Path]:

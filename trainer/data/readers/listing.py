@@ -1,46 +1,65 @@
-"""A listing of images: CSV with a header, or JSON lines, with path, label and, where there are any, clip and split."""
+"""A listing: CSV with a header, or JSON lines, with path, label and, where there are any, clip and split; of recordings also
+start and end."""
 
 from __future__ import annotations
 
 import csv
 import difflib
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rrise.calibration.storage.files import parse_json
 from rrise.trainer.data.readers.pictures import ImageFiles, Place
+from rrise.trainer.data.readers.recorded import Part, Taking, recorded_source
+from rrise.trainer.data.readers.recordings import Recording, is_recording
 from rrise.trainer.data.readers.source import DataSource, clip_numbers, files_stamp, held_out_of, in_order
 from rrise.trainer.errors import TrainerError
 
-NEEDED, OPTIONAL = ("path", "label"), ("clip", "split")
+NEEDED, OPTIONAL = ("path", "label"), ("clip", "split", "start", "end")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def open_listing(listing: Path) -> DataSource:
-    """The images that a listing names; relative paths start at its folder.
+def open_listing(listing: Path, *, topic: str = "", taking: Taking | None = None) -> DataSource:
+    """The images, or the parts of recordings, that a listing names; relative paths start at its folder.
 
-    label is the name of a class. Rows of one clip belong together. split is train, or val, test or held_out.
+    label is the name of a class. Rows of one clip belong together. split is train, or val, test or held_out. start and end are
+    seconds from the first frame of a recording. topic, taking: of recordings.
     """
     rows = list(_csv_rows(listing) if listing.suffix.lower() in (".csv", ".tsv") else _json_rows(listing))
     if not rows:
-        raise TrainerError(f"{listing}: got no rows, expected one row per image")
+        raise TrainerError(f"{listing}: got no rows, expected one row per image or part of a recording")
     paths = [listing.parent / row["path"] for row in rows]
-    missing = [str(path) for path in paths if not path.is_file()]
+    recorded = [is_recording(path) for path in paths]
+    missing = [
+        str(path) for path, whole in zip(paths, recorded) if not (path.is_file() or (whole and path.exists()))
+    ]
     if missing:
         raise TrainerError(
-            f"{listing}: {len(missing)} of {len(rows)} images are not there, the first {missing[0]}; relative paths "
+            f"{listing}: {len(missing)} of {len(rows)} files are not there, the first {missing[0]}; relative paths "
             f"start at {listing.parent}"
         )
-    names = in_order(row["label"] for row in rows)
-    clips = [row["clip"] if row.get("clip") else ("row", number) for number, row in enumerate(rows)]
     splits = [row["split"] for row in rows if row.get("split")]
     if splits and len(splits) < len(rows):
         raise TrainerError(
             f"{listing}: {len(rows) - len(splits)} of {len(rows)} rows have no split; fill all or none"
         )
+    if any(recorded):
+        if not all(recorded):
+            raise TrainerError(
+                f"{listing}: names images and recordings, expected one kind; make two listings"
+            )
+        cut = [_part(listing, row, Recording(path, topic)) for row, path in zip(rows, paths)]
+        return recorded_source(cut, listing.parent, str(listing), taking or Taking(), [listing])
+    if any(row.get("start") or row.get("end") for row in rows):
+        raise TrainerError(
+            f"{listing}: start and end belong to recordings, and its paths are images; leave them out"
+        )
+    names = in_order(row["label"] for row in rows)
+    clips = [row["clip"] if row.get("clip") else ("row", number) for number, row in enumerate(rows)]
     return DataSource(
         ImageFiles([Place(path) for path in paths]),
         np.array([names.index(row["label"]) for row in rows], np.int64),
@@ -49,6 +68,31 @@ def open_listing(listing: Path) -> DataSource:
         files_stamp([listing, *paths], listing.parent),
         held_out_of(splits, str(listing)) if splits else None,
     )
+
+
+def _part(listing: Path, row: dict[str, str], recording: Recording) -> Part:
+    """All parts of one recording are one clip, unless the listing says otherwise: they show the same scene and light."""
+    where = f"{listing}, {row['path']} from {row.get('start') or 0} to {row.get('end') or 'its end'}"
+    start = _seconds(where, row.get("start")) or 0.0
+    end = _seconds(where, row.get("end"))
+    if end is not None and end <= start:
+        raise TrainerError(f"{where}: the end is not after the start")
+    clip = row["clip"] if row.get("clip") else ("recording", str(recording.path))
+    return Part(recording, row["label"], clip, row.get("split") or "", start, end, where)
+
+
+def _seconds(where: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise TrainerError(
+            f"{where}: got {text!r}, expected seconds from the recording's first frame, such as 12.5"
+        )
+    return value
 
 
 def _csv_rows(listing: Path) -> Iterator[dict[str, str]]:
@@ -76,7 +120,7 @@ def _json_rows(listing: Path) -> Iterator[dict[str, str]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise TrainerError(f"{listing}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

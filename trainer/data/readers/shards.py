@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rrise.calibration.images.files import SUFFIXES
+from rrise.calibration.storage.files import parse_json
 from rrise.trainer.data.readers.pictures import ImageFiles, Place
 from rrise.trainer.data.readers.source import DataSource, clip_numbers, files_stamp, held_out_of, in_order
 from rrise.trainer.errors import TrainerError
@@ -65,7 +65,7 @@ def _samples(shard: Path) -> Iterator[_Sample]:
             for member in archive:
                 if member.isfile():
                     _take(archive, shard, member, samples, part)
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, TypeError) as error:
         raise TrainerError(f"{shard}: cannot be read as a shard ({error}); {EXPECTED}") from error
     for key, sample in samples.items():
         if sample.image is None or not sample.label:
@@ -92,7 +92,7 @@ def _take(
         if extension == "cls":
             sample.label = text.strip()
         else:
-            record = json.loads(text)
+            record = dict(parse_json(text))
             sample.label = str(record.get("label", record.get("cls", sample.label)))
             sample.clip = str(record.get("clip", ""))
 

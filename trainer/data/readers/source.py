@@ -78,6 +78,14 @@ class Joined:
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
+    @property
+    def pieces(self) -> list[range] | None:
+        """Those of the parts, where both have any."""
+        first, second = (getattr(part, "pieces", None) for part in self._parts)
+        if first is None or second is None:
+            return None
+        return [*first, *(range(item.start + self._start, item.stop + self._start) for item in second)]
+
     def _at(self, number: int) -> tuple[Pictures, int]:
         return (self._parts[0], number) if number < self._start else (self._parts[1], number - self._start)
 

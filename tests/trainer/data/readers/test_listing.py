@@ -43,7 +43,7 @@ def test_json_lines_with_numbers_as_labels(tmp_path: Path) -> None:
         ("path,lable\nimages/0.png,a", r"column 'lable'.* Did you mean 'label'"),
         ("path\nimages/0.png", r"\['label'\] missing"),
         ("path,label\n", "no rows"),
-        ("path,label\nimages/9.png,a", r"1 of 1 images are not there, the first .*images/9.png"),
+        ("path,label\nimages/9.png,a", r"1 of 1 files are not there, the first .*images/9.png"),
         ("path,label\nimages/0.png,", "line 2: got no label"),
         ("path,label\nimages/0.png,a,b", "more fields than the header"),
         ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,", "1 of 2 rows have no split"),
