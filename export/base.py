@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
+from rrise.calibration.errors import CalibrationError
+from rrise.calibration.storage.files import read_json
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError
 from rrise.edge_sdk.formats.bundled_base import BASE_FILE, BundledBase, EngineAgreement
 from rrise.edge_sdk.runtime.onnx_file import refuse_external
@@ -57,9 +59,9 @@ def read_agreements(path: Path, base_digest: str, engine: str, sigma: float) -> 
     if not path.exists():
         return ()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["format"] != AGREEMENTS_FORMAT:
-            raise ValueError(f"format {value['format']!r}")
+        value = read_json(path, "record of agreements")
+        again = "make it anew with `rrise-train agree`"
+        check_format(str(path), value["format"], (AGREEMENTS_FORMAT,), again, ExportError)
         entries: List[Any] = sorted(value["agreements"], key=lambda entry: entry["split"] != "tuning")
         found: Dict[str, EngineAgreement] = {}
         for entry in entries:
@@ -78,7 +80,7 @@ def read_agreements(path: Path, base_digest: str, engine: str, sigma: float) -> 
                     ),
                 )
         return tuple(found.values())
-    except (OSError, ValueError, KeyError, TypeError, BundleError) as error:
+    except (CalibrationError, ValueError, KeyError, TypeError, BundleError) as error:
         raise ExportError(
             f"{path}: cannot be read ({error!r}); make it anew with `rrise-train agree`, or remove it"
         ) from error

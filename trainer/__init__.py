@@ -15,7 +15,8 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks import Network, load_network
 from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.choice import too_few_frames
-from rrise.trainer.settings.config import Config, config_for, load_config
+from rrise.trainer.settings.config import Config, load_config
+from rrise.trainer.settings.fitting import config_for
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 

@@ -85,8 +85,10 @@ def read_limited(path: PathLike, limit: int) -> bytes:
     return data
 
 
-def parse_json(text: Union[str, bytes], *, finite: bool = True) -> Any:
+def parse_json(text: Union[str, bytes], *, finite: bool = True, digits: int = _LARGEST_INT) -> Any:
     """A JSON value of which every number is finite; with finite=False also Python's Infinity and NaN.
+
+    digits: of the largest whole number.
 
     Raises:
         ValueError: anything else, however deeply it is nested and however large its numbers are.
@@ -96,7 +98,7 @@ def parse_json(text: Union[str, bytes], *, finite: bool = True) -> Any:
             text.decode("utf-8") if isinstance(text, bytes) else text,
             parse_constant=_not_a_number if finite else float,
             parse_float=_finite if finite else float,
-            parse_int=_whole,
+            parse_int=lambda number: _whole(number, digits),
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -113,9 +115,9 @@ def _finite(text: str) -> float:
     return value
 
 
-def _whole(text: str) -> int:
-    if len(text) > _LARGEST_INT:
-        raise ValueError(f"got a whole number of {len(text)} digits, expected at most {_LARGEST_INT}")
+def _whole(text: str, digits: int) -> int:
+    if len(text) > digits:
+        raise ValueError(f"got a whole number of {len(text)} digits, expected at most {digits}")
     return int(text)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.storage.files import parse_json
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.runtime.onnx_file import read_metadata
@@ -102,9 +102,10 @@ def _named_onnx(record: Path, wanted: str) -> str:
         size = int.from_bytes(data[:8], "little")
         if size > _HEADER_LIMIT:
             raise ValueError("header too long")
-        spec: Any = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][METADATA_KEY])["spec"]
+        header = parse_json(data[8 : 8 + size])["__metadata__"][METADATA_KEY]
+        spec: Any = parse_json(header, finite=False)["spec"]
         return str(spec["sha256"]) if spec["kind"] == "onnx" else ""
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{record}: not a base classifier of rrise-train ({error!r})") from error
 
 

@@ -14,11 +14,14 @@ from typing import Any, BinaryIO, Dict, Tuple
 import numpy as np
 
 from rrise.calibration.errors import RriseError
+from rrise.calibration.storage.files import parse_json
 from rrise.edge_sdk.auditing.judge import Pace, judge_certificate
 from rrise.edge_sdk.confirming.classifier import open_base
 
 _NICENESS = 19
 _OPEN_BATCH = 16
+_LONGEST_LINE, _LARGEST_PAYLOAD = 1 << 20, 2 << 30
+"""Bytes of the line of a message, and of what it announces: at most the largest ONNX file."""
 
 
 def send(stream: BinaryIO, value: Dict[str, Any], payload: bytes = b"") -> None:
@@ -29,12 +32,16 @@ def send(stream: BinaryIO, value: Dict[str, Any], payload: bytes = b"") -> None:
 
 def receive(stream: BinaryIO) -> Tuple[Dict[str, Any], bytes]:
     """The next message. Raises: EOFError: the other side is gone. ValueError: it sent something else."""
-    line = stream.readline()
+    line = stream.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a message line of more than {_LONGEST_LINE:,} bytes")
         raise EOFError("no more messages")
-    value = dict(json.loads(line))
-    payload = stream.read(int(value.pop("bytes")))
-    return value, payload
+    value = parse_json(line)
+    size = value.pop("bytes", None) if isinstance(value, dict) else None
+    if not isinstance(size, int) or not 0 <= size <= _LARGEST_PAYLOAD:
+        raise ValueError(f"a message of {size!r} bytes, expected at most {_LARGEST_PAYLOAD:,}")
+    return value, stream.read(size)
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

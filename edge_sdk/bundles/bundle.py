@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -135,8 +135,12 @@ class Bundle:
         """Where this device keeps what it adds for one execution, all its options counted; not part of the release."""
         return self.path / DEVICE_FOLDER / f"{execution.name}-{json_digest(execution.to_json())[:8]}"
 
-    def device_record(self, path: Path, what: str) -> Optional[Dict[str, Any]]:
+    def device_record(
+        self, path: Path, what: str, *, formats: Sequence[str] = (), mend: str = ""
+    ) -> Optional[Dict[str, Any]]:
         """A record that this device made, or None where there is none; who made it is checked on the bytes that are read.
+
+        formats, mend: see `read_sealed`.
 
         Raises:
             BundleError: it cannot be read, was changed, or is not by whom `trust` names.
@@ -151,7 +155,7 @@ class Bundle:
             ) from error
         if self.trust is not None:
             self.trust.check_device_record(path, data)
-        return read_sealed(path, what, data=data)
+        return read_sealed(path, what, data=data, formats=formats, mend=mend)
 
     def keep(self, path: Path, value: Dict[str, Any]) -> None:
         """Write a record that this device makes, atomically and sealed, into the folder of this very release.

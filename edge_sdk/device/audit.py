@@ -15,6 +15,7 @@ from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.sealed import read_sealed
 
 STATE_FILE = "audit-state.json"
+FORMATS = ("rrise-audit-state/1",)
 ALPHA = 0.005
 """Probability of ever alarming about a bundle whose share of wrong certificates is within its error level."""
 
@@ -32,7 +33,10 @@ class AuditLog:
         self._bundle = bundle
         if present(self._path):
             self._test.martingale = _restore(self._path, self._test)
-        bundle.keep(self._path, self._test.martingale.to_json())
+        self._keep()
+
+    def _keep(self) -> None:
+        self._bundle.keep(self._path, {"format": FORMATS[-1], **self._test.martingale.to_json()})
 
     def add(self, wrong: bool, slip: float = 0.0) -> str:
         """Count one audit and keep it; the reason for an alarm, or an empty text.
@@ -52,7 +56,7 @@ class AuditLog:
         bet = WrongRateTest(self._error + slip)
         bet.martingale = self._test.martingale
         bet.update(wrong)
-        self._bundle.keep(self._path, self._test.martingale.to_json())
+        self._keep()
         if self._test.log_wealth < -math.log(ALPHA):
             return ""
         return (
@@ -62,7 +66,7 @@ class AuditLog:
 
 
 def _restore(path: Path, test: WrongRateTest) -> SleepingMartingale:
-    value = read_sealed(path, "audit log")
+    value = read_sealed(path, "audit log", formats=FORMATS, mend="run `rrise-edge reset`")
     try:
         return SleepingMartingale.from_json(value, test.bets)
     except CalibrationError as error:

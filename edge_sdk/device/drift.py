@@ -25,6 +25,8 @@ from rrise.edge_sdk.runtime.base import Runtime
 
 REFERENCE_FILE = "drift-reference.json"
 STATE_FILE = "drift-state.json"
+REFERENCE_FORMATS = ("rrise-drift-reference/1",)
+STATE_FORMATS = ("rrise-drift-state/1",)
 _SAVE_EVERY = 20
 
 
@@ -95,7 +97,12 @@ class DriftMonitor:
         Raises:
             BundleError: reference or memory were changed.
         """
-        value = bundle.device_record(bundle.device_folder(execution) / REFERENCE_FILE, "drift reference")
+        value = bundle.device_record(
+            bundle.device_folder(execution) / REFERENCE_FILE,
+            "drift reference",
+            formats=REFERENCE_FORMATS,
+            mend="run `rrise-edge drift` again",
+        )
         if value is None:
             return None
         try:
@@ -142,7 +149,8 @@ class DriftMonitor:
         seen = self.test.martingale.seen
         try:
             if seen != self._kept:
-                self._bundle.keep(self._folder / STATE_FILE, self.test.martingale.to_json())
+                value = {"format": STATE_FORMATS[-1], **self.test.martingale.to_json()}
+                self._bundle.keep(self._folder / STATE_FILE, value)
                 self._kept = seen
             elif not os.access(self._folder, os.W_OK):
                 raise PermissionError(f"{self._folder} is read-only")
@@ -158,7 +166,12 @@ class DriftMonitor:
     def _restore(self) -> DriftTest:
         if not present(self._folder / STATE_FILE):
             return self._reference.test()
-        value = read_sealed(self._folder / STATE_FILE, "drift monitor's memory")
+        value = read_sealed(
+            self._folder / STATE_FILE,
+            "drift monitor's memory",
+            formats=STATE_FORMATS,
+            mend="run `rrise-edge reset`",
+        )
         try:
             restored = self._reference.test(value)
         except CalibrationError as error:
@@ -186,6 +199,7 @@ def fit_reference(
     except CalibrationError as error:
         raise EdgeError(f"{error}; use the calibration pack, or collect more frames") from error
     value = {
+        "format": REFERENCE_FORMATS[-1],
         "release": bundle.manifest.digest,
         "execution": runtime.execution.to_json(),
         "references": references.frames_digest,

@@ -14,6 +14,7 @@ from rrise.edge_sdk.formats.manifest import DEVICE_FOLDER
 from rrise.edge_sdk.formats.sealed import read_sealed
 
 FILE = "suspension.json"
+FORMATS = ("rrise-suspension/1",)
 
 
 def suspend(bundle: Bundle, reason: str) -> None:
@@ -25,7 +26,8 @@ def suspend(bundle: Bundle, reason: str) -> None:
     """
     bundle.check_in_place()
     if not present(_path(bundle)):
-        bundle.keep(_path(bundle), {"release": bundle.manifest.digest, "reason": reason, "time": time.time()})
+        value = {"release": bundle.manifest.digest, "reason": reason, "time": time.time()}
+        bundle.keep(_path(bundle), {"format": FORMATS[-1], **value})
 
 
 def suspended_because(bundle: Bundle) -> Optional[str]:
@@ -38,7 +40,8 @@ def suspended_because(bundle: Bundle) -> Optional[str]:
         return f"suspended, since {_path(bundle)} cannot be looked at ({error}); make it readable"
     mend = f"; find the cause, then `rrise-edge reset {bundle.path}` or recalibrate"
     try:
-        return str(read_sealed(_path(bundle), "suspension")["reason"]) + mend
+        found = read_sealed(_path(bundle), "suspension", formats=FORMATS, mend="look for the cause")
+        return str(found["reason"]) + mend
     except (BundleError, KeyError) as error:
         return f"suspended, and its reason cannot be read ({error}){mend}"
 

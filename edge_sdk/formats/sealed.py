@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from rrise.calibration.storage.digests import PathLike, json_digest
 from rrise.calibration.storage.files import atomic_file, parse_json, read_limited
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError
 
 _LIMIT = 16 << 20
@@ -25,13 +26,22 @@ def write_sealed(path: PathLike, value: Dict[str, Any]) -> None:
         file.write(sealed_text(value))
 
 
-def read_sealed(path: PathLike, what: str, *, data: Optional[bytes] = None) -> Dict[str, Any]:
+def read_sealed(
+    path: PathLike,
+    what: str,
+    *,
+    data: Optional[bytes] = None,
+    formats: Sequence[str] = (),
+    mend: str = "",
+) -> Dict[str, Any]:
     """Read a sealed record; `what` names it in errors. The digest is checked and removed.
 
     data: the file's bytes, where they were read and checked before; `path` then only names it.
+    formats: those that are read, oldest first, of a record that names its own in "format"; release 0.1 did not name the
+        first. mend: what makes the record anew where its format is older than all of them.
 
     Raises:
-        BundleError: missing, unreadable, or changed since it was written, be it by a single byte.
+        BundleError: missing, unreadable, changed since it was written, be it by a single byte, or of another format.
     """
     try:
         content = read_limited(path, _LIMIT) if data is None else data
@@ -47,4 +57,6 @@ def read_sealed(path: PathLike, what: str, *, data: Optional[bytes] = None) -> D
         raise BundleError(
             f"the {what} {Path(path)} was changed after it was written; restore it from the original"
         )
+    if formats:
+        check_format(f"{what} {Path(path)}", value.pop("format", formats[0]), formats, mend, BundleError)
     return value

@@ -16,11 +16,15 @@ from typing import Any, Callable, Dict, Iterator, Optional, Union
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import PathLike, file_digest, json_digest
 from rrise.calibration.storage.files import present, read_json, write_json
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.keys import PrivateKey, PublicKey
 
 SIGNATURE_FILE = "signature.json"
 DEVICE_SIGNATURE = ".signature.json"
+SIGNATURE_FORMATS = ("rrise-signature/1",)
+LOG_FORMATS = ("rrise-release-log/1",)
+"""Release 0.1 named neither."""
 RELEASE_DOMAIN = "rrise-release/1"
 DEVICE_DOMAIN = "rrise-device-record/1"
 _LIMIT = 64 << 10
@@ -37,13 +41,16 @@ class Signature:
     value: bytes
 
     def save(self, path: Path) -> None:
-        write_json(path, {**_statement(self), "signature": self.value.hex()})
+        value = {"format": SIGNATURE_FORMATS[-1], **_statement(self), "signature": self.value.hex()}
+        write_json(path, value)
 
     @classmethod
     def load(cls, path: Path) -> "Signature":
         """Raises: BundleError: missing or malformed."""
         try:
-            content = read_json(path, "signature", limit=_LIMIT)
+            content = dict(read_json(path, "signature", limit=_LIMIT))
+            form = content.get("format", SIGNATURE_FORMATS[0])
+            check_format(f"signature {path}", form, SIGNATURE_FORMATS, "sign again", BundleError)
             return cls(
                 str(content["key_id"]),
                 int(content["release"]),
@@ -196,7 +203,8 @@ class Trust:
                 noted = self._seen()
                 wanted = change(noted)
                 if wanted != noted:
-                    write_json(self.log, {**self._log(), self.release_key.key_id: wanted})
+                    known = {"format": LOG_FORMATS[-1], **self._log(), self.release_key.key_id: wanted}
+                    write_json(self.log, known)
                 return wanted != noted
         except OSError as error:
             raise EdgeError(
@@ -212,7 +220,11 @@ class Trust:
         try:
             if self.log is None or not present(self.log):
                 return {}
-            noted = read_json(self.log, "release log", limit=_LIMIT)
+            noted = dict(read_json(self.log, "release log", limit=_LIMIT))
+            form = noted.pop("format", LOG_FORMATS[0])
+            check_format(
+                f"release log {self.log}", form, LOG_FORMATS, "restore it from a backup", BundleError
+            )
             return {str(key): int(value) for key, value in noted.items()}
         except (OSError, CalibrationError, AttributeError, TypeError, ValueError) as error:
             raise BundleError(f"{self.log}: not a release log ({error}); restore it from a backup") from error

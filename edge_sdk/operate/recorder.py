@@ -20,6 +20,8 @@ from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Set
 
 from rrise.calibration.requirements import install
 from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.storage.files import parse_json
+from rrise.calibration.storage.formats import check_format
 from rrise.edge_sdk.certificate import FIELDS, Certificate
 from rrise.edge_sdk.errors import EdgeError
 
@@ -27,9 +29,15 @@ TOPIC = "/rrise/certificate"
 _PREFIX = "flight-"
 _QUEUE = 1024
 _FLUSH_SECONDS = 1.0
+_LONGEST_MESSAGE = 1 << 20
+"""Bytes of one certificate; a longer message is none of ours."""
+_LONGEST_NUMBER = 1000
+"""Digits of a frame's id, which may be any number."""
 _LONGEST_END = 10.0
 """Seconds that `close` waits for a disk that does not answer."""
 _LOCK = "recorder.lock"
+FORMATS = ("rrise-flight/1",)
+"""Of the channel; release 0.1 did not name it."""
 _in_use: Set[Path] = set()
 _SCHEMA = {"title": "rrise.Certificate", "type": "object", "properties": {name: {} for name in FIELDS}}
 
@@ -188,7 +196,7 @@ class _File:
         self._writer = writer_module.Writer(self._stream, use_chunking=False)
         self._writer.start(profile="", library="rrise")
         schema = self._writer.register_schema("rrise.Certificate", "jsonschema", json.dumps(_SCHEMA).encode())
-        self._channel = self._writer.register_channel(TOPIC, "json", schema)
+        self._channel = self._writer.register_channel(TOPIC, "json", schema, {"format": FORMATS[-1]})
         self._flushed = time.monotonic()
 
     @property
@@ -217,7 +225,7 @@ def read_flight(path: PathLike) -> Iterator[Dict[str, Any]]:
     """Certificates of one file as JSON values, up to where it was cut off.
 
     Raises:
-        EdgeError: unreadable from the start, or mcap is not installed.
+        EdgeError: unreadable from the start, of a newer format, or mcap is not installed.
     """
     try:
         from mcap.exceptions import McapError
@@ -228,8 +236,14 @@ def read_flight(path: PathLike) -> Iterator[Dict[str, Any]]:
         with open(path, "rb") as file:
             records: Iterator[Any] = StreamReader(file).records
             for record in records:
-                if type(record).__name__ == "Message":
-                    yield json.loads(record.data)
+                kind = type(record).__name__
+                if kind == "Channel":
+                    form = record.metadata.get("format", FORMATS[0])
+                    check_format(f"flight recording {path}", form, FORMATS, "record anew", EdgeError)
+                if kind == "Message":
+                    if len(record.data) > _LONGEST_MESSAGE:
+                        raise ValueError(f"a message of {len(record.data):,} bytes")
+                    yield parse_json(record.data, finite=False, digits=_LONGEST_NUMBER)
     except (McapError, ValueError, EOFError, struct.error) as error:
         if Path(path).stat().st_size < 8 or not _starts_like_mcap(path):
             raise EdgeError(f"{path}: is no MCAP file ({error})") from error

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rrise.export.pipeline import ExportResult
     from rrise.export.releasing.bundle import Product
 
+FORMATS = ("rrise-export-report/1",)
+
 
 def save_export_report(result: "ExportResult", source: ExportSource, notes: Sequence[str] = ()) -> None:
     """Measure latency on this processor and write both files. notes: what else to say, beside what is found here."""
@@ -26,6 +28,7 @@ def save_export_report(result: "ExportResult", source: ExportSource, notes: Sequ
     latency = latency_ratios(samples, result.products[0].name)
     found = [*notes, *flags(result.qualities), *operator_notes(result.products)]
     content: Dict[str, Any] = {
+        "format": FORMATS[-1],
         "release": result.manifest.digest,
         "quality": [quality.to_json() for quality in result.qualities],
         "flags": flags(result.qualities),

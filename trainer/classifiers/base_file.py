@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rrise.calibration.errors import CalibrationError
 from rrise.calibration.storage.digests import file_digest
-from rrise.calibration.storage.files import atomic_file, write_json
+from rrise.calibration.storage.files import atomic_file, read_json, write_json
 from rrise.calibration.storage.formats import check_format
 from rrise.calibration.storage.onnx_limits import OPSET
 from rrise.trainer.brought.onnx_files import refuse_references
@@ -103,10 +103,10 @@ def read_record(folder: Path) -> BaseFile | None:
     if not path.exists():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, "record of the base classifier")
         check_format(str(path), value["format"], (FORMAT,), "run `rrise-train base --again`", TrainerError)
         return BaseFile(**value)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (CalibrationError, KeyError, TypeError) as error:
         raise TrainerError(
             f"{path}: cannot be read ({error!r}); restore it, or make the base classifier anew with `rrise-train base "
             "--again`"

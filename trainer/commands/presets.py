@@ -1,4 +1,4 @@
-"""Settings to start from that fit the data and the machine, and what each stage will take with them."""
+"""Settings to start from that fit the data at hand, and what each stage will take with them on this machine."""
 
 from __future__ import annotations
 
@@ -14,22 +14,13 @@ from rrise.calibration.console import duration
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
 from rrise.trainer.data.room import DataRoom
-from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
-from rrise.trainer.errors import TrainerError
+from rrise.trainer.data.settings import DataConfig, PreprocessConfig
 from rrise.trainer.networks import build_network
 from rrise.trainer.networks.pretrained import fixed_size
 from rrise.trainer.networks.saved_folders import folder_of, read_folder
-from rrise.trainer.settings.config import (
-    LARGEST_SIDE,
-    RESIZED_SIDE,
-    SMALLEST_SIDE,
-    Config,
-    parse_config,
-)
+from rrise.trainer.settings.config import Config
+from rrise.trainer.settings.fitting import check_preset, settings_for
 from rrise.trainer.workspace import Workspace
-
-FRAMES_SEEN = 400_000
-"""Training frames, with repeats, from which further epochs bring little to the built-in network."""
 
 LIBRARY_SIDE = 224
 """Pixels of the longer side that networks of model libraries are mostly made for."""
@@ -37,60 +28,30 @@ LIBRARY_SIDE = 224
 MEASURED_NUMBERS = 1 << 20
 """Numbers in a batch with which speed is measured."""
 
-PRESETS = {"quick": 0.25, "standard": 1.0, "thorough": 3.0}
-"""Factor on epochs and samples: to see the whole loop run, to work with, to publish."""
-
 
 def fitting_config(
     workspace: Path, data: DataConfig, *, sigma: float = 0.25, network: str = "", preset: str = "standard"
 ) -> Config:
-    """Settings for these data: image size, network, epochs, samples and splits.
+    """Settings for these data, of which only headers are read.
 
-    workspace: the folder, from which relative paths in `data` start. network: "" for the built-in residual network,
-        "timm/NAME" and the like, or "package.module:function" of a factory. preset: one of PRESETS.
+    workspace: the folder, from which relative paths in `data` start. network, preset: see `settings_for`.
     """
-    if preset not in PRESETS:
-        raise TrainerError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    check_preset(preset)
     room = DataRoom(workspace, data, PreprocessConfig(), grid=False)
     source = room.source
     assert source is not None
     held_out = None if source.held_out is None else int(source.held_out.sum())
-    trained = len(source) - (held_out or 0)
     height, width = room.geometry.height, room.geometry.width
-    size = _library_size(network, workspace, height, width) if network else _size(height, width)
-    side = min(size or (height, width))
-    tables = Config(
-        data=data, splits=_splits(len(source), held_out), preprocess=PreprocessConfig(size=size)
-    ).to_json()
-    tables["smoothing"]["sigma"] = sigma
-    factor = PRESETS[preset]
-    tables["base"] |= _network(network, max(size or (side, side)))
-    if data.source != "digits":
-        epochs = min(max(round(FRAMES_SEEN / max(trained, 1)), 6), 80)
-        if network:
-            epochs = min(epochs, 10)
-        tables["base"]["epochs"] = max(round(epochs * factor), 2)
-        tables["surrogate"]["epochs"] = max(round(epochs * factor / 2), 2)
-        tables["surrogate"]["stored_epochs"] = max(round(epochs * factor), 2)
-        tables["targets"]["train"] = _samples(
-            (500 if trained <= 3000 else 200 if trained <= 12000 else 100) * factor
-        )
-    for name in ("tuning", "calibration", "verification"):
-        tables["targets"][name] = _samples(2000 * factor)
-    return parse_config(tables)
-
-
-def _samples(number: float) -> int:
-    return max(round(number / 100), 1) * 100
-
-
-def _size(height: int, width: int) -> tuple[int, ...]:
-    """What the built-in network sees: images up to 64 pixels as they are, larger ones at 32 on a CPU and 64 on a GPU."""
-    longer = max(height, width)
-    if longer <= LARGEST_SIDE:
-        return ()
-    factor = (2 * RESIZED_SIDE if torch.cuda.is_available() else RESIZED_SIDE) / longer
-    return max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE)
+    return settings_for(
+        data,
+        len(source),
+        (height, width),
+        seen=_library_size(network, workspace, height, width) if network else None,
+        held_out=held_out,
+        sigma=sigma,
+        network=network,
+        preset=preset,
+    )
 
 
 def _library_size(network: str, workspace: Path, height: int, width: int) -> tuple[int, ...]:
@@ -104,31 +65,6 @@ def _library_size(network: str, workspace: Path, height: int, width: int) -> tup
             return () if wanted == (height, width) else wanted
     factor = LIBRARY_SIDE / max(height, width)
     return () if factor >= 1 else (round(height * factor), round(width * factor))
-
-
-def _splits(count: int, held_out: int | None) -> SplitsConfig:
-    if held_out is not None:
-        if held_out >= 4000:
-            return SplitsConfig(tuning=500, calibration=1000, verification=500, test=1000)
-        return SplitsConfig(tuning=0.2, calibration=0.4, verification=0.2, test=0.2)
-    usual = SplitsConfig()
-    if count < 2 * sum(usual.sizes().values()):
-        return SplitsConfig(tuning=0.1, calibration=0.2, verification=0.12, test=0.1)
-    if count >= 20_000:
-        return SplitsConfig(tuning=500, calibration=1000, verification=500, test=1000)
-    return usual
-
-
-def _network(network: str, side: int) -> dict[str, object]:
-    if ":" in network:
-        return {"factory": network}
-    if network:
-        return {"network": network}
-    if side <= 16:
-        return {}
-    if side <= 40:
-        return {"widths": (16, 32, 64), "blocks": (0, 1, 1), "shift": 2}
-    return {"widths": (16, 32, 64, 128), "blocks": (0, 1, 1, 1), "stem_stride": 2, "shift": 4}
 
 
 @dataclass(frozen=True)
@@ -178,16 +114,20 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
 
 
 def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
-    """Forward passes of the base classifier's network a second, as the module that trains."""
+    """Forward passes of the base classifier's network a second, as the module that trains, in the fastest batch.
+
+    Other work on the machine only makes batches slower, and may be gone in the hours that are foretold.
+    """
     network, shape = _network_alone(workspace), workspace.preprocess.output_shape
     with torch.inference_mode():
         batch = torch.rand(min(max(MEASURED_NUMBERS // math.prod(shape), 1), 64), *shape)
         network(batch)
-        start, done = time.monotonic(), 0
-        while time.monotonic() - start < seconds:
+        begin, fastest = time.monotonic(), math.inf
+        while fastest == math.inf or time.monotonic() - begin < seconds:
+            start = time.monotonic()
             network(batch)
-            done += len(batch)
-    return done / (time.monotonic() - start)
+            fastest = min(fastest, time.monotonic() - start)
+    return len(batch) / fastest
 
 
 def _network_alone(workspace: Workspace) -> nn.Module:

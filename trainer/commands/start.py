@@ -14,7 +14,7 @@ from rrise.calibration.reports.summary import ReportTables
 from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.base_classifier.stage import train_base
-from rrise.trainer.commands.presets import PRESETS, Estimate, estimates, fitting_config, memory_note
+from rrise.trainer.commands.presets import Estimate, estimates, fitting_config, memory_note
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.forecast import Forecast
 from rrise.trainer.counts.targets import TargetsResult, build_targets
@@ -26,6 +26,7 @@ from rrise.trainer.networks.saved_folders import PREFIX, folder_of
 from rrise.trainer.scores.calibrate import calibrate_surrogate, record_path
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
+from rrise.trainer.settings.fitting import PRESETS
 from rrise.trainer.streams import comparison_streams
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace

@@ -8,7 +8,6 @@ that the two answer differently there.
 from __future__ import annotations
 
 import dataclasses
-import json
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,10 @@ import numpy as np
 import torch
 
 from rrise.calibration.console import Progress
+from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.bounds import clopper_pearson_upper
-from rrise.calibration.storage.files import write_json
+from rrise.calibration.storage.files import read_json, write_json
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.counts.counting import classifier_forms, counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import open_engine
@@ -27,6 +28,7 @@ from rrise.trainer.workspace import Workspace
 CONFIDENCE, SLIP, BATCH = 0.999, 0.001, 256
 """Of the bound; the share of frames that the tolerance may leave out; draws at once."""
 RECORD = "agreement.json"
+FORMATS = ("rrise-agreement/1",)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,11 @@ def _record(workspace: Workspace, found: Agreement) -> None:
     """Beside the agreements of other engines; the same pair again replaces its entry."""
     path = workspace.path / RECORD
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["agreements"] if path.exists() else []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = read_json(path, "record of agreements") if path.exists() else {"agreements": []}
+        if path.exists():
+            check_format(str(path), value.get("format", FORMATS[0]), FORMATS, "remove it", TrainerError)
+        entries = list(value["agreements"])
+    except (CalibrationError, KeyError, TypeError, AttributeError) as error:
         raise TrainerError(f"{path}: cannot be read ({error!r}); restore it or remove it") from error
     pair = (found.first, found.second, found.split, found.base_digest)
     kept = [
@@ -134,4 +139,4 @@ def _record(workspace: Workspace, found: Agreement) -> None:
         for item in entries
         if tuple(item.get(k) for k in ("first", "second", "split", "base_digest")) != pair
     ]
-    write_json(path, {"format": "rrise-agreement/1", "agreements": [*kept, found.to_json()]})
+    write_json(path, {"format": FORMATS[-1], "agreements": [*kept, found.to_json()]})

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rrise.calibration.storage.files import atomic_file
+from rrise.calibration.storage.files import atomic_file, parse_json
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.schedule import Average, Optimiser
 from rrise.trainer.networks.files import differences, read_safetensors
@@ -99,12 +100,14 @@ def restore_checkpoint(
     tensors, header = read_safetensors(path)
     if KEY not in header:
         raise TrainerError(f"{path}: not a checkpoint of rrise-train; remove it")
-    found = json.loads(header[KEY])
-    if found["format"] != FORMAT:
+    try:
+        found = dict(parse_json(header[KEY], finite=False))
+    except (ValueError, TypeError) as error:
         raise TrainerError(
-            f"{path}: checkpoint format {found['format']}, expected {FORMAT}; finish this training with the version that "
-            "began it, or start over with --again"
-        )
+            f"{path}: its header is no JSON ({error}); remove it, and training starts over"
+        ) from error
+    mend = "finish this training with the version that began it, or start over with --again"
+    check_format(f"checkpoint {path}", found.get("format"), (FORMAT,), mend, TrainerError)
     wanted = json.loads(json.dumps({**settings, "machine": machine}))
     for name, got, expected in differences({**found["settings"], "machine": found["machine"]}, wanted):
         if again:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import file_digest
-from rrise.calibration.storage.files import atomic_file
+from rrise.calibration.storage.files import atomic_file, parse_json
 from rrise.calibration.storage.formats import check_format
 from rrise.trainer.brought.network_checks import check_finite, fitted
 from rrise.trainer.brought.user_code import user_code
@@ -106,15 +106,27 @@ def _content(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dic
         raise TrainerError(
             f"{path}: a safetensors file, but not written by rrise-train (no {METADATA_KEY!r} metadata)"
         )
-    content = json.loads(header[METADATA_KEY])
+    content = _parsed(path, header)
     again = "run the stage that writes it with --again"
     check_format(str(path), content.get("format", FORMATS[0]), FORMATS, again, TrainerError)
+    if not isinstance(content.get("spec"), dict) or not isinstance(content.get("metadata"), dict):
+        raise TrainerError(f"{path}: its header has no spec or no metadata; restore it, or {again}")
     return content["spec"], content["metadata"]
+
+
+def _parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        content = parse_json(header[METADATA_KEY], finite=False)
+    except ValueError as error:
+        raise TrainerError(f"{path}: its header is no JSON ({error}); restore it, or train again") from error
+    if not isinstance(content, dict):
+        raise TrainerError(f"{path}: its header is {type(content).__name__}, expected a table; restore it")
+    return content
 
 
 def _check_weights(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Safetensors has no checksum: a flipped bit of a weight is another network, under a digest of its own."""
-    written = json.loads(header[METADATA_KEY]).get("weights")  # None in files of before it was kept
+    written = _parsed(path, header).get("weights")  # None in files of before it was kept
     if written is not None and written != _weights_digest(tensors):
         raise TrainerError(
             f"{path}: its weights were changed after they were written; restore the file or train again"

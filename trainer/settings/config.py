@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rrise.calibration.promise.objective import Objective
+from rrise.calibration.storage.formats import check_format
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.settings.checks import check_settings
 from rrise.trainer.settings.tables import build, toml_value
 
-SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
-"""Pixels that the default network is made for, and the longer side of larger images after resizing: Monte Carlo costs
-as much more as there are pixels, and a first run should end within minutes."""
+FORMATS = ("rrise-settings/1",)
+"""Of rrise.toml; release 0.1 did not name it."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Config:
 
     def to_toml(self) -> str:
         """The text of an rrise.toml that `parse_config` reads back to an equal Config."""
-        sections = []
+        sections = [f'format = "{FORMATS[-1]}"']
         for name, section in self.to_json().items():
             lines = [f"{key} = {toml_value(value)}" for key, value in section.items() if value is not None]
             sections.append("\n".join([f"[{name}]", *lines]))
@@ -273,7 +273,19 @@ class Config:
 
 
 def parse_config(tables: Mapping[str, Any]) -> Config:
-    """Build a Config from nested tables; unknown keys and wrong types are refused with the nearest right key."""
+    """Build a Config from nested tables; unknown keys and wrong types are refused with the nearest right key.
+
+    A "format" beside the sections must be one of FORMATS; where there is none, the settings are those of release 0.1.
+    """
+    if isinstance(tables, Mapping):
+        check_format(
+            "settings",
+            tables.get("format", FORMATS[0]),
+            FORMATS,
+            "make them anew with `rrise-train init`",
+            TrainerError,
+        )
+        tables = {name: table for name, table in tables.items() if name != "format"}
     config: Config = build(Config, tables, "")
     return config
 
@@ -292,23 +304,3 @@ def load_config(path: Path) -> Config:
         return parse_config(tables)
     except TrainerError as error:
         raise TrainerError(f"{path}: {error}") from error
-
-
-def config_for(source: str, shape: tuple[int, ...]) -> Config:
-    """Settings to start from.
-
-    Those of the digits demo, with splits as shares where there are fewer frames than that, and larger images than the
-    default network is made for resized.
-
-    source: "digits", or the path of an .npz file or folder, which is made absolute. shape: (n, H, W, C) of its frames.
-    """
-    where = source if source == "digits" else str(Path(source).resolve())
-    num_frames, height, width, _ = shape
-    splits, preprocess = SplitsConfig(), PreprocessConfig()
-    if num_frames < 2 * sum(splits.sizes().values()):
-        splits = SplitsConfig(tuning=0.1, calibration=0.2, verification=0.12, test=0.1)
-    if max(height, width) > LARGEST_SIDE:
-        factor = RESIZED_SIDE / max(height, width)
-        size = (max(round(height * factor), SMALLEST_SIDE), max(round(width * factor), SMALLEST_SIDE))
-        preprocess = PreprocessConfig(size=size)
-    return Config(data=DataConfig(where), splits=splits, preprocess=preprocess)

@@ -65,6 +65,7 @@ def test_the_signature_is_plain_ed25519(copy: Path, key: PrivateKey) -> None:
     sign_bundle(copy, key, 3)
     said = json.loads((copy / SIGNATURE_FILE).read_text())
     signature = bytes.fromhex(said.pop("signature"))
+    assert said.pop("format") == "rrise-signature/1"  # beside the statement that is signed
     assert said == {"digest": Bundle.open(copy).manifest.digest, "key_id": key.public.key_id, "release": 3}
     statement = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
     message = b"rrise-release/1\n" + hashlib.sha256(statement).hexdigest().encode()

@@ -224,3 +224,32 @@ def test_any_frame_id_is_recorded(tmp_path):
         )
     (record,) = read_flight(flights(tmp_path)[0])
     assert (record["frame_id"], record["capture_time"]) == ("7", 3.0)
+
+
+def _flight(path, data, metadata):
+    from mcap.writer import Writer
+
+    with open(path, "wb") as file:
+        writer = Writer(file, use_chunking=False)
+        writer.start()
+        channel = writer.register_channel("/rrise/certificate", "json", 0, metadata)
+        writer.add_message(channel, 1, data, 1)
+        writer.finish()
+    return path
+
+
+def test_recordings_of_other_versions(tmp_path):
+    old = _flight(tmp_path / "a.mcap", b'{"radius": 0.5}', {})  # release 0.1 named no format
+    assert list(read_flight(old)) == [{"radius": 0.5}]
+    new = _flight(tmp_path / "b.mcap", b'{"radii": []}', {"format": "rrise-flight/2"})
+    with pytest.raises(EdgeError, match="written by a newer version of rrise"):
+        list(read_flight(new))
+
+
+def test_no_message_exhausts_the_reader(tmp_path):
+    """Nested lists ended `read_flight` with a RecursionError."""
+    assert list(read_flight(_flight(tmp_path / "a.mcap", b"[" * 100_000, {}))) == []
+    assert list(read_flight(_flight(tmp_path / "b.mcap", b'"' + b"x" * (1 << 21) + b'"', {}))) == []
+    number = 10**38  # a frame that is named by a UUID
+    found = list(read_flight(_flight(tmp_path / "c.mcap", b'{"frame_id": %d}' % number, {})))
+    assert found == [{"frame_id": number}]

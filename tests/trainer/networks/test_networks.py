@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from rrise.trainer.brought.network_checks import check_answers
@@ -19,6 +20,7 @@ from rrise.trainer.networks import (
     read_safetensors,
     save_network,
 )
+from rrise.trainer.networks.files import read_header
 
 SPEC = {
     "kind": "resnet",
@@ -185,3 +187,12 @@ def test_the_refusal_of_a_pickle_shows_a_line_that_converts_it(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
     found = read_safetensors(tmp_path / "old.safetensors")[0]
     assert set(found) == {"a", "b"} and torch.equal(found["a"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("header", ["[" * 100_000, "not JSON", "[1]", '{"format": "rrise-network/2"}'])
+def test_a_damaged_header_is_refused_by_name(tmp_path: Path, header: str) -> None:
+    """A header of nested lists ended the command with a RecursionError."""
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(save({"w": torch.zeros(1)}, {"rrise": header}))
+    with pytest.raises(TrainerError, match=r"base.safetensors: its header"):
+        read_header(path)

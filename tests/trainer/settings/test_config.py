@@ -7,7 +7,8 @@ import pytest
 
 from rrise.calibration.errors import RriseError
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings.config import Config, config_for, load_config, parse_config
+from rrise.trainer.settings.config import Config, load_config, parse_config
+from rrise.trainer.settings.fitting import config_for
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -21,6 +22,19 @@ def test_toml_round_trip(tmp_path: Path) -> None:
     )
     (tmp_path / "rrise.toml").write_text(config.to_toml())
     assert load_config(tmp_path / "rrise.toml") == config
+    assert config.to_toml().startswith('format = "rrise-settings/1"\n')
+
+
+def test_settings_of_other_versions(tmp_path: Path) -> None:
+    path = tmp_path / "rrise.toml"
+    path.write_text("[smoothing]\nsigma = 0.5\n")  # release 0.1 named no format
+    assert load_config(path).smoothing.sigma == 0.5
+    path.write_text('format = "rrise-settings/2"\n[smoothing]\nsigmas = [0.5]\n')
+    with pytest.raises(TrainerError, match=r"rrise.toml: settings: written by a newer version of rrise"):
+        load_config(path)
+    path.write_text("format = 3\n")
+    with pytest.raises(TrainerError, match="settings: got format 3"):
+        load_config(path)
 
 
 def test_empty_file_is_the_digits_demo(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""A listing: CSV with a header, or JSON lines, with path, label and, where there are any, clip and split; of recordings also
-start and end."""
+"""A listing as data: CSV with a header, or JSON lines, with path, label, and clip, split, start and end where there are any."""
 
 from __future__ import annotations
 

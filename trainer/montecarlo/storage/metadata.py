@@ -6,10 +6,10 @@ files beside it. Only version 3 and the codecs that a store is written with are 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from rrise.calibration.storage.files import parse_json
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.storage.identity import FORMAT
 from rrise.trainer.montecarlo.storage.location import Location
@@ -85,8 +85,8 @@ def _metadata(place: Location, inner: str) -> dict[str, Any] | None:
     if data is None:
         return None
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(data, finite=False)
+    except ValueError as error:
         raise _unreadable(place, inner, error) from error
     if not isinstance(found, dict):
         raise _refusal(place, inner, type(found).__name__, "a table of metadata")
