@@ -286,20 +286,15 @@ def measure(
         "training_minutes": spent / 60,
         "epochs": seen / len(inputs),
         "milliseconds": milliseconds(plain, frames[:1]),
-        "milliseconds_surrogate": _surrogate_milliseconds(workspace, frames[:1]),
         "attacked": len(few),
         "changed_within_radius": inside,
         "changed_within_three_radii": beyond,
     }
+    if workspace.surrogate_path.exists():
+        facts["milliseconds_surrogate"] = milliseconds(workspace.surrogate().module, frames[:1])
     digest = workspace.split_inputs(split).digests
     assert digest is not None
     return Rival("1-Lipschitz network", digest, workspace.labels(split), label, radius, facts), plain
-
-
-def _surrogate_milliseconds(workspace: Workspace, frame: Tensor) -> float:
-    return (
-        milliseconds(workspace.surrogate().module, frame) if workspace.surrogate_path.exists() else math.nan
-    )
 
 
 def main() -> None:
