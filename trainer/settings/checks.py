@@ -69,8 +69,8 @@ def _check_copies(config: Config) -> None:
         return
     if config.guard.rho or config.guard.noise:
         raise TrainerError(
-            "[surrogate] copies with [guard]: the proof covers them (fixed fields are constants of the graph, as weights are; the "
-            "guard's own noise must be fresh), but here the pool is fitted on frames without that noise, and nothing was "
+            "[surrogate] copies with [guard]: the proof covers them (fixed fields are constants of the graph, as weights are; "
+            "the guard's own noise must be fresh), but here the pool is fitted on frames without that noise, and nothing was "
             "measured; set copies = 0 and budget_ms = 0, or remove rho and noise from [guard]"
         )
     if base.onnx or base.black_box:
