@@ -245,7 +245,8 @@ def changed_by_attack(
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    unit: Tensor = x / x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    return unit
 
 
 def milliseconds(network: nn.Module, frame: Tensor, repeats: int = 200) -> float:

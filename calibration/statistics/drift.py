@@ -157,7 +157,7 @@ class PValues:
 
         The distance's, those of high features, those of low ones; the smallest possible where they are not finite.
         """
-        return self.of_frames(np.asarray(features, np.float64)[None])[0]
+        return np.asarray(self.of_frames(np.asarray(features, np.float64)[None])[0])
 
     def of_frames(self, features: np.ndarray) -> np.ndarray:
         """p-values float64 [n, questions] of features [n, d]."""

@@ -13,7 +13,7 @@ from rrise.calibration import Scores
 from rrise.calibration.promise.offsets import one_frame_per_clip
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import certified_radius
-from rrise.calibration.statistics.drift import DriftReference, DriftTest
+from rrise.calibration.statistics.drift import POWERS, DriftReference, DriftTest, SleepingMartingale
 from rrise.calibration.statistics.shares import Share
 from rrise.calibration.storage.digests import frame_digests
 from rrise.edge_sdk.device.drift import DriftSettings, frame_features
@@ -127,15 +127,15 @@ def features(frames: np.ndarray, probit: np.ndarray) -> np.ndarray:
 def frames_to_alarm(p_values: np.ndarray, alpha: float, days: int, most: int) -> tuple[float | None, float]:
     """Monitored frames until the monitor speaks, the median over simulated days, and the share of days with an alarm.
 
-    p_values: of frames like that day's, which are drawn from with replacement. most: monitored frames of a day. A day
-    without an alarm counts as longer than all others; None where the median is such a day.
+    p_values: float64 [n, questions] of frames like that day's, which are drawn from with replacement. most: monitored
+    frames of a day. A day without an alarm counts as longer than all others; None where the median is such a day.
     """
     took = np.full(days, most + 1)
     for day in range(days):
-        test = DriftTest()
+        test = DriftTest(SleepingMartingale(len(POWERS) * p_values.shape[1]))
         rows = np.random.default_rng([6, day]).integers(len(p_values), size=most)
         for seen, row in enumerate(rows, start=1):
-            test.update(float(p_values[row]))
+            test.update(p_values[row])
             if test.log_wealth >= -math.log(alpha):
                 took[day] = seen
                 break

@@ -61,7 +61,7 @@ def _linear() -> tuple[nn.Sequential, torch.Tensor, np.ndarray]:
     """Three orthonormal outputs of 12 pixels, 20 inputs, and their exact distances to another label."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    nn.init.orthogonal_(network[1].weight)
+    nn.init.orthogonal_(network[1].weight)  # type: ignore[arg-type]
     inputs = torch.rand(20, 3, 2, 2)
     outputs = network(inputs).detach().double()
     top = outputs.topk(2, dim=1).values

@@ -145,11 +145,11 @@ def test_certificates_that_hold_for_the_wrong_class_are_named() -> None:
 
 
 def test_the_monitor_speaks_sooner_the_odder_the_frames() -> None:
-    usual = (np.arange(1000) + 1) / 1000
+    usual = (np.arange(1000)[:, None] + 1) / 1000
     alarm, alarmed = frames_to_alarm(usual, 0.005, 5, 300)
     assert alarm is None and alarmed <= 0.2
     slow, _ = frames_to_alarm(usual**2, 0.005, 5, 300)
-    fast, always = frames_to_alarm(np.full(10, 0.03), 0.005, 5, 300)
+    fast, always = frames_to_alarm(np.full((10, 1), 0.03), 0.005, 5, 300)
     assert always == 1.0 and fast is not None and (slow is None or slow > fast)
 
 

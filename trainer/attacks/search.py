@@ -166,7 +166,8 @@ def _ascend(
 
 
 def _length(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    length: Tensor = x.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+    return length
 
 
 def project(moved: Tensor, clean: Tensor, rho: float) -> Tensor:
