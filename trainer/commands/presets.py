@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rrise.calibration.console import duration
+from rrise.trainer.base_classifier.checks import DRAWS
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
 from rrise.trainer.data.room import DataRoom
@@ -93,6 +94,8 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
     own = config.base.factory or config.base.onnx or config.base.black_box
     if (own and config.base.train in ("auto", "none")) or how_to_train(workspace) == "none":
         base = 0.0
+    # Whatever the base classifier is, it is judged on noisy tuning frames; at 224 pixels that takes minutes.
+    base += (DRAWS + 1.0) * sizes["tuning"]
     references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
     stored = 3.0 * config.surrogate.stored_epochs * count
     fresh = (3.0 + config.surrogate.samples_per_view) * config.surrogate.epochs * count
