@@ -7,7 +7,7 @@ conformal predictors", proposition 2a (training-conditional, here called PAC).
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, comb, floor, log, log1p
+from math import ceil, floor, log, log1p
 from typing import Optional
 
 from rrise.calibration.errors import CalibrationError
@@ -81,14 +81,6 @@ def pac_frames_needed(alpha: Fraction, delta: Fraction) -> int:
     while (1 - alpha) ** num_frames > delta:
         num_frames += 1
     return num_frames
-
-
-def binomial_cdf(successes: int, trials: int, probability: Fraction) -> Fraction:
-    """P(Binomial(trials, probability) <= successes), exactly; for tests and for records."""
-    return sum(
-        (comb(trials, j) * probability**j * (1 - probability) ** (trials - j) for j in range(successes + 1)),
-        Fraction(0),
-    )
 
 
 def _check_count(num_frames: int) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import warnings
 from fractions import Fraction
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from scipy.stats import binom
 
 from rrise.calibration import CalibrationError
 from rrise.calibration.statistics.ranks import (
-    binomial_cdf,
     marginal_frames_needed,
     marginal_rank,
     max_exceedances,
@@ -24,6 +24,14 @@ from rrise.calibration.statistics.ranks import (
 
 SIZES = [1, 2, 5, 9, 10, 18, 19, 20, 21, 50, 98, 99, 100, 101, 199, 200, 499, 500, 999, 1000, 4999, 5000]
 LEVELS = ["1/100", "1/50", "9/200", "1/20", "9/100", "1/10", "1/7", "1/3", "1/2", "9/10"]
+
+
+def binomial_cdf(successes: int, trials: int, probability: Fraction) -> Fraction:
+    """P(Binomial(trials, probability) <= successes), exactly."""
+    return sum(
+        (comb(trials, j) * probability**j * (1 - probability) ** (trials - j) for j in range(successes + 1)),
+        Fraction(0),
+    )
 
 
 def torchcp_rank(num_frames: int, alpha: Fraction) -> "int | None":
