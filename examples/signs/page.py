@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,11 @@ def page(
         "wrong class of the issued",
     ]
     lines += table([*head, "of which hold"], [_promise(row) for row in rows if row.judged])
-    lines += ["", *(f"- {row.kind}, eps {row.error}: {row.message}" for row in rows if not row.issued), ""]
+    lines += [
+        "",
+        *(f"- {row.kind}, eps {row.error}: {shorten(row.message, 160)}" for row in rows if not row.issued),
+        "",
+    ]
     lines += ["Certificates that hold, and name the wrong class:", ""]
     names = ["true class", "class of the certificate", "certificates", "clips"]
     lines += table(names, [[true, got, f"{count}", f"{clips}"] for true, got, count, clips in pairs])
