@@ -6,8 +6,11 @@ import difflib
 import functools
 import json
 import os
+import re
+import shutil
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from contextlib import contextmanager
@@ -113,21 +116,63 @@ def _stop(message: str, status: int) -> NoReturn:
 def summary(title: str, rows: Sequence[Tuple[str, str]], as_json: Dict[str, Any], json_flag: bool) -> None:
     """Print the one block at the end of a command on stdout, or the same as JSON.
 
-    Of several processes that `torchrun` started for one job, the first speaks for all.
+    On a terminal long values are broken between words, under their own column; elsewhere each stays on its line, for other
+    programs to read. Of several processes that `torchrun` started for one job, the first speaks for all.
     """
     if os.environ.get("RANK", "0") != "0":
         return
     if json_flag:
         click.echo(json.dumps(as_json, indent=2, sort_keys=True))
         return
-    width = max((len(name) for name, _ in rows), default=0)
     click.echo(title)
+    for line in block(rows, screen_width(sys.stdout)):
+        click.echo(line)
+
+
+LEAST_WIDTH = 40
+"""Characters of the narrowest screen that lines are broken for."""
+_TABLE_GAP = re.compile(r"\S {2,}\S|^ ")
+
+
+def screen_width(stream: TextIO) -> Optional[int]:
+    """Characters of a line: of the terminal, or COLUMNS where that is set; None where neither is there."""
+    asked = os.environ.get("COLUMNS", "")
+    if not stream.isatty() and not asked.isdigit():
+        return None
+    return max(shutil.get_terminal_size().columns, LEAST_WIDTH)
+
+
+def block(rows: Sequence[Tuple[str, str]], width: Optional[int]) -> List[str]:
+    """The lines of a summary: names to the left, values beside them, broken at `width` between words and never within one.
+
+    A value with aligned columns (it starts with a space, or two stand between its words) is never broken, for that would
+    tear its table.
+    """
+    column = max((len(name) for name, _ in rows), default=0)
+    lines = []
     for name, value in rows:
-        click.echo(f"  {name:<{width}}  {value}")
+        head = f"  {name:<{column}}  "
+        if width is None or len(head) + len(value) <= width or _TABLE_GAP.search(value):
+            lines.append(f"{head}{value}".rstrip())
+            continue
+        # Where names leave little room, values begin on the next line.
+        hang, first = (" " * len(head), head) if width - len(head) >= LEAST_WIDTH // 2 else (" " * 4, "")
+        if not first:
+            lines.append(f"  {name}")
+        broken = textwrap.wrap(
+            value,
+            width,
+            initial_indent=first or hang,
+            subsequent_indent=hang,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += broken or [head.rstrip()]
+    return lines
 
 
 class Progress:
-    """A progress line on stderr with throughput and time left; silent where stderr is no terminal.
+    """A progress line on stderr: what is done of how much, throughput and time left; silent where stderr is no terminal.
 
     >>> with Progress(3, "frames", "scoring") as progress:
     ...     progress.advance(3)
@@ -153,15 +198,21 @@ class Progress:
         now = time.monotonic()
         if self._live and now - self._shown >= self._interval:
             self._shown = now
-            self._stream.write("\r\x1b[K" + self.line(now - self._start))
+            # A line that is broken by the terminal cannot be taken back by the next one.
+            line = self.line(now - self._start)[: shutil.get_terminal_size().columns - 1]
+            self._stream.write("\r\x1b[K" + line)
             self._stream.flush()
 
     def line(self, seconds: float) -> str:
-        """The text of the line after `seconds` of work."""
+        """The text of the line after `seconds` of work, what matters most first."""
         rate = self._done / max(seconds, 1e-9)
         left = (self.total - self._done) / rate if rate > 0 else float("inf")
         share = 100.0 * self._done / max(self.total, 1)
-        return f"{self.label}: {share:3.0f} %  {rate:,.0f} {self.unit}/s  {duration(left)} left"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return (
+            f"{self.label}: {share:3.0f} %, {duration(left)} left  "
+            f"({self._done:,} of {self.total:,} {self.unit}, {speed}/s)"
+        )
 
     def __exit__(self, *error: object) -> None:
         if self._live:

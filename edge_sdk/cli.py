@@ -43,7 +43,7 @@ def main() -> None:
 @run_command
 def info(bundle: Path, json_flag: bool, **options: Any) -> None:
     """Check BUNDLE in full and say what it promises on this device."""
-    from rrise.edge_sdk.bundles.described import base_rows
+    from rrise.edge_sdk.bundles.described import base_rows, copies_rows
     from rrise.edge_sdk.certifier import Certifier
     from rrise.edge_sdk.confirming.classifier import base_difference
 
@@ -61,6 +61,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
             ("execution", f"{certifier.execution.name}, version {certifier.execution.version}"),
             ("runtime", certifier.why),
             ("state", f"{state.state}: {state.reason}"),
+            *copies_rows(manifest.copies),
             *base_rows(manifest, here),
         ]
         if record and promise:

@@ -108,6 +108,7 @@ def onnx(
             )
             report = read_json(workspace / "report" / "export.json", "export report")
             rows += result_rows(result, report["latency"], report["notes"])
+            rows.append(_page(workspace))
             results.append({**result_json(result), **{key: report[key] for key in ("latency", "notes")}})
             problems += [_left_out(workspace, item) for item in result.left_out]
         except (RriseError, OSError) as found:
@@ -118,6 +119,14 @@ def onnx(
     if json_flag or len(workspaces) > 1 or any(result["bundle"] for result in results):
         summary("exported", rows, {"exports": results}, json_flag)
     _raise(problems)
+
+
+def _page(workspace: Path) -> Tuple[str, str]:
+    """The workspace's own page, which tells of the bundle as well."""
+    from rrise.trainer.reports.workspace_page import update_page
+    from rrise.trainer.workspace import Workspace
+
+    return update_page(Workspace.open(workspace), "rrise-export onnx")
 
 
 def _left_out(workspace: Path, item: "LeftOut") -> RriseError:

@@ -24,6 +24,7 @@ from rrise.export.releasing.bundle import (
     Product,
     check_target,
     fill,
+    versions,
     whole_or_not_at_all,
 )
 from rrise.export.releasing.bundle_report import bundle_page
@@ -189,7 +190,7 @@ def _release(
             for item in products
         )
         before = {} if baseline is None else baseline_qualities(Path(baseline), source.verification, radii)
-        files = {"report.html": bundle_page(source, qualities), **extra_files}
+        files = {"report.html": bundle_page(source, qualities, versions()), **extra_files}
         if source.base_model is not None:
             files[BASE_FILE] = source.base_model
         manifest = fill(folder, source, products, files)

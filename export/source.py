@@ -50,6 +50,7 @@ class ExportSource:
         policy: what a release must reach.
         plan_note: why the plan is not the one that `rrise-train calibrate` wrote; empty where it is.
         base_model: bytes of base.onnx, where the bundle is to carry it; base: what the manifest then says of it.
+        copies: noisy copies of the frame that the module asks the base classifier about, 0 without.
         foreign_code: whether the network is a factory of the user's, whose code no digest of ours covers.
 
     In the guarded tier (`guarantee.guard`) the module takes frames and noise.
@@ -80,6 +81,7 @@ class ExportSource:
     plan_note: str = ""
     base_model: Optional[bytes] = None
     base: Optional[BundledBase] = None
+    copies: int = 0
 
     def calibrate(self, scores: Scores) -> Calibration:
         """The record of an artefact with these scores of the calibration split, as this workspace asks for it."""
@@ -117,6 +119,7 @@ def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False
         ExportError: the base classifier is to travel and is no ONNX file, or does not fit.
         TrainerError, CalibrationError: a part is missing, damaged, or was made from other parts.
     """
+    from rrise.trainer.networks.copies import copies_in
     from rrise.trainer.scores.calibrate import log_attempt, seen_digests
     from rrise.trainer.scores.settled import settled_plan
     from rrise.trainer.workspace import Workspace
@@ -156,6 +159,7 @@ def load_source(path: Path, *, allow_code: bool = False, with_base: bool = False
         attempt=log_attempt(workspace, surrogate, plan),
         base_model=base_model,
         base=described,
+        copies=copies_in(surrogate.spec),
         **packs,
     )
 

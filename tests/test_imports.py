@@ -80,6 +80,7 @@ ROOMS = {
         "scores",
         "surrogates",
         "attacks",
+        "reports",
         "commands",
         "cli",
     ],

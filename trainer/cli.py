@@ -7,18 +7,18 @@ from pathlib import Path
 import click
 
 from rrise.calibration.console import SuggestingGroup, duration, summary
-from rrise.calibration.statistics.levels import parse_level
-from rrise.calibration.tables.certify import CertifyCounts
-from rrise.calibration.tables.evaluation import certified_accuracy
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.commands.attack import attack_command
 from rrise.trainer.commands.demo import demo
 from rrise.trainer.commands.engines import agree_command, show_speed
+from rrise.trainer.commands.report import report, study
+from rrise.trainer.commands.rows import accuracy_rows, guarantee_rows, percent_cells, radii_cells
 from rrise.trainer.commands.stages import stage, training
 from rrise.trainer.commands.start import init, run, say
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.targets import build_targets
-from rrise.trainer.scores.calibrate import CalibrateResult, calibrate_surrogate
+from rrise.trainer.reports.workspace_page import update_page
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
 
@@ -31,6 +31,8 @@ def main() -> None:
 main.add_command(init)
 main.add_command(run)
 main.add_command(demo)
+main.add_command(report)
+main.add_command(study)
 main.add_command(attack_command)
 main.add_command(agree_command)
 
@@ -60,6 +62,7 @@ def base(
             ("condition", "your own: it must not have seen any frame of this workspace but the train split's")
         )
     rows += [("attention", text) for text in result.attention]
+    rows.append(update_page(opened, "rrise-train base"))
     summary("base classifier", rows, result.to_json(), json_flag)
 
 
@@ -104,6 +107,7 @@ def targets(
         ("found in the store", f"{result.found:,}"),
         ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
         ("engine", result.engine),
+        update_page(opened, "rrise-train targets"),
     ]
     summary("class counts", rows, result.to_json(), json_flag)
 
@@ -118,9 +122,8 @@ def surrogate(
 
     An interrupted training continues. Exit status 1 where training only made the base classifier worse.
     """
-    result = train_surrogate(
-        Workspace.open(workspace), again=again, allow_code=allow_code, device=device, minutes=minutes
-    )
+    opened = Workspace.open(workspace)
+    result = train_surrogate(opened, again=again, allow_code=allow_code, device=device, minutes=minutes)
     rows = [item.row() for item in result.candidates]
     rows += [
         (
@@ -130,6 +133,7 @@ def surrogate(
         *([result.copies.row()] if result.copies else []),
         ("digest", result.digest[:16]),
         ("time", duration(result.seconds)),
+        update_page(opened, "rrise-train surrogate"),
     ]
     summary("surrogate", rows, result.to_json(), json_flag)
 
@@ -140,7 +144,11 @@ def calibrate_command(workspace: Path, allow_code: bool, json_flag: bool) -> Non
     """Calibrate the surrogate as PyTorch runs it, and show what its certificates are worth."""
     opened = Workspace.open(workspace)
     result = calibrate_surrogate(opened, allow_code=allow_code)
-    rows = [*_guarantee_rows(result, opened.config.guarantee.frame_rate), *_accuracy_rows(opened, result)]
+    rows = [
+        *guarantee_rows(result, opened.config.guarantee.frame_rate),
+        *accuracy_rows(opened, result),
+        update_page(opened, "rrise-train calibrate"),
+    ]
     summary("calibration (PyTorch)", rows, result.to_json(), json_flag)
 
 
@@ -156,14 +164,9 @@ def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> 
     """
     opened = Workspace.open(workspace)
     result = certify_test_split(opened, device=device, allow_code=allow_code, announce=say)
-    rows = [
-        ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii) + "  abstained")
-    ]
+    rows = [("certified accuracy at", radii_cells(result.radii) + "  abstained")]
     rows += [
-        (
-            f"N = {row.num_samples:,}",
-            "  ".join(f"{100 * value:6.1f}%" for value in row.accuracy) + f"  {100 * row.abstained:8.1f}%",
-        )
+        (f"N = {row.num_samples:,}", percent_cells(row.accuracy) + f"  {100 * row.abstained:7.1f} %")
         for row in result.budgets
     ]
     rows.append(
@@ -174,57 +177,8 @@ def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> 
     )
     rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations, {duration(result.sampling.seconds)}"))
     rows.append(("next", f"rrise-train calibrate {opened.path} (judged by the audit)"))
+    rows.append(update_page(opened, "rrise-train certify"))
     summary("CERTIFY (Monte Carlo)", rows, result.to_json(), json_flag)
-
-
-def _guarantee_rows(result: CalibrateResult, frame_rate: float) -> list[tuple[str, str]]:
-    record, verdict = result.record, result.verdict
-    promise = record.guarantee
-    rows = [
-        ("guarantee", promise.sentence()),
-        ("limits", promise.limits()),
-        (
-            "wrong certificates",
-            f"at most {promise.wrong_per_hour(frame_rate):,.0f} an hour expected at {frame_rate:g} frames/s; a ten "
-            f"times smaller error needs {promise.ten_times_smaller().spent(1).frames_needed():,} calibration frames",
-        ),
-        ("offset", record.message()),
-        (
-            "audit",
-            f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided of {verdict.issued} issued on "
-            f"{verdict.frames} {result.judged_on} frames; "
-            f"{result.note}",
-        ),
-        ("among issued", record.among_issued_text()),
-        ("label agreement", f"{result.agreement:.3f}"),
-        ("probit RMSE", f"{result.probit_rmse:.3f}"),
-    ]
-    if record.attempt_text():
-        rows.append(("attempt", record.attempt_text()))
-    return rows
-
-
-def _accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[str, str]]:
-    rows = [
-        ("certified accuracy at", "  ".join(f"r={radius:<5g}" for radius in result.radii)),
-        ("one pass, gross", "  ".join(f"{100 * value:6.1f}%" for value in result.accuracy)),
-        ("  net of wrong ones", "  ".join(f"{100 * row.net.value:6.1f}%" for row in result.worth)),
-        ("  oracle", "  ".join(f"{100 * row.oracle.value:6.1f}%" for row in result.worth)),
-    ]
-    if result.judged_on == "test" and workspace.certify_path.exists():
-        table = CertifyCounts.load(workspace.certify_path)
-        alpha = float(parse_level(workspace.config.targets.certify_alpha, "certify_alpha"))
-        for budget in table.budgets:
-            certified = table.at(budget, alpha)
-            values = certified_accuracy(certified.label, certified.radius, table.target, result.radii)
-            rows.append(
-                (f"Monte Carlo N = {budget:,}", "  ".join(f"{100 * value:6.1f}%" for value in values))
-            )
-    return [
-        *rows,
-        ("share issued", "  ".join(f"{100 * value:6.1f}%" for value in result.issued)),
-        ("wrong among issued", "  ".join(f"{100 * row.wrong.value:6.1f}%" for row in result.worth)),
-    ]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import click
 
@@ -17,7 +17,8 @@ from rrise.calibration.commands.options import (
 from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.promise.guarantee import WARN_ABOVE, Guarantee
 from rrise.calibration.reports.guard_study import study_guard
-from rrise.calibration.reports.study import ERRORS, make_study
+from rrise.calibration.reports.study import ERRORS, Study, make_study
+from rrise.calibration.reports.study_page import columns, level_cells, worth_cells, write_study
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.storage.files import write_json
 from rrise.calibration.tables.scores import Scores
@@ -52,8 +53,6 @@ def study(
     **levels: Any,
 ) -> None:
     """Foretell from TUNING, tuning.npz or the folder that holds it, what each error level would issue, by class and by radius."""
-    from rrise.calibration.reports.study_page import columns, level_cells, worth_cells, write_study
-
     objective = objective_from(radius, weights)
     made = make_study(
         Scores.load(scores / "tuning.npz" if scores.is_dir() else scores),
@@ -66,20 +65,30 @@ def study(
         frame_rate=frame_rate,
     )
     html, data = write_study(made, out)
-    heads = ["wrong/h", "needs", "enough", "map", "wrong/issued <="]
-    rows = [("error", "  ".join(f"{head:>15}" for head in heads))]
+    summary("Study", study_rows(made, html, data), made.to_json(), json_flag)
+
+
+def study_rows(made: Study, html: Path, data: Path) -> List[Tuple[str, str]]:
+    """A study as lines of a summary: one table of levels, then one for each radius, none wider than 80 characters."""
+    heads = (("wrong/h", 9), ("needs", 9), ("enough", 6), ("map", 16), ("wrong/issued <=", 15))
+    rows = [("error", " ".join(f"{head:>{width}}" for head, width in heads))]
     for cells, level in zip(level_cells(made), made.levels):
         warned = f"{level.among_issued:.3f}" + (" !" if level.among_issued > WARN_ABOVE else "")
-        rows.append((cells[0], "  ".join(f"{cell[:15]:>15}" for cell in [*cells[1:], warned])))
+        values = zip([*cells[1:], warned], heads)
+        rows.append((cells[0], " ".join(f"{cell[:width]:>{width}}" for cell, (_, width) in values)))
+    names = columns(made)
     for place, value in enumerate(made.radii):
-        oracle = f"oracle {made.oracle[place]:.3f}" if made.known else ""
-        rows.append((f"r = {value:g}", "  ".join(f"{head:>12}" for head in [*columns(made), oracle])))
+        oracle = f"  oracle {made.oracle[place]:.3f}" if made.known else ""
+        rows.append((f"r = {value:g}", "  ".join(f"{head:>{_width(head)}}" for head in names) + oracle))
         for level in made.levels:
-            rows.append(
-                (f"  {level.error}", "  ".join(f"{cell:>12}" for cell in worth_cells(made, level, place)))
-            )
-    rows += [("judged by", made.note), ("report", str(html)), ("data", str(data))]
-    summary("Study", rows, made.to_json(), json_flag)
+            cells = worth_cells(made, level, place)
+            line = "  ".join(f"{cell:>{_width(head)}}" for cell, head in zip(cells, names))
+            rows.append((f"  {level.error}", line))
+    return [*rows, ("judged by", made.note), ("report", str(html)), ("data", str(data))]
+
+
+def _width(head: str) -> int:
+    return max(len(head), 6)
 
 
 @click.command()

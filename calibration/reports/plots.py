@@ -22,9 +22,11 @@ def _axes(title: str, x_label: str, y_label: str) -> "tuple[Any, Axes]":
         from matplotlib.figure import Figure
     except ImportError:
         raise CalibrationError(f"figures need matplotlib: {install('matplotlib')}") from None
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    # Small, so that its letters can be read on a phone; a wide screen enlarges it.
+    figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, fontsize=11)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(True, alpha=0.3)
     return figure, axes
 
@@ -37,11 +39,13 @@ def _svg(figure: Any) -> str:
     with rc_context({"svg.hashsalt": "rrise", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg ", '<svg class="plot" ', 1)
 
 
-def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accuracy") -> str:
-    """Shares against radius, one line each; the first is drawn boldest."""
+def accuracy_curves(
+    curves: Mapping[str, Curve], y_label: str = "certified accuracy", band: Optional[Curve] = None
+) -> str:
+    """Shares against radius, one line each; the first is drawn boldest, in the middle of `band`, float [2, n]."""
     figure, axes = _axes(f"{y_label.capitalize()} against radius", f"radius r {UNIT}", y_label)
     for place, (name, (radii, shares)) in enumerate(curves.items()):
         # Shares fall with the radius, so a step back from each radius never shows more than there is.
@@ -54,23 +58,36 @@ def accuracy_curves(curves: Mapping[str, Curve], y_label: str = "certified accur
             zorder=3 if first else 2,
             drawstyle="steps-pre",
         )
+    if band is not None:
+        radii, (low, high) = band
+        axes.fill_between(
+            radii, low, high, step="pre", color="C0", alpha=0.15, linewidth=0, label="its 95 % interval"
+        )
     axes.set_ylim(0, 1)
-    axes.legend()
+    axes.legend(fontsize=8)
     return _svg(figure)
 
 
-def trade_off(errors: Sequence[float], curves: Mapping[str, Sequence[float]], y_label: str) -> str:
-    """Shares against the error level, which is drawn on a log scale."""
+def trade_off(
+    errors: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    y_label: str,
+    bands: Sequence[Sequence[Tuple[float, float]]] = (),
+) -> str:
+    """Shares against the error level, which is drawn on a log scale, each inside its band of (low, high) where given."""
     figure, axes = _axes(
         f"{y_label.capitalize()} against error level", "error level eps (share of frames)", y_label
     )
     for name, shares in curves.items():
-        axes.plot(list(errors), list(shares), marker="o", label=name)
+        axes.plot(list(errors), list(shares), marker="o", markersize=4, label=name)
+    for place, band in enumerate(bands):
+        low, high = zip(*band)
+        axes.fill_between(list(errors), low, high, color=f"C{place}", alpha=0.12, linewidth=0)
     axes.set_xscale("log")
     axes.set_xticks(list(errors), [f"{error:g}" for error in errors])
     axes.minorticks_off()
     axes.set_ylim(0, 1)
-    axes.legend()
+    axes.legend(fontsize=8)
     return _svg(figure)
 
 
@@ -87,7 +104,7 @@ def raw_against_reference(
     corners are (radius, threshold + offset).
     """
     figure, axes = _axes(
-        "Calibration frames: raw against reference radius", f"reference radius {UNIT}", "raw radius"
+        "Calibration frames: raw against reference radius", f"reference radius {UNIT}", f"raw radius {UNIT}"
     )
     axes.scatter(reference, raw, s=9, alpha=0.5, label="calibration frame")
     ends = np.array([0.0, max(float(reference.max()), float(raw.max()), 1e-3)])
@@ -108,7 +125,7 @@ def raw_against_reference(
         axes.plot(
             ends, ends + offset, color="C3", linewidth=1.5, label=f"raw = reference + offset {offset:.4g}"
         )
-    axes.legend()
+    axes.legend(fontsize=8)
     return _svg(figure)
 
 
@@ -124,7 +141,7 @@ def coverage(rows: Sequence[Tuple[str, float, float, float]], allowed: float, un
     axes.set_ylim(-0.5, len(rows) - 0.5)
     # Room to the right of the line, so that it does not pass for the frame.
     axes.set_xlim(0, 1.15 * max(allowed, float(np.max([row[3] for row in rows]))))
-    axes.legend(loc="center right")
+    axes.legend(loc="center right", fontsize=8)
     return _svg(figure)
 
 
@@ -134,5 +151,5 @@ def latency_histogram(samples: Mapping[str, np.ndarray]) -> str:
     top = max(float(np.quantile(values, 0.999)) for values in samples.values())
     for name, values in samples.items():
         axes.hist(values, bins=np.linspace(0, top, 80).tolist(), histtype="step", label=name, log=True)
-    axes.legend()
+    axes.legend(fontsize=8)
     return _svg(figure)

@@ -11,6 +11,7 @@ import numpy as np
 from rrise.calibration.promise.guarantee import AmongIssued
 from rrise.calibration.promise.offsets import reference_for
 from rrise.calibration.reports import plots
+from rrise.calibration.reports.classes import class_part, class_results
 from rrise.calibration.reports.page import Page
 from rrise.calibration.reports.summary import (
     CERTIFY_ALPHA,
@@ -20,6 +21,7 @@ from rrise.calibration.reports.summary import (
     judged_rows,
     summarise,
 )
+from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.evaluation import AuditVerdict
 
@@ -38,17 +40,17 @@ def _quality_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
     verdict, check = AuditVerdict(**numbers["audit"]), numbers["coverage"][1]
     interval = f"[{check['lower']:.3f}, {check['upper']:.3f}]"
     return [
-        ("radius", _cells(f"{radius:.3g}" for radius in numbers["radii"])),
+        ("at radius", _cells(f"{radius:.3g}" for radius in numbers["radii"])),
         *worth_rows(numbers),
         (
             "audit of certificates",
             f"{verdict.wrong} wrong, {verdict.right} right, {verdict.undecided} undecided; "
             f"{verdict.frames} {numbers['judged_on']} frames; {numbers['audit_note']}",
         ),
-        ("wrong among issued, at most", AmongIssued(**numbers["wrong_among_issued"]).sentence()),
+        ("wrong among issued", AmongIssued(**numbers["wrong_among_issued"]).sentence()),
         (
-            "above reference, verification",
-            f"{check['exceeding']} of {check['frames']} {check['unit']} = {check['share']:.3f} {interval}",
+            "above reference",
+            f"{check['exceeding']} of {check['frames']} verification {check['unit']} = {check['share']:.3f} {interval}",
         ),
         ("label agreement", f"{numbers['label_agreement']:.3f}"),
         ("probit RMSE", f"{numbers['probit_rmse']:.3f}"),
@@ -61,26 +63,36 @@ def worth_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
     """Gross and net certified accuracy of every method, and what the surrogate's certificates lose against Monte Carlo."""
     rows: List[Tuple[str, str]] = []
     for name, line in numbers["worth"].items():
-        rows.append((f"certified accuracy, {name}", _cells(f"{cell['gross']['value']:.3f}" for cell in line)))
+        title = "certified accuracy" if name == OURS else monte_carlo_name(name)
+        rows.append((title, _cells(f"{cell['gross']['value']:.3f}" for cell in line)))
         if name == OURS:
             rows += _net_rows(line)
     for name, line in numbers["behind"].items():
-        cells = _cells(f"{cell['value']:+.3f} [{cell['lower']:+.3f}, {cell['upper']:+.3f}]" for cell in line)
-        rows.append((f"net behind {name}", cells))
+        rows.append((f"net behind N = {_budget(name):,}", _cells(f"{cell['value']:+.3f}" for cell in line)))
+        for end, title in (("lower", "  95 %, from"), ("upper", "  95 %, to")):
+            rows.append((title, _cells(f"{cell[end]:+.3f}" for cell in line)))
     return rows
 
 
+def monte_carlo_name(name: str) -> str:
+    """ "Monte Carlo, N = 10,000" for "monte-carlo 10000"."""
+    return f"Monte Carlo, N = {_budget(name):,}"
+
+
+def _budget(name: str) -> int:
+    return int(name.rpartition(" ")[2])
+
+
 def _net_rows(line: Sequence[Mapping[str, Any]]) -> List[Tuple[str, str]]:
-    return [
-        ("  net of wrong certificates", _cells(f"{cell['net']['value']:.3f}" for cell in line)),
-        (
-            "  proved / not refuted",
-            _cells(f"{cell['proved']['value']:.3f} {cell['not_refuted']['value']:.3f}" for cell in line),
-        ),
-        ("  wrong among issued", _cells(f"{cell['wrong']['value']:.3f}" for cell in line)),
-        ("  issued", _cells(f"{cell['issued']['value']:.3f}" for cell in line)),
-        ("  oracle (most possible)", _cells(f"{cell['oracle']['value']:.3f}" for cell in line)),
-    ]
+    shown = {
+        "  net of wrong ones": "net",
+        "    proved": "proved",
+        "    not refuted": "not_refuted",
+        "  wrong among issued": "wrong",
+        "  issued": "issued",
+        "  oracle (at most)": "oracle",
+    }
+    return [(title, _cells(f"{cell[key]['value']:.3f}" for cell in line)) for title, key in shown.items()]
 
 
 def attempt_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
@@ -95,8 +107,8 @@ def cost_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
     )
     rows = [
         (
-            "permitted wrong certificates",
-            f"{numbers['wrong_per_hour']:,.0f} per hour at {numbers['frame_rate']:g} frames/s; a tenth needs "
+            "permitted",
+            f"{numbers['wrong_per_hour']:,.0f} wrong certificates an hour at {numbers['frame_rate']:g} frames/s; a tenth needs "
             f"{numbers['frames_for_ten_times_less']:,} calibration frames",
         ),
         ("offline cost", f"{numbers['offline_passes']:,} base passes"),
@@ -123,16 +135,34 @@ def _cells(texts: Iterable[str]) -> str:
     return " ".join(f"{text:>6}" for text in texts)
 
 
-def write_report(tables: ReportTables, folder: Path) -> Dict[str, Any]:
-    """Write report.html and report.json into `folder`; returns the numbers."""
+def write_report(
+    tables: ReportTables, folder: Path, about: Sequence[Tuple[str, str]] = (), below: str = ""
+) -> Dict[str, Any]:
+    """Write report.html and report.json into `folder`; returns the numbers.
+
+    about: rows that a caller knows, such as the name of the workspace. below: what stands under the title, such as date and
+    version. Without the two equal tables give equal bytes.
+    """
     numbers = summarise(tables)
-    page = Page("rrise: what this bundle certifies")
+    page = Page("rrise: what these certificates are worth", below)
+    page.heading("The promise")
     page.paragraph(numbers["sentence"])
     page.note(numbers["limits"])
+    page.paragraph(
+        f"At {numbers['frame_rate']:g} frames a second this permits {numbers['wrong_per_hour']:,.0f} wrong certificates an "
+        "hour. Radii are L2 norms at the network's input, where a pixel is 0 (black) to 1 (white)."
+    )
     page.paragraph("It holds under these conditions:")
     page.bullets(numbers["conditions"])
-    page.table(("made from", ""), _origin_rows(tables, numbers))
+    page.table(("what", ""), [*about, *_origin_rows(tables, numbers)])
+    with page.folded("Digests (SHA-256): what it was made from"):
+        page.table(("part", "SHA-256"), _digest_rows(tables, numbers))
     _accuracy_part(page, tables, numbers)
+    class_part(
+        page,
+        class_results(judged_rows(tables)[OURS], tables.judged.class_names),
+        tables.judged.split,
+    )
     _calibration_part(page, tables, numbers)
     page.heading("Cost and speed")
     if tables.latency is not None:
@@ -144,7 +174,10 @@ def write_report(tables: ReportTables, folder: Path) -> Dict[str, Any]:
             f"{tables.latency.machine}",
         )
     page.table(("", "value"), cost_rows(numbers))
-    page.table(("stage", "base passes"), [(entry.stage, f"{entry.total:,}") for entry in tables.cost.entries])
+    with page.folded("Cost of every stage, in forward passes of the base classifier"):
+        page.table(
+            ("stage", "base passes"), [(entry.stage, f"{entry.total:,}") for entry in tables.cost.entries]
+        )
     write_json(folder / "report.json", numbers)
     with atomic_file(folder / "report.html", "w") as file:
         file.write(page.render())
@@ -152,16 +185,28 @@ def write_report(tables: ReportTables, folder: Path) -> Dict[str, Any]:
 
 
 def _origin_rows(tables: ReportTables, numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
-    record = tables.calibration
+    record, names = tables.calibration, tables.judged.class_names
     fewest, most = record.num_samples
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     return [
+        ("classes", f"{len(names)}: {shown}"),
         ("noise sigma", f"{numbers['sigma']:g}"),
-        ("execution", record.execution.name),
+        ("execution", f"{record.execution.name}, version {record.execution.version}"),
+        ("calibration frames", f"{record.num_frames:,}"),
+        (
+            "draws a frame",
+            f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
+        ),
+        *attempt_rows(numbers),
+    ]
+
+
+def _digest_rows(tables: ReportTables, numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    record = tables.calibration
+    return [
         ("artefact", record.execution.artefact),
         ("base classifier", numbers["base_digest"]),
-        ("calibration frames", f"{record.num_frames}, digest {record.calibration_digest}"),
-        ("reference samples", f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"),
-        *attempt_rows(numbers),
+        ("calibration frames", record.calibration_digest),
     ]
 
 
@@ -169,8 +214,9 @@ def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any])
     test, judged = tables.judged, judged_rows(tables)
     radii = [float(r) for r in np.linspace(0, 4 * test.sigma, 201)]
     grid = np.array(radii)
+    net = judged[OURS].net(radii)
     curves = {
-        "rrise, one pass, net": (grid, judged[OURS].net(radii).mean(axis=1)),
+        "rrise, one pass, net": (grid, net.mean(axis=1)),
         "rrise, one pass, gross": (grid, judged[OURS].gross(radii).mean(axis=1)),
         "oracle": (
             grid,
@@ -187,44 +233,73 @@ def _accuracy_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any])
         "Gross counts those too; net leaves them out, and is the column to read. Oracle: frames whose true class has so large "
         "a true radius, the most that any method can have."
     )
-    page.figure(plots.accuracy_curves(curves), f"{len(test)} {test.split} frames, sigma {test.sigma:g}.")
+    hits, frames = net.sum(axis=1), net.shape[1]
+    ends = [clopper_pearson_lower(hits, frames, 0.025), clopper_pearson_upper(hits, frames, 0.025)]
+    page.figure(
+        plots.accuracy_curves(curves, band=(grid, np.array(ends))),
+        f"{len(test):,} {test.split} frames, sigma {test.sigma:g}. Shaded: where the net share of all such frames lies, at "
+        "each radius with 95 % confidence (Clopper-Pearson).",
+    )
     _worth_tables(page, numbers)
 
 
 def _worth_tables(page: Page, numbers: Mapping[str, Any]) -> None:
-    header = ("at radius", *(f"{value:.3g}" for value in numbers["radii"]))
     names = {
         "gross": "gross",
         "net": "net",
-        "proved": "net, proved by the audit",
-        "not_refuted": "net, not refuted by it",
         "issued": "issued",
         "wrong": "wrong among issued",
-        "refuted": "refuted among issued",
         "oracle": "oracle",
     }
+    bounds = {
+        "proved": "net, proved by the audit",
+        "not_refuted": "net, not refuted by it",
+        "refuted": "refuted among issued",
+    }
     line = numbers["worth"][OURS]
-    page.table(header, [(title, *(_interval(cell[key]) for cell in line)) for key, title in names.items()])
+    page.table(*_by_radius(numbers, {title: [cell[key] for cell in line] for key, title in names.items()}))
     page.note(AmongIssued(**numbers["wrong_among_issued"]).sentence())
     page.paragraph(
-        f"Intervals: Clopper-Pearson, 95 %, over frames. Of the audit: {numbers['audit_note']}. Net takes the audit's share of "
-        "hits at its word; what is proved and what is not refuted, each verdict at level 0.001, enclose it."
+        f"In per cent of the frames. Intervals: Clopper-Pearson, 95 %, over frames. Of the audit: {numbers['audit_note']}. Net "
+        "takes the audit's share of hits at its word; what is proved and what is not refuted, each verdict at level 0.001, "
+        "enclose it."
     )
+    with page.folded("What the audit proves and refutes"):
+        page.table(
+            *_by_radius(numbers, {title: [cell[key] for cell in line] for key, title in bounds.items()})
+        )
+    page.subheading("Beside Monte Carlo")
     if not numbers["behind"]:
         page.paragraph(NO_COMPARISON)
         return
     others = {name: row for name, row in numbers["worth"].items() if name != OURS}
+    page.paragraph("Gross certified accuracy of Monte Carlo on the same frames, by its number of draws N:")
     page.table(
-        header,
-        [(f"gross, {name}", *(_interval(cell["gross"]) for cell in row)) for name, row in others.items()],
+        *_by_radius(
+            numbers,
+            {f"N = {_budget(name):,}": [cell["gross"] for cell in row] for name, row in others.items()},
+        )
     )
     page.paragraph(
         "Points by which net is behind Monte Carlo on the same frames (negative: ahead), with 95 % intervals of the paired "
         "difference:"
     )
     page.table(
-        header, [(name, *(_interval(cell) for cell in row)) for name, row in numbers["behind"].items()]
+        *_by_radius(
+            numbers, {f"behind N = {_budget(name):,}": row for name, row in numbers["behind"].items()}
+        )
     )
+
+
+def _by_radius(
+    numbers: Mapping[str, Any], columns: Mapping[str, Sequence[Mapping[str, float]]]
+) -> Tuple[List[str], List[List[str]]]:
+    """Header and rows of a table with a row for each radius: radii are many, and a phone is narrow."""
+    rows = [
+        [f"{radius:.3g}", *(_interval(cells[place]) for cells in columns.values())]
+        for place, radius in enumerate(numbers["radii"])
+    ]
+    return ["radius", *columns], rows
 
 
 def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, Any]) -> None:
@@ -255,8 +330,8 @@ def _calibration_part(page: Page, tables: ReportTables, numbers: Mapping[str, An
     verdict = AuditVerdict(**numbers["audit"])
     page.heading("Audit")
     page.paragraph(
-        f"{numbers['audit_samples']:,} further draws judge every certificate on the {numbers['judged_on']} frames; a verdict "
-        "errs with probability at most 0.001."
+        f"{numbers['audit_samples']:,} further draws of each frame judge its certificate, on the {numbers['judged_on']} "
+        "frames; a verdict errs with probability at most 0.001."
     )
     page.table(
         ("frames", "issued", "wrong", "right", "undecided"),

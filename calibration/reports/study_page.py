@@ -10,7 +10,7 @@ import numpy as np
 from rrise.calibration.promise.guarantee import WARN_ABOVE
 from rrise.calibration.reports import plots
 from rrise.calibration.reports.page import Page
-from rrise.calibration.reports.study import LevelRow, Study
+from rrise.calibration.reports.study import ClassRow, LevelRow, MapRow, Study
 from rrise.calibration.storage.files import atomic_file, write_json
 
 SHOWN = ("0.1", "0.05", "0.01")
@@ -40,10 +40,8 @@ def _introduction(page: Page, study: Study) -> None:
         f"{study.guarantee.unit}. No calibration frame was looked at, so a level or map chosen here costs no promise; and "
         "nothing here is a promise."
     )
-    page.heading("Conditions")
-    page.table(
-        ("", "condition"), [(str(place), text) for place, text in enumerate(study.guarantee.conditions(), 1)]
-    )
+    page.paragraph("The promise at any level holds under these conditions:")
+    page.bullets(study.guarantee.conditions())
 
 
 def _levels(page: Page, study: Study) -> None:
@@ -53,7 +51,11 @@ def _levels(page: Page, study: Study) -> None:
         for place, radius in enumerate(study.radii)
     }
     errors = [_number(row) for row in study.levels]
-    page.figure(plots.trade_off(errors, curves, "share of frames issued"), "The best map at each level.")
+    bands = [[row.interval[place] for row in study.levels] for place in range(len(study.radii))]
+    page.figure(
+        plots.trade_off(errors, curves, "share of frames issued", bands),
+        "The best map at each level. Shaded: the 90 % range of what a calibration to come will give.",
+    )
     if study.known:
         right = {
             f"r = {radius:g}": [row.net[place] for row in study.levels]
@@ -86,12 +88,11 @@ def _side_by_side(page: Page, study: Study) -> None:
         f"issued stands a 90 % range: {study.frames} tuning frames foretell no better what a calibration will give."
     )
     levels = [row for row in study.levels if row.error in SHOWN] or list(study.levels)
-    header = ["", *(f"{what}, error {row.error}" for row in levels for what in columns(study))]
-    rows = []
     for place, radius in enumerate(study.radii):
-        name = f"r = {radius:g}" + (f" (oracle {study.oracle[place]:.3f})" if study.known else "")
-        rows.append([name, *(cell for row in levels for cell in worth_cells(study, row, place))])
-    page.table(header, rows)
+        page.subheading(f"Radius {radius:g}" + (f", oracle {study.oracle[place]:.3f}" if study.known else ""))
+        page.table(
+            ("error", *columns(study)), [[row.error, *worth_cells(study, row, place)] for row in levels]
+        )
 
 
 def columns(study: Study) -> Tuple[str, ...]:
@@ -139,51 +140,45 @@ def _maps(page: Page, study: Study) -> None:
         "Gain over the plain offset on the plug-in radius (identity), in points of the share issued. A step spends all its "
         "errors at one radius and issues no other; a staircase shares them over several."
     )
-    header = (
-        "map",
-        *_at("issued", study.radii),
-        *_at("gain", study.radii),
-        *_at("wrong/issued", study.radii),
-    )
-    if study.known:
-        header += tuple(_at("net", study.radii))
-    rows = [
-        [
-            row.name + (" + difficulty" if row.difficulty else ""),
-            *_shares(row.issued),
-            *(f"{100 * value:+.1f}" for value in row.gain),
-            *_shares(row.wrong),
-            *(_shares(row.net) if study.known else []),
-        ]
+    names = [row.name + (" + difficulty" if row.difficulty else "") for row in study.maps]
+    gains = [
+        [f"{share:.3f} ({100 * gain:+.1f})" for share, gain in zip(row.issued, row.gain)]
         for row in study.maps
     ]
-    page.table(header, rows)
+    _by_radius(page, study, "Share issued, and the gain in points", "map", names, gains)
+    _worth_by_radius(page, study, "map", names, study.maps)
 
 
 def _classes(page: Page, study: Study) -> None:
     page.heading(f"Predicted classes, at error {float(study.guarantee.error):g}")
-    header = ("class", "tuning frames", *_at("issued", study.radii))
-    rows = [
-        [
-            row.name,
-            str(row.frames),
-            *_shares(row.issued),
-            *_shares(row.wrong),
-            *(_shares(row.net) if study.known else []),
-        ]
-        for row in study.classes
-    ]
-    header += tuple(_at("wrong/issued", study.radii))
-    page.table(header + (tuple(_at("net", study.radii)) if study.known else ()), rows)
+    names = [f"{row.name} ({row.frames})" for row in study.classes]
+    _by_radius(
+        page, study, "Share issued", "class (frames)", names, [_shares(row.issued) for row in study.classes]
+    )
+    _worth_by_radius(page, study, "class (frames)", names, study.classes)
+
+
+def _worth_by_radius(
+    page: Page, study: Study, what: str, names: Sequence[str], found: "Sequence[MapRow] | Sequence[ClassRow]"
+) -> None:
+    if study.known:
+        net = [_shares(row.net) for row in found]
+        _by_radius(page, study, "Net certified accuracy", what, names, net)
+    _by_radius(page, study, "Wrong among issued", what, names, [_shares(row.wrong) for row in found])
+
+
+def _by_radius(
+    page: Page, study: Study, title: str, what: str, names: Sequence[str], cells: Sequence[Sequence[str]]
+) -> None:
+    """One quantity of all maps or classes, a column for each radius: several quantities in one table are too wide to read."""
+    page.subheading(title)
+    header = (what, *(f"r = {radius:g}" for radius in study.radii))
+    page.table(header, [[name, *row] for name, row in zip(names, cells)])
 
 
 def _number(row: LevelRow) -> float:
     numerator, _, denominator = row.error.partition("/")
     return float(numerator) / float(denominator or 1)
-
-
-def _at(what: str, radii: Sequence[float]) -> List[str]:
-    return [f"{what} at {radius:g}" for radius in radii]
 
 
 def _shares(values: Sequence[float]) -> List[str]:

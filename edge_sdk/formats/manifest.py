@@ -91,6 +91,8 @@ class Manifest:
         references: split -> digests of the pack that the bundle was made with, "frames" and "content"; empty in bundles
             of before they were kept.
         base: the base classifier, where it travels in the bundle; None in others, and in bundles of before.
+        copies: noisy copies of the frame that the graph asks the base classifier about, beside the surrogate and in the same
+            pass; 0 = the surrogate alone, and in bundles of before.
     """
 
     sigma: float
@@ -110,6 +112,7 @@ class Manifest:
     replay: str = ""
     references: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     base: Optional[BundledBase] = None
+    copies: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0 and math.isfinite(self.frame_rate)):
@@ -163,6 +166,8 @@ class Manifest:
             value["references"] = {split: dict(digests) for split, digests in self.references.items()}
         if self.base is not None:
             value["base"] = self.base.to_json()
+        if self.copies:
+            value["copies"] = self.copies
         if self.guard is not None:
             value["guard"] = {**self.guard.to_json(), "replay": self.replay}
         return value
@@ -193,6 +198,7 @@ class Manifest:
                 versions=dict(value["versions"]),
                 files=dict(value["files"]),
                 base=BundledBase.from_json(value.get("base")),
+                copies=int(value.get("copies", 0)),
                 references={
                     str(split): dict(digests) for split, digests in value.get("references", {}).items()
                 },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 import time
 from collections import Counter, deque
@@ -12,6 +14,40 @@ import numpy as np
 from rrise.edge_sdk.certificate import Certificate
 
 _WINDOW = 1000
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+class Reason:
+    """Reasons that differ in their numbers only, told as one with the range of each number.
+
+    >>> reason = Reason("the frame is 0.31 s old, expected at most 0.2 s")
+    >>> reason.add("the frame is 0.57 s old, expected at most 0.2 s")
+    >>> str(reason), reason.count
+    ('the frame is 0.31 to 0.57 s old, expected at most 0.2 s', 2)
+    """
+
+    def __init__(self, text: str) -> None:
+        self.count = 0
+        self._words = _NUMBER.split(text)
+        self._ranges = [(number, number) for number in _NUMBER.findall(text)]
+        self.add(text)
+
+    @staticmethod
+    def kind(text: str) -> str:
+        """The same for all reasons that are counted together."""
+        return _NUMBER.sub("#", text)
+
+    def add(self, text: str) -> None:
+        """Count one more of this kind."""
+        self.count += 1
+        found = zip(self._ranges, _NUMBER.findall(text))
+        self._ranges = [
+            (min(low, number, key=float), max(high, number, key=float)) for (low, high), number in found
+        ]
+
+    def __str__(self) -> str:
+        shown = [low if low == high else f"{low} to {high}" for low, high in self._ranges]
+        return "".join(word + number for word, number in zip(self._words, [*shown, ""]))
 
 
 class StatusLine:
@@ -24,30 +60,56 @@ class StatusLine:
         self._start = self._drawn = time.monotonic()
         self.statuses: Dict[str, int] = Counter()
         self.latest: Deque[float] = deque(maxlen=_WINDOW)
-        self.reasons: Dict[str, int] = Counter()
+        self._reasons: Dict[str, Reason] = {}
+
+    @property
+    def reasons(self) -> Dict[str, int]:
+        """How often each kind of reason withheld a certificate; numbers that differed are shown as a range."""
+        return {str(reason): reason.count for reason in self._reasons.values()}
 
     def add(self, certificate: Certificate, dropped: int = 0) -> None:
         """Count one certificate and draw if it is time."""
         self.statuses[certificate.status.value] += 1
         self.latest.append(certificate.latency)
         if not certificate and certificate.reason:
-            self.reasons[_kind(certificate.reason)] += 1
+            kind = Reason.kind(certificate.reason)
+            if kind in self._reasons:
+                self._reasons[kind].add(certificate.reason)
+            else:
+                self._reasons[kind] = Reason(certificate.reason)
         now = time.monotonic()
         if self._live and now - self._drawn >= self._interval:
             self._drawn = now
-            self._stream.write("\r\x1b[K" + self.line(certificate, dropped, now - self._start))
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write("\r\x1b[K" + self.line(certificate, dropped, now - self._start, width))
             self._stream.flush()
 
-    def line(self, certificate: Certificate, dropped: int, seconds: float) -> str:
-        """The text of the line after `seconds`."""
+    def line(
+        self, certificate: Certificate, dropped: int, seconds: float, width: Optional[int] = None
+    ) -> str:
+        """The text of the line after `seconds`: the latest answer first, then what of the totals fits into `width`.
+
+        A line that is longer than the terminal cannot be taken back by the next one.
+        """
         total = sum(self.statuses.values())
         issued = self.statuses["certified"] + self.statuses["confirmed"]
         share = 100.0 * issued / max(total, 1)
         p50, p99 = (value * 1e3 for value in self.percentiles())
-        return (
-            f"{total} frames, {total / max(seconds, 1e-9):.1f}/s, {share:.0f} % certified, {dropped} dropped,"
-            f" p50 {p50:.2f} ms, p99 {p99:.2f} ms | {certificate.to_line()}"
-        )
+        parts = [
+            f"{total} frames, {share:.0f} % certified",
+            f"{total / max(seconds, 1e-9):.1f}/s",
+            f"{dropped} dropped",
+            f"p50 {p50:.2f} ms, p99 {p99:.2f} ms",
+        ]
+        line = _answer(certificate, width)
+        if width is not None and len(line) > width - len(parts[0]) - 3:
+            # A long reason leaves room for the totals; it is told in full at the end.
+            line = line[: max(width - len(parts[0]) - 6, 24)].rstrip() + "..."
+        line += f" | {parts[0]}"
+        for part in parts[1:]:
+            if width is None or len(line) + 2 + len(part) <= width:
+                line += f", {part}"
+        return line if width is None else line[:width]
 
     def percentiles(self) -> Tuple[float, float]:
         """p50 and p99 of the latest thousand latencies, seconds."""
@@ -76,6 +138,11 @@ class StatusLine:
         return rows
 
 
-def _kind(reason: str) -> str:
-    """A reason without its numbers, so that equal ones are counted together."""
-    return "".join("#" if character.isdigit() else character for character in reason)
+def _answer(certificate: Certificate, width: Optional[int]) -> str:
+    """Label, status and radius, or why there is none; a class name leaves at least two thirds of the line to the others."""
+    name = certificate.name or ""
+    if width is not None and len(name) > width // 3:
+        name = name[: width // 3 - 3].rstrip() + "..."
+    size = f", radius {certificate.radius:.4g}" if certificate else ""
+    why = f": {certificate.reason}" if certificate.reason and not certificate else ""
+    return f"{name + ' ' if name else ''}{certificate.status}{size}{why}"

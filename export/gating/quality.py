@@ -121,6 +121,12 @@ def quality_table(qualities: Sequence[Quality]) -> "Tuple[List[str], List[List[s
     return header, rows
 
 
+def by_quantity(header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Tuple[List[str], List[List[str]]]":
+    """The same table with a row for each quantity: precisions are few, quantities many, and a phone is narrow."""
+    turned = [list(row) for row in zip(header, *rows)]
+    return turned[0], turned[1:]
+
+
 def ratio(value: float, reference: float) -> str:
     """`value` / `reference` as "0.98x"; a dash where the reference is not positive."""
     return f"{value / reference:.3f}x" if reference > 0 else "-"

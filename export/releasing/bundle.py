@@ -275,10 +275,11 @@ def _manifest(source: ExportSource, products: Sequence[Product], files: Mapping[
         probe=PROBE_FILE,
         recorded={product.name: _recorded_file(product) for product in products},
         frame_rate=source.frame_rate,
-        versions=_versions(),
+        versions=versions(),
         files=files,
         guard=source.guarantee.guard,
         replay="" if source.replay is None else source.replay.seed,
+        copies=source.copies,
         references={
             pack.split: {"frames": pack.frames_digest, "content": pack.content_digest}
             for pack in (source.calibration, source.verification)
@@ -287,7 +288,7 @@ def _manifest(source: ExportSource, products: Sequence[Product], files: Mapping[
     )
 
 
-def _versions() -> Dict[str, str]:
+def versions() -> Dict[str, str]:
     versions = {}
     for package in ("rrise", *PACKAGES):
         try:

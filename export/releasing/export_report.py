@@ -5,12 +5,13 @@ Latency stays out of the bundle, whose bytes repeat.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
 from rrise.calibration.reports.page import Page
 from rrise.calibration.storage.files import atomic_file, write_json
-from rrise.export.gating.quality import Quality, flags, latency_ratios, quality_table
+from rrise.export.gating.quality import Quality, by_quantity, flags, latency_ratios, quality_table
 from rrise.export.lowering.operators import foreign_operators
+from rrise.export.releasing.bundle_report import promise_part
 from rrise.export.releasing.latency import measure_latency
 from rrise.export.source import ExportSource
 
@@ -39,7 +40,7 @@ def save_export_report(result: "ExportResult", source: ExportSource, notes: Sequ
     folder = source.path / "report"
     write_json(folder / "export.json", content)
     with atomic_file(folder / "export.html") as file:
-        file.write(export_page(result.qualities, latency, found, content["latency_rounds"]))
+        file.write(export_page(result.qualities, latency, found, content["latency_rounds"], source))
 
 
 def operator_notes(products: "Sequence[Product]") -> List[str]:
@@ -62,9 +63,14 @@ def export_page(
     latency: Mapping[str, Mapping[str, float]],
     notes: Sequence[str],
     rounds: int,
+    source: Optional[ExportSource] = None,
 ) -> bytes:
-    """Size, offset, certified accuracy and latency of every precision, with their ratios to the first."""
-    page = Page("rrise export")
+    """Size, offset, certified accuracy and latency of every precision, with their ratios to the first; before them what is
+    promised, where `source` says it."""
+    page = Page("rrise export: what each precision is worth")
+    if source is not None:
+        promise_part(page, source)
+    page.heading("Precisions")
     page.paragraph(
         f"Certified accuracy on {qualities[0].frames} verification frames, abstentions counted as wrong; net leaves out the "
         f"certificates that exceed the true radius by the frame's own Monte Carlo draws. Latency of the bare "
@@ -76,9 +82,10 @@ def export_page(
         [*row, *(_time(latency[quality.artefact], level) for level in ("p50", "p99"))]
         for quality, row in zip(qualities, rows)
     ]
-    # One row for each quantity: precisions are few, and a phone is narrow.
-    turned = [list(row) for row in zip([*header, "latency p50", "latency p99"], *timed)]
-    page.table(turned[0], turned[1:])
+    page.table(*by_quantity([*header, "latency p50", "latency p99"], timed))
+    for quality in qualities:
+        if quality.among_issued:
+            page.note(f"{quality.artefact}: {quality.among_issued}.")
     for sentence in notes:
         page.note(sentence)
     return page.render().encode()

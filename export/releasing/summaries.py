@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence, Tuple
 
-from rrise.edge_sdk.bundles.described import base_sentence
+from rrise.edge_sdk.bundles.described import base_sentence, copies_rows
 from rrise.export.gating.gate_report import GateReport
 from rrise.export.gating.quality import Quality, flags, ratio
 
@@ -31,7 +31,8 @@ def result_rows(
                 f"p50 {times['p50_us']:.0f} us ({times['p50_ratio']:.3f}x), p99 {times['p99_us']:.0f} us",
             )
         )
-    rows += [("base classifier", base_sentence(result.manifest))]
+    rows += copies_rows(result.manifest.copies)
+    rows += [("base classifier", base_sentence(result.manifest.base_digest, result.manifest.base))]
     rows += [("guarantee", result.products[0].record.guarantee.sentence())]
     rows += [(f"{item.precision} left out", item.why) for item in result.left_out]
     rows += [("note", sentence) for sentence in notes]
@@ -59,17 +60,19 @@ def comparison_rows(report: GateReport) -> SummaryRows:
 
 
 def quality_rows(quality: Quality, reference: Quality) -> SummaryRows:
-    """What a file is worth beside the reference: certified accuracy, size, offset."""
-    cells = " / ".join(f"{value:.3f}" for value in quality.certified_accuracy)
-    radii = " / ".join(f"{radius:g}" for radius in quality.radii)
     size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
     return [
         ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),
-        (f"  certified accuracy at {radii}", cells),
-        ("    net of wrong ones", " / ".join(f"{value:.3f}" for value in quality.net)),
-        ("    wrong among issued", " / ".join(f"{value:.3f}" for value in quality.wrong)),
+        ("  at radius", _cells(f"{radius:.3g}" for radius in quality.radii)),
+        ("  certified accuracy", _cells(f"{value:.3f}" for value in quality.certified_accuracy)),
+        ("    net of wrong ones", _cells(f"{value:.3f}" for value in quality.net)),
+        ("  wrong among issued", _cells(f"{value:.3f}" for value in quality.wrong)),
         ("  among issued", quality.among_issued),
     ]
+
+
+def _cells(texts: Iterable[str]) -> str:
+    return " ".join(f"{text:>6}" for text in texts) or "no true class is known"
 
 
 def result_json(result: "ExportResult") -> Dict[str, Any]:

@@ -11,6 +11,7 @@ from rrise.calibration.errors import CheckFailed
 from rrise.trainer.attacks.attack import FalseCertificateRate, attack
 from rrise.trainer.attacks.search import Search
 from rrise.trainer.commands.stages import stage
+from rrise.trainer.reports.workspace_page import update_page
 from rrise.trainer.workspace import Workspace
 
 WEAK = "; hardly anything is issued at the last, so few false certificates there prove little"
@@ -61,6 +62,7 @@ def attack_command(
             + (WEAK if result.issued and result.issued[-1] < 0.05 else ""),
         ),
         ("promised", "nothing under attack" if result.promised is None else f"at most {result.promised:g}"),
+        update_page(opened, "rrise-train attack"),
     ]
     summary("attack", rows, result.to_json(), json_flag)
     if result.broken:

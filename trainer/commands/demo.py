@@ -70,7 +70,7 @@ def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
     made = {
         "workspace": str(folder),
         "bundle": str(folder / "bundle"),
-        "report": str(folder / "report" / "report.html"),
+        "report": str(folder / "report" / "index.html"),
         "pictures": count,
         "seconds": seconds,
     }
@@ -172,7 +172,7 @@ def closing_rows(folder: Path, seconds: float) -> list[tuple[str, str]]:
     bundle = folder / "bundle"
     return [
         ("bundle", f"{bundle} (all that a robot needs)"),
-        ("report", str(folder / "report" / "report.html")),
+        ("report", str(folder / "report" / "index.html")),
         ("time", duration(seconds)),
         ("promise", f"rrise-edge info {bundle}"),
         ("your camera", f"rrise-edge demo {bundle} 0 (or a video, or a folder of pictures)"),

@@ -9,10 +9,7 @@ from typing import Any
 import click
 
 from rrise.calibration.console import json_option, run_command, summary
-from rrise.calibration.reports.report import summary_rows, write_report
-from rrise.calibration.reports.summary import ReportTables
-from rrise.calibration.tables.certify import CertifyCounts
-from rrise.calibration.tables.scores import Scores
+from rrise.calibration.reports.report import summary_rows
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.commands.presets import Estimate, estimates, fitting_config, memory_note
 from rrise.trainer.counts.certify import certify_test_split
@@ -23,7 +20,9 @@ from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
 from rrise.trainer.data.survey import Survey, survey
 from rrise.trainer.networks.saved_folders import PREFIX, folder_of
-from rrise.trainer.scores.calibrate import calibrate_surrogate, record_path
+from rrise.trainer.reports.full import full_report
+from rrise.trainer.reports.workspace_page import update_page
+from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
 from rrise.trainer.settings.fitting import PRESETS
@@ -150,6 +149,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
     rows += [
         ("settings", f"{made.path / 'rrise.toml'} (edit them now: the first stage draws the splits)"),
         ("next", f"rrise-train run {made.path}"),
+        update_page(made, "rrise-train init"),
     ]
     summary("workspace", rows, _json(found, sizes, expected), json_flag)
 
@@ -196,32 +196,25 @@ def run(workspace: Path, device: str, compare: bool, allow_code: bool, json_flag
     opened = Workspace.open(workspace)
     say("base classifier")
     base = train_base(opened, allow_code=allow_code, device=device)
+    update_page(opened, "rrise-train run, base classifier")
     say(f"accuracy of one noisy pass {base.noisy_accuracy:.3f}; class counts by Monte Carlo")
     drawn = build_targets(opened, allow_code=allow_code, device=device or "cpu", announce=say)
+    update_page(opened, "rrise-train run, class counts")
     say("surrogate")
     trained = train_surrogate(opened, allow_code=allow_code, device=device)
+    update_page(opened, "rrise-train run, surrogate")
     if compare:
         say("comparison: CERTIFY and audit")
         certify_test_split(opened, allow_code=allow_code, device=device or "cpu", announce=say)
     say("calibration")
     result = calibrate_surrogate(opened, allow_code=allow_code)
-    folder = record_path(opened, opened.surrogate(allow_code=allow_code)).parent
     compared = result.judged_on == "test" and opened.certify_path.exists()
-    tables = ReportTables(
-        calibration=result.record,
-        scores={
-            split: Scores.load(folder / f"{split}.npz")
-            for split in ("calibration", "verification", *(("test",) if compared else ()))
-        },
-        certify=CertifyCounts.load(opened.certify_path) if compared else None,
-        cost=opened.cost(),
-        frame_rate=opened.config.guarantee.frame_rate,
-    )
-    numbers = write_report(tables, opened.path / "report")
+    numbers = full_report(opened)
     rows = [
         ("surrogate", f"{trained.method}, worth most on the tuning split"),
         *summary_rows(numbers),
         ("report", str(opened.path / "report" / "report.html")),
+        update_page(opened, "rrise-train run"),
         ("next", f"rrise-export onnx {opened.path}"),
         *([] if compared else [_comparison_row(opened, drawn)]),
     ]

@@ -7,6 +7,8 @@ any calibration count is seen, so every promise holds for it as for a single net
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,13 @@ COPY_GRID = 2.0**-12
 """Noise is rounded to multiples of this, so that the last bits of a machine's own logarithm do not decide."""
 PASS_NUMBERS = 1 << 20
 """Numbers in one pass of the base classifier outside exported graphs, which have a single pass."""
+
+
+def copies_in(spec: Mapping[str, Any]) -> int:
+    """How many copies a network of this spec asks about, 0 without any; beneath a difficulty head, too."""
+    while spec.get("kind") == "difficulty":
+        spec = spec["network"]
+    return int(spec["copies"]) if spec.get("kind") == "copies" else 0
 
 
 class WithCopies(nn.Module):

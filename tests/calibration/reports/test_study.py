@@ -57,7 +57,7 @@ def test_net_leaves_out_what_the_frames_own_draws_call_too_large() -> None:
 def test_levels_stand_side_by_side_gross_and_net(tmp_path: Path) -> None:
     made = make_study(TUNING, Guarantee.of(), errors=(Fraction("0.1"), Fraction("0.05"), Fraction("0.2")))
     page = write_study(made, tmp_path)[0].read_text()
-    for words in ("gross, error 0.05", "net, error 0.1", "wrong/issued, error 0.05", "oracle"):
+    for words in ("Radius 0.25, oracle", ">gross</th>", ">net</th>", ">wrong/issued</th>", "90 % range"):
         assert words in page
     assert "gross, error 0.2" not in page
     strict, loose = made.levels[0], made.levels[-1]

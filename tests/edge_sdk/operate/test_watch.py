@@ -37,13 +37,42 @@ def test_the_view_counts_and_draws():
     view.add(_certificate(0.0, 0.1, "the frame is 0.31 s old"), dropped=4)
     view.add(_certificate(0.0, 0.1, "the frame is 0.57 s old"), dropped=5)
     assert view.statuses == {"certified": 99, "stale": 2}
-    assert view.reasons == {"the frame is #.## s old": 2}
+    assert view.reasons == {"the frame is 0.31 to 0.57 s old": 2}
     line = view.line(_certificate(0.5, 0.001), 5, 10.0)
-    assert line.startswith("101 frames, 10.1/s, 98 % certified, 5 dropped, p50 51.00 ms")
+    assert line.startswith(
+        "a certified, radius 0.5 | 101 frames, 98 % certified, 10.1/s, 5 dropped, p50 51.00 ms"
+    )
     assert "101 frames" in terminal.getvalue() and terminal.getvalue().count("\r") == 101
     view.finish()
     assert dict(view.rows())["certified"] == "99"
     assert StatusLine(io.StringIO()).percentiles() == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("width", [79, 99, 119])
+def test_the_line_fits_the_terminal_with_the_radius_first(width):
+    view = StatusLine(io.StringIO())
+    for _ in range(123_456 // 1000):
+        view.add(_certificate(0.25, 0.0123))
+    name = "a class with quite a long name, as some are"
+    certified = Certificate(Status.CERTIFIED, 0, name, 0.2512, 0.0, 0.0, 0.01, None, "")
+    line = view.line(certified, 12_345, 1000.0, width)
+    assert len(line) <= width and "radius 0.2512 | 123 frames" in line
+    short = view.line(_certificate(0.25, 0.01), 3, 10.0, width)
+    assert len(short) <= width and short.startswith("a certified, radius 0.25 | 123 frames, 100 % certified")
+    withheld = view.line(_certificate(0.0, 0.1, "the frame is old " * 20), 3, 10.0, width)
+    assert len(withheld) <= width and "... | 123 frames, 100 % certified" in withheld
+
+
+def test_equal_reasons_are_told_with_the_range_of_their_numbers():
+    view = StatusLine(io.StringIO())
+    for age in ("0.31", "0.57", "12"):
+        view.add(_certificate(0.0, 0.1, f"the frame is {age} s old, expected at most 0.2 s"))
+    view.add(_certificate(0.0, 0.1, "size 8x8, expected 8x9"))
+    assert view.reasons == {
+        "the frame is 0.31 to 12 s old, expected at most 0.2 s": 3,
+        "size 8x8, expected 8x9": 1,
+    }
+    assert ("reason", "3 times: the frame is 0.31 to 12 s old, expected at most 0.2 s") in view.rows()
 
 
 def test_nothing_is_drawn_without_a_terminal():
