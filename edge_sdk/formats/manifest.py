@@ -126,6 +126,10 @@ class Manifest:
                 f"manifest artefacts: got the name {odd[0]!r}, expected letters, digits, '.', '_' and '-' as in fp32, since"
                 " files of a device are named after it; export the bundle again"
             )
+        if self.copies < 0:
+            raise BundleError(
+                f"manifest copies: got {self.copies}, expected a number from 0 on; export the bundle again"
+            )
         if (self.guard is None) != (self.replay == ""):
             raise BundleError(
                 f"manifest guard: got {self.guard} with replay seed {self.replay!r}, expected both or neither; export the"

@@ -101,10 +101,7 @@ class StatusLine:
             f"{dropped} dropped",
             f"p50 {p50:.2f} ms, p99 {p99:.2f} ms",
         ]
-        line = _answer(certificate, width)
-        if width is not None and len(line) > width - len(parts[0]) - 3:
-            # A long reason leaves room for the totals; it is told in full at the end.
-            line = line[: max(width - len(parts[0]) - 6, 24)].rstrip() + "..."
+        line = _answer(certificate, None if width is None else width - len(parts[0]) - 3)
         line += f" | {parts[0]}"
         for part in parts[1:]:
             if width is None or len(line) + 2 + len(part) <= width:
@@ -138,11 +135,17 @@ class StatusLine:
         return rows
 
 
-def _answer(certificate: Certificate, width: Optional[int]) -> str:
-    """Label, status and radius, or why there is none; a class name leaves at least two thirds of the line to the others."""
-    name = certificate.name or ""
-    if width is not None and len(name) > width // 3:
-        name = name[: width // 3 - 3].rstrip() + "..."
+def _answer(certificate: Certificate, room: Optional[int]) -> str:
+    """Label, status and radius, or why there is none, in `room` characters: a long name or reason is cut, a radius never."""
     size = f", radius {certificate.radius:.4g}" if certificate else ""
     why = f": {certificate.reason}" if certificate.reason and not certificate else ""
-    return f"{name + ' ' if name else ''}{certificate.status}{size}{why}"
+    said = f"{certificate.status}{size}"
+    name = f"{certificate.name} " if certificate.name is not None else ""
+    if room is not None:
+        name = _cut(name, max(room - len(said), 12))
+        why = _cut(why, max(room - len(said) - len(name), 12)).rstrip()
+    return f"{name}{said}{why}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 4].rstrip()}... "

@@ -45,6 +45,14 @@ def test_the_command_writes_the_bundle_into_the_workspace(workspace: Path, tmp_p
     assert said["notes"] == ["max_drop was not checked, since no --baseline was given"]
     page = (copy / "report" / "export.html").read_text()
     assert "latency p50" in page and "certified accuracy at 0.25" in page and "(1.000x)" in page
+    assert "With confidence 95 % over the calibration frames" in page and "wrong certificates an hour" in page
+    index = (copy / "report" / "index.html").read_text()
+    assert "after `rrise-export onnx`" in index and "fp32; without base.onnx" in index
+    assert 'href="export.html"' in index and 'href="../bundle/report.html"' in index
+    shown = (copy / "bundle" / "report.html").read_text()
+    folded = shown[shown.index("<summary>Digests") :]
+    assert said["artefacts"]["fp32"]["base_digest"] in folded
+    assert said["artefacts"]["fp32"]["base_digest"] not in shown[: -len(folded)], "digests are folded away"
     again = CliRunner().invoke(main, ["onnx", str(copy)])
     assert again.exit_code == 2 and "pass --force" in again.stderr
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 from rrise.edge_sdk import Certifier
 from rrise.edge_sdk.bundles.bundle import Bundle
+from rrise.edge_sdk.cli import main
 from rrise.export import export_onnx
+from rrise.trainer.reports.stages import look
 from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.surrogate_scores import run_surrogate
 from rrise.trainer.surrogates.stage import train_surrogate
@@ -76,3 +79,16 @@ def test_tuning_frames_are_predicted_better_than_by_the_surrogate_alone(
         return float(-(shares * logits.log_softmax(1).numpy()).sum(1).mean())
 
     assert loss(with_copies) < loss(with_copies.network)
+
+
+def test_the_bundle_says_how_many_copies_it_asks_about(exported: tuple[Workspace, Path]) -> None:
+    workspace, path = exported
+    assert Bundle.open(path).manifest.copies == 8
+    sentence = "8: beside the surrogate the graph asks the base classifier about 8 noisy copies of the frame"
+    info = CliRunner().invoke(main, ["info", str(path)])
+    assert info.exit_code == 0 and sentence in info.output
+    page = (path / "report.html").read_text()
+    assert sentence in page and "not in the bundle, so nothing can be confirmed here" in page
+    assert look(workspace).copies == 8 and "8 copies in the graph; without base.onnx" in str(
+        look(workspace).stages
+    )

@@ -53,6 +53,7 @@ def test_the_whole_way_from_workspace_to_confirmed_frame(workspace: Path, tmp_pa
     assert result.exit_code == 0, result.output
     size = (copy.path / "base.onnx").stat().st_size
     assert f"in the bundle as base.onnx, {size:,} bytes; counted by onnxruntime" in result.output
+    assert f"in the bundle as base.onnx, {size:,} bytes" in (out / "report.html").read_text()
     opened = Bundle.open(out)
     assert file_digest(out / "base.onnx") == opened.manifest.base_digest == digest
     assert opened.manifest.base is not None and opened.manifest.base.agreements[0].tolerance == 0.009

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rrise.calibration.reports.page import Page
+from rrise.calibration.reports.page import Page, Picture
 
 
 def cell(text: str) -> str:
@@ -31,7 +31,17 @@ def test_tables_scroll_by_themselves() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["0.926", "1,080", "-3.7", "95.0 [91.0, 97.6]", "0.926 (1.000x)", "100 %", "85,170 B (1.000x)", "-"],
+    [
+        "0.926",
+        "1,080",
+        "-3.7",
+        "95.0 [91.0, 97.6]",
+        "0.926 (1.000x)",
+        "100 %",
+        "85,170 B (1.000x)",
+        "0.93-0.99",
+        "-",
+    ],
 )
 def test_numbers_stand_to_the_right(text: str) -> None:
     assert cell(text).startswith('<td class="number">')
@@ -42,6 +52,40 @@ def test_numbers_stand_to_the_right(text: str) -> None:
 )
 def test_texts_stand_to_the_left(text: str) -> None:
     assert cell(text).startswith("<td>")
+
+
+def test_a_column_with_any_text_stands_to_the_left() -> None:
+    page = Page("title")
+    page.table(["sigma", "n"], [["0.25", "1"], ["pytorch-cpu", "2"]])
+    text = page.render()
+    assert "<th>sigma</th>" in text and text.count('<td class="number">') == 2 and "<td>0.25</td>" in text
+
+
+def test_a_ratio_and_a_range_belong_to_their_number() -> None:
+    assert cell("0.926 (1.000x)") == '<td class="number">0.926 <span class="beside">(1.000x)</span></td>'
+    assert cell("0.93-0.99") == '<td class="number">0.93-0.99</td>'
+
+
+def test_what_is_folded_is_closed_even_after_an_error() -> None:
+    page = Page("title", "today")
+    page.paragraph("before")
+    with pytest.raises(ZeroDivisionError), page.folded("digests"):
+        page.paragraph("inside")
+        raise ZeroDivisionError
+    page.paragraph("after")
+    text = page.render()
+    assert "<details><summary>digests</summary><p>inside</p></details><p>after</p>" in text
+    assert '<p class="soft">today</p><p>before</p>' in text
+
+
+def test_pictures_tiles_and_links_are_escaped() -> None:
+    page = Page("title")
+    page.pictures([Picture("data:image/png;base64,x", "good", "<certified>", ("label <b>",), pixels=True)])
+    page.tiles([("<5 %", "of <b>")])
+    page.links([('a"b.html', "<name>", "<what>")])
+    text = page.render()
+    assert 'alt="&lt;certified&gt;" class="pixels"' in text and "<b>&lt;5 %</b>" in text
+    assert 'href="a&quot;b.html"' in text and "<name>" not in text and "label &lt;b&gt;" in text
 
 
 def test_an_interval_stays_in_one_piece_and_a_digest_may_be_broken() -> None:
