@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rrise.calibration.commands.options import numbers, objective_from, radius_options
+from rrise.calibration.commands.options import objective_from, parse_numbers, radius_options
 from rrise.calibration.commands.study import study_rows
 from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.reports.report import summary_rows
@@ -66,7 +66,7 @@ def study(
         tuning_scores(opened, network),
         guarantee_for(opened, network.guard_noise),
         errors=ERRORS if errors is None else [parse_level(text, "--errors") for text in errors.split(",")],
-        radii=() if radii is None else numbers(radii, "--radii"),
+        radii=() if radii is None else parse_numbers(radii, "--radii"),
         radius=objective.radii or None,
         weights=objective.weights,
         num_calibration=calibration_units(opened),
