@@ -53,7 +53,7 @@ def info(bundle: Path, json_flag: bool, **options: Any) -> None:
         promise = record.guarantee if record else None
         here = base_difference(manifest)
         rows = [
-            ("release", manifest.digest),
+            ("release", f"{manifest.digest[:16]} (in full with --json)"),
             ("classes", ", ".join(manifest.class_names)),
             ("input", f"{manifest.input.dtype} {list(manifest.input.shape)} {manifest.input.encoding}"),
             ("sigma", f"{manifest.sigma:g} in [0, 1] pixel units"),
