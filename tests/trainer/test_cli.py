@@ -183,5 +183,5 @@ def test_run_leaves_the_comparison_out_and_says_what_it_would_take(workspace: Pa
     compared = run("run", copy.path, "--compare")
     assert compared.exit_code == 0, compared.stderr
     assert "selection, certify-100, certify-200, audit: 32,000 evaluations" in compared.stderr
-    assert "to compare" not in compared.stdout and "monte-carlo 200" in compared.stdout
+    assert "to compare" not in compared.stdout and "Monte Carlo, N = 200" in compared.stdout
     assert json.loads((copy.path / "report" / "report.json").read_text())["judged_on"] == "test"

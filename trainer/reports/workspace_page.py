@@ -97,8 +97,9 @@ def data_sentence(workspace: Workspace) -> str:
 def _results(page: Page, workspace: Workspace, record: Calibration, folder: Path) -> None:
     """The promise, and what the certificates are worth on frames that chose nothing."""
     promise, rate = record.guarantee, workspace.config.guarantee.frame_rate
-    test = folder / "test.npz"
-    table = Scores.load(test if test.exists() else folder / "verification.npz")
+    # A table of test frames whose references are gone was judged by draws that are no longer there.
+    judged_on_test = (folder / "test.npz").exists() and workspace.references_path("test").exists()
+    table = Scores.load(folder / ("test.npz" if judged_on_test else "verification.npz"))
     radius = record.head.radius(table.probit, table.label, table.difficulty)
     judged = judge(table, radius, extra=0.0 if promise.guard is None else promise.guard.rho)
     page.heading("The promise")
