@@ -75,7 +75,7 @@ def worth_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:
 
 
 def monte_carlo_name(name: str) -> str:
-    """ "Monte Carlo, N = 10,000" for "monte-carlo 10000"."""
+    """What people read for "monte-carlo 10000": Monte Carlo, N = 10,000."""
     return f"Monte Carlo, N = {_budget(name):,}"
 
 

@@ -289,10 +289,11 @@ def _manifest(source: ExportSource, products: Sequence[Product], files: Mapping[
 
 
 def versions() -> Dict[str, str]:
-    versions = {}
+    """Name -> version of rrise and of the packages that a bundle is made with."""
+    found = {}
     for package in ("rrise", *PACKAGES):
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found

@@ -65,8 +65,10 @@ def export_page(
     rounds: int,
     source: Optional[ExportSource] = None,
 ) -> bytes:
-    """Size, offset, certified accuracy and latency of every precision, with their ratios to the first; before them what is
-    promised, where `source` says it."""
+    """Size, offset, certified accuracy and latency of every precision, with their ratios to the first.
+
+    Before them stands what is promised, where `source` says it.
+    """
     page = Page("rrise export: what each precision is worth")
     if source is not None:
         promise_part(page, source)

@@ -60,6 +60,7 @@ def comparison_rows(report: GateReport) -> SummaryRows:
 
 
 def quality_rows(quality: Quality, reference: Quality) -> SummaryRows:
+    """What a file is worth beside the reference: size, offset, certified accuracy."""
     size = f"{quality.size:,} B ({ratio(quality.size, reference.size)}), offset {quality.offset:.4f} "
     return [
         ("  size, offset", size + f"({ratio(quality.offset, reference.offset)})"),

@@ -21,8 +21,11 @@ SIDE = 192
 
 
 def chosen(judged: Judged) -> list[int]:
-    """Rows of the frames to show: wrong label and certified, radius too large, wrong label, not certified, and certified
-    rightly with the smallest, a middling and the largest radius. Each row once."""
+    """Rows of the frames to show, each once.
+
+    Certified with a wrong label, with too large a radius, not certified, and certified rightly with the largest, a middling
+    and the smallest radius.
+    """
     wrong = (judged.label != judged.target) & (judged.target >= 0)
     right = judged.issued & judged.holds & ~wrong
     by_radius = np.argsort(-judged.radius, kind="stable")

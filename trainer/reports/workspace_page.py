@@ -56,7 +56,7 @@ def update_page(workspace: Workspace, after: str) -> tuple[str, str]:
         text = page_of(workspace, after).render()
         with atomic_file(path, "w") as file:
             file.write(text)
-    except Exception as error:  # of any file that the page reads; the stage itself is done
+    except Exception as error:  # noqa: BLE001 - of any file that the page reads; the stage itself is done
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         click.echo(f"warning: {path} was not updated: {first}", err=True)
         return "page", "not updated, see the warning"
@@ -173,7 +173,7 @@ def _frames(page: Page, workspace: Workspace, table: Scores, judged: Judged) -> 
     page.heading("Frames to look at")
     try:
         shown = pictures(workspace, table, judged)
-    except Exception as error:  # of data that moved away: the numbers are worth a page without them
+    except Exception as error:  # noqa: BLE001 - of data that moved away: the numbers are worth a page without them
         page.paragraph(f"The frames cannot be shown: {error}")
         return
     page.paragraph(
