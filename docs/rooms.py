@@ -46,7 +46,7 @@ ADDED = {
     "trainer/commands": (5, "a stage, a command", "a room, and cli.py"),
     "export/lowering": (6, "a precision, graph nodes", "precision.py, head.py"),
     "edge_sdk/runtime": (7, "a runtime of the robot", "runtime/, select.py"),
-    "edge_sdk/frames": (8, "a camera encoding", "frames/encodings.py"),
+    "calibration/images": (8, "a camera encoding", "images/encodings.py"),
 }
 """Room -> number in the picture, what is added there, and in which file or folder of it."""
 
