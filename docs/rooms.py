@@ -90,7 +90,7 @@ EDGE = Package(
 CALIBRATION = Package(
     "calibration",
     ("mathematics on", "arrays; all the", "rest imports it"),
-    ("images", "storage", "statistics", "tables", "promise", "reports", "commands"),
+    ("images", "recordings", "storage", "statistics", "tables", "promise", "reports", "commands"),
 )
 
 

@@ -80,9 +80,9 @@ def class_part(page: Page, results: Sequence[ClassResult], split: str) -> None:
         [
             row.name,
             f"{row.frames:,}",
-            percent(row.right),
-            percent(row.issued),
-            percent(row.net),
+            share_cell(row.right),
+            share_cell(row.issued),
+            share_cell(row.net),
             str(row.wrong),
             f"{row.radius:.3f}" if row.radius else "-",
             row.mistaken,
@@ -95,6 +95,6 @@ def class_part(page: Page, results: Sequence[ClassResult], split: str) -> None:
             page.table(header, rows[SHOWN:])
 
 
-def percent(share: Share) -> str:
+def share_cell(share: Share) -> str:
     """A share with its interval, as a cell of a table."""
     return f"{100 * share.value:.1f} [{100 * share.lower:.1f}, {100 * share.upper:.1f}]"

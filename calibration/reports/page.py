@@ -51,7 +51,7 @@ _LONG_WORD = re.compile(r"\w{24,}")
 
 
 @dataclass(frozen=True)
-class Picture:
+class FramePicture:
     """One frame on a page.
 
     Attributes:
@@ -128,7 +128,7 @@ class Page:
         )
         self._parts.append(f'<div class="tiles">{inner}</div>')
 
-    def pictures(self, pictures: Sequence[Picture]) -> None:
+    def pictures(self, pictures: Sequence[FramePicture]) -> None:
         """Frames side by side, as many as the screen is wide."""
         self._parts.append(f'<div class="cards">{"".join(map(_card, pictures))}</div>')
 
@@ -166,7 +166,7 @@ def _cell(text: str) -> str:
     return _LONG_WORD.sub(r'<span class="digest">\g<0></span>', shown)
 
 
-def _card(picture: Picture) -> str:
+def _card(picture: FramePicture) -> str:
     said = "".join(f"<span>{html.escape(line)}</span><br>" for line in picture.lines)
     pixels = ' class="pixels"' if picture.pixels else ""
     image = f'<img src="{html.escape(picture.source)}" alt="{html.escape(picture.title)}"{pixels}>'

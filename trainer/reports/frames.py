@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from rrise.calibration.reports.page import Picture
+from rrise.calibration.reports.page import FramePicture
 from rrise.calibration.tables.evaluation import Judged
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
@@ -43,7 +43,7 @@ def chosen(judged: Judged) -> list[int]:
     return rows + [sound[place] for place in places]
 
 
-def pictures(workspace: Workspace, table: Scores, judged: Judged) -> list[Picture]:
+def pictures(workspace: Workspace, table: Scores, judged: Judged) -> list[FramePicture]:
     """The chosen frames of the table's split as the camera delivers them, with what is said of each.
 
     Raises TrainerError where the frames are gone, and with them the reference pack.
@@ -79,7 +79,7 @@ def _frames(workspace: Workspace, table: Scores, rows: list[int]) -> list[np.nda
     return [found[digest] for digest in digests]
 
 
-def _picture(frame: np.ndarray, table: Scores, judged: Judged, row: int) -> Picture:
+def _picture(frame: np.ndarray, table: Scores, judged: Judged, row: int) -> FramePicture:
     name, target = table.class_names[judged.label[row]], int(judged.target[row])
     true = table.class_names[target] if target >= 0 else "unknown"
     radius = float(judged.radius[row])
@@ -96,7 +96,7 @@ def _picture(frame: np.ndarray, table: Scores, judged: Judged, row: int) -> Pict
         kind, title = "good", "certified"
     if wrong_label and not radius:
         title = "no certificate, wrong label"
-    return Picture(address(frame), kind, title, tuple(lines), pixels=max(frame.shape[:2]) <= SIDE // 3)
+    return FramePicture(address(frame), kind, title, tuple(lines), pixels=max(frame.shape[:2]) <= SIDE // 3)
 
 
 def address(frame: np.ndarray) -> str:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rrise.calibration.reports.page import Page, Picture
+from rrise.calibration.reports.page import FramePicture, Page
 
 
 def cell(text: str) -> str:
@@ -80,7 +80,9 @@ def test_what_is_folded_is_closed_even_after_an_error() -> None:
 
 def test_pictures_tiles_and_links_are_escaped() -> None:
     page = Page("title")
-    page.pictures([Picture("data:image/png;base64,x", "good", "<certified>", ("label <b>",), pixels=True)])
+    page.pictures(
+        [FramePicture("data:image/png;base64,x", "good", "<certified>", ("label <b>",), pixels=True)]
+    )
     page.tiles([("<5 %", "of <b>")])
     page.links([('a"b.html', "<name>", "<what>")])
     text = page.render()
