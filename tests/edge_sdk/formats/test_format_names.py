@@ -10,12 +10,11 @@ import pytest
 from rrise.calibration.statistics.drift import DriftReference, SleepingMartingale, WrongRateTest
 from rrise.edge_sdk.device import audit, drift, suspension
 from rrise.edge_sdk.errors import BundleError
+from rrise.edge_sdk.formats.keys import PrivateKey, PublicKey
 from rrise.edge_sdk.formats.sealed import read_sealed, write_sealed
 from rrise.edge_sdk.formats.signing import (
     LOG_FORMATS,
     SIGNATURE_FORMATS,
-    PrivateKey,
-    PublicKey,
     Signature,
     Trust,
     sign_release,
@@ -55,9 +54,9 @@ def test_a_suspension_of_a_newer_version_still_suspends(tmp_path: Path) -> None:
 
     (tmp_path / "device").mkdir()
     write_sealed(tmp_path / "device" / suspension.FILE, {"format": "rrise-suspension/9", "why": "dark"})
-    assert "written by a newer version" in str(suspension.suspended_because(Held()))
+    assert "written by a newer version" in str(suspension.suspended_because(Held()))  # type: ignore[arg-type]
     write_sealed(tmp_path / "device" / suspension.FILE, {"reason": "drift", "release": "x", "time": 1.0})
-    assert str(suspension.suspended_because(Held())).startswith("drift; find the cause")
+    assert str(suspension.suspended_because(Held())).startswith("drift; find the cause")  # type: ignore[arg-type]
 
 
 def test_signatures_and_release_logs(tmp_path: Path) -> None:

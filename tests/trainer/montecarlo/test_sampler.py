@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,8 @@ def test_counts_agree_with_the_exact_probability(make_store, preprocess, frames)
 @pytest.mark.parametrize("form", [torch.Tensor.numpy, torch.clone], ids=["array", "tensor"])
 def test_inputs_are_counted_as_the_frames_that_they_come_from(make_store, network, preprocess, frames, form):
     """Bit for bit what a store holds, beyond one image block, and without a store."""
-    store, told = make_store(sample_block=100), []
+    store = make_store(sample_block=100)
+    told: list[Any] = []
     sample_counts(network, preprocess, frames, store, 200)
     inputs, identity = form(preprocess(torch.from_numpy(frames))), store.identity
     asked = {"num_classes": identity.num_classes, "sigma": identity.sigma, "seed": identity.seed}

@@ -66,7 +66,8 @@ class RecordedFrames:
         return f"{self._recordings[self._which[number]].path}, frame {self._frame[number]}"
 
     def header(self, number: int) -> Header:
-        return self._indexes[self._which[number]].header
+        header: Header = self._indexes[self._which[number]].header
+        return header
 
     def read(self, number: int) -> np.ndarray:
         return self._cursor(int(self._which[number])).read(int(self._frame[number]))

@@ -163,7 +163,7 @@ class _VideoCursor:
             good = self._capture.grab()
             self._next += good
         good, frame = self._capture.retrieve() if good else (False, None)
-        if not good:
+        if not good or frame is None:
             raise TrainerError(
                 f"{self._path}: its header promises frame {number}, but decoding ends after {self._next}: it was cut off or is "
                 "damaged. Write it again with what is left, remove it, or leave the rest out with --skip-broken"

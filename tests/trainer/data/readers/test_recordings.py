@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,10 +203,9 @@ def test_a_video_that_ends_early_is_refused_or_its_rest_left_out(tmp_path: Path)
     path = video(tmp_path / "a" / "x.avi", range(0, 200, 10))
     video(tmp_path / "b" / "x.avi", range(5, 205, 10))
     source = open_data_source(tmp_path)
-    source.pictures._indexes[0] = type(source.pictures._indexes[0])(
-        np.arange(25) * 10**8, source.pictures.header(0)
-    )
-    source.pictures._frame[19] = 24
+    pictures: Any = source.pictures
+    pictures._indexes[0] = type(pictures._indexes[0])(np.arange(25) * 10**8, pictures.header(0))
+    pictures._frame[19] = 24
     with pytest.raises(
         TrainerError, match=rf"{path}: its header promises frame 24, but decoding ends after 20"
     ):
