@@ -81,6 +81,7 @@ EDGE = Package(
         "bundles",
         "device",
         "confirming",
+        "certifying",
         "stream",
         "auditing",
         "operate",
