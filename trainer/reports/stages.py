@@ -58,7 +58,9 @@ class Found:
 def look(workspace: Workspace) -> Found:
     """See what is there. Raises RriseError or OSError where a file is damaged."""
     base = workspace.base_digest if workspace.base_path.exists() else ""
-    surrogate, spec, made = "", {}, {}
+    surrogate = ""
+    spec: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     if workspace.surrogate_path.exists():
         surrogate = file_digest(workspace.surrogate_path)
         spec, made = read_header(workspace.surrogate_path)

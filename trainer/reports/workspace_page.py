@@ -145,7 +145,7 @@ def _numbers(page: Page, record: Calibration, table: Scores, judged: Judged) -> 
 
 def _curve(page: Page, table: Scores, judged: Judged) -> None:
     grid = np.linspace(0, max(float(judged.radius.max()), table.sigma) * 1.05, 81)
-    net = judged.net(grid)
+    net = judged.net(grid.tolist())
     hits, frames = net.sum(axis=1), net.shape[1]
     reach = judged.reach
     page.figure(
