@@ -50,6 +50,12 @@ def save_digits(path: Path, count: int) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summaries are not broken for the width that the shell, or a test before, has named."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny finished workspace: base, targets, surrogate, references, scores, certify table."""

@@ -89,7 +89,7 @@ def test_an_older_release_is_refused_once_a_newer_one_was_loaded(signed, key, pu
     words = ("--public-key", public, "--release-log", log)
     assert _run("reset", signed, *words).exit_code == 0 and not log.exists()  # looks, and deploys nothing
     assert _run("info", signed, *words).exit_code == 0
-    assert json.loads(log.read_text()) == {key.public.key_id: 2}
+    assert json.loads(log.read_text()) == {"format": "rrise-release-log/1", key.public.key_id: 2}
     for command in ("info", "reset"):
         result = _run(command, older, *words)
         assert result.exit_code == 2 and "an older release is refused" in result.output

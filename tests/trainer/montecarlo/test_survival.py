@@ -336,7 +336,7 @@ TRAINING = """
             whole(path, size, **options)
 
     from rrise.trainer.montecarlo.distributed import team
-    from rrise.trainer.learning import Schedule, fit, open_session
+    from rrise.trainer.learning import Schedule, open_training_session, train_network
 
     def trained():
         net = network()
@@ -344,7 +344,7 @@ TRAINING = """
         labels = (x.mean((1, 2, 3)) > 0.5).long()
         def objective(forward, batch):
             return nn.functional.cross_entropy(forward(batch.frames), labels[batch.index])
-        fit(net, Schedule(3, 20, 0.05), x, objective, open_session(device="cpu"))
+        train_network(net, Schedule(3, 20, 0.05), x, objective, open_training_session(device="cpu"))
         return torch.cat([value.flatten() for value in net.state_dict().values()]).detach().numpy()
 
     if __name__ == "__main__":
