@@ -238,8 +238,6 @@ class Answering(Entry):
                 label, radius = loaded.runtime.answer(batch)
             yield from list(zip(label.tolist(), radius.tolist()))[: len(part)]
 
-        # A signal handler raised while a frame was let in or out: nobody is inside, and the lock is taken over.
-
     def _observe(
         self, loaded: Loaded, batch: Union[np.ndarray, DeviceFrame], when: float
     ) -> Tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,7 @@ class Entry:
             raise EdgeError(
                 "certify: another thread is in this certifier; give each thread its own with `clone()`"
             )
+        # A signal handler raised while a frame was let in or out: nobody is inside, and the lock is taken over.
 
     def _occupied(self) -> bool:
         """Whether anybody but the caller's own method runs inside, on any thread's stack."""
