@@ -31,15 +31,20 @@ def _axes(title: str, x_label: str, y_label: str) -> "tuple[Any, Axes]":
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
-    """Text of the drawing, the same bytes for the same content."""
+def svg_text(figure: Any) -> str:
+    """Text of a matplotlib figure as SVG, the same bytes for the same content."""
     from matplotlib import rc_context
 
     stream = io.StringIO()
     with rc_context({"svg.hashsalt": "rrise", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", '<svg class="plot" ', 1)
+    return text[text.index("<svg") :]
+
+
+def _svg(figure: Any) -> str:
+    """Text of the drawing as it stands in a page."""
+    return svg_text(figure).replace("<svg ", '<svg class="plot" ', 1)
 
 
 def accuracy_curves(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from examples.reproduce.methods import Method, keep
 from examples.reproduce.rivals import RIVALS, Rival, crossing
 from examples.reproduce.table import RIVAL_PROMISE, Row, figure_grid
+from rrise.calibration.reports.plots import svg_text
 from rrise.calibration.statistics.shares import Difference, Share
 from rrise.calibration.storage.files import atomic_file, write_json
 from rrise.calibration.tables.evaluation import audit_reach_note
@@ -184,7 +184,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def figure(rows: Sequence[Row], radii: Sequence[float]) -> str:
     """Net certified accuracy against the radius as SVG: CERTIFY, and every method at the middle one of its levels."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     errors = list(dict.fromkeys(row.error for row in rows if row.error))
@@ -201,8 +200,4 @@ def figure(rows: Sequence[Row], radii: Sequence[float]) -> str:
     axes.set(xlabel="radius, where a pixel is 0 to 1", ylabel="net certified accuracy, %", ylim=(0, 100))
     axes.grid(True, alpha=0.3)
     axes.legend(fontsize="small")
-    stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "rrise", "svg.fonttype": "none"}):
-        drawing.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return svg_text(drawing)

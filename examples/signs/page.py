@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from examples.signs.promises import Kept
 from examples.signs.shift import Under
+from rrise.calibration.reports.plots import svg_text
 from rrise.calibration.statistics.shares import Share
 
 LEGEND = """\
@@ -118,7 +118,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def figure(shifted: Sequence[Under]) -> str:
     """Issued, wrong of the issued and wrong class of the issued against severity, a line for each corruption, as SVG."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 3.6), layout="constrained")
@@ -137,8 +136,4 @@ def figure(shifted: Sequence[Under]) -> str:
         axes.set(xlabel="severity", ylabel=text, ylim=(0, None))
         axes.grid(True, alpha=0.3)
     axes.legend(fontsize="small")
-    stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "rrise", "svg.fonttype": "none"}):
-        drawing.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return svg_text(drawing)

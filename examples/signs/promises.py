@@ -69,22 +69,15 @@ def keep(config: Config, tables: Tables, kind: str, error: str, radii: Sequence[
         zeros = (0.0,) * len(radii)
         return Kept(kind, error, "", nothing, nothing, 0.0, zeros, zeros, 0.0, 0.0, 0.0, str(refusal))
     found = judged_by(record, test)
-    wrong, other = found.issued & ~found.holds, found.issued & (found.label != found.target)
-    units = units_of(record, test, wrong, found.issued)
+    units = units_of(record, test, found.issued & ~found.holds, found.issued)
     refuted = units_of(record, test, found.issued & found.refuted, found.issued)
-    certificates = max(int(found.issued.sum()), 1)
     return Kept(
         kind,
         error,
         record.guarantee.rules.judged,
         Share.of(int(units.sum()), len(units)),
         Share.of(int(refuted.sum()), len(refuted)),
-        issued=float(found.issued.mean()),
-        gross=_means(found.gross(radii)),
-        net=_means(found.net(radii)),
-        wrong_issued=int(wrong.sum()) / certificates,
-        wrong_class=int(other.sum()) / certificates,
-        wrong_class_holds=int((other & found.holds).sum()) / certificates,
+        **_certificates(found, radii),
         message=record.message(),
     )
 
@@ -98,24 +91,32 @@ def certified(counts: CertifyCounts, test: Scores, alpha: str, radii: Sequence[f
     for budget in counts.budgets:
         answer = counts.at(budget, float(parse_level(alpha, "certify_alpha")))
         found = judge(test, answer.radius, label=answer.label, per_input=True)
-        wrong, other = found.issued & ~found.holds, found.issued & (found.label != found.target)
-        refuted, certificates = Share.among(found.refuted, found.issued), max(int(found.issued.sum()), 1)
+        refuted = Share.among(found.refuted, found.issued)
         row = Kept(
             f"CERTIFY, N = {budget:,}",
             f"{alpha} per input",
             "certificates",
             refuted,
             refuted,
-            issued=float(found.issued.mean()),
-            gross=_means(found.gross(radii)),
-            net=_means(found.net(radii)),
-            wrong_issued=int(wrong.sum()) / certificates,
-            wrong_class=int(other.sum()) / certificates,
-            wrong_class_holds=int((other & found.holds).sum()) / certificates,
+            **_certificates(found, radii),
             message="",
         )
         rows.append(row)
     return rows
+
+
+def _certificates(found: Judged, radii: Sequence[float]) -> dict[str, Any]:
+    """What stands in a row of all certificates, whatever promised them: issued, gross, net and the shares of the issued."""
+    wrong, other = found.issued & ~found.holds, found.issued & (found.label != found.target)
+    certificates = max(int(found.issued.sum()), 1)
+    return {
+        "issued": float(found.issued.mean()),
+        "gross": _means(found.gross(radii)),
+        "net": _means(found.net(radii)),
+        "wrong_issued": int(wrong.sum()) / certificates,
+        "wrong_class": int(other.sum()) / certificates,
+        "wrong_class_holds": int((other & found.holds).sum()) / certificates,
+    }
 
 
 def judged_by(record: Calibration, table: Scores) -> Judged:
