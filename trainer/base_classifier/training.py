@@ -93,7 +93,7 @@ def train_under_noise(
     }
     if session.first:
         save_network(workspace.base_path, module, work.spec(), metadata)
-        copies = _copies(workspace, recipes(workspace)[best])
+        copies = noisy_copies(workspace, recipes(workspace)[best])
         workspace.record_cost("base", trained=copies * sum(item.examples for item in trained))
     session.finish("base")
     work.kept.clear()
@@ -165,14 +165,14 @@ class _Work:
 
     def _objective(self, recipe: BaseRecipe) -> LossFunction:
         asked, sigma = self.workspace.config.base, self.workspace.config.smoothing.sigma
-        view, copies = View(asked.shift, asked.flip), _copies(self.workspace, recipe)
+        view, copies = View(asked.shift, asked.flip), noisy_copies(self.workspace, recipe)
         if recipe.name == "gaussian":
             return gaussian(self.labels, view, sigma, copies)
         return consistency(self.labels, view, sigma, copies, recipe.strength, asked.entropy)
 
 
-def _copies(workspace: Workspace, recipe: BaseRecipe) -> int:
-    """Noisy copies of each view: one copy cannot disagree with itself."""
+def noisy_copies(workspace: Workspace, recipe: BaseRecipe) -> int:
+    """Noisy copies of each view that a recipe trains on: one copy cannot disagree with itself."""
     asked = workspace.config.base.copies
     return max(asked, 2) if recipe.name == "consistency" else asked
 
@@ -205,6 +205,13 @@ def certified_share(workspace: Workspace, module: nn.Module, session: Session) -
     hits = _hits(answer, x, wanted, sigma, draws, session.device)
     estimated = sigma * ndtri(((hits + 0.5) / (draws + 1)).cpu().double().numpy())
     return objective.worth(estimated.clip(0))
+
+
+def judging_passes(workspace: Workspace, frames: int) -> int:
+    """Noisy evaluations that the choice among several recipes takes, of so many tuning frames."""
+    asked = workspace.config
+    draws = _draws(max(asked.guarantee.objective.radii, default=0.0) / asked.smoothing.sigma)
+    return len(recipes(workspace)) * min(frames, JUDGED) * draws
 
 
 def _draws(deviations: float) -> int:

@@ -14,6 +14,7 @@ from rrise.calibration.console import duration
 from rrise.trainer.base_classifier.checks import DRAWS
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
+from rrise.trainer.base_classifier.training import judging_passes, noisy_copies, recipes
 from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig
 from rrise.trainer.networks import build_network
@@ -28,14 +29,22 @@ LIBRARY_SIDE = 224
 
 MEASURED_NUMBERS = 1 << 20
 """Numbers in a batch with which speed is measured."""
+LEAST_ROUNDS, CLOCK_STEP = 3, 1e-5
+"""Batches that are measured at least, and seconds below which a clock of processor time says nothing."""
 
 
 def fitting_config(
-    workspace: Path, data: DataConfig, *, sigma: float = 0.25, network: str = "", preset: str = "standard"
+    workspace: Path,
+    data: DataConfig,
+    *,
+    sigma: float = 0.25,
+    network: str = "",
+    weights: str = "",
+    preset: str = "standard",
 ) -> Config:
     """Settings for these data, of which only headers are read.
 
-    workspace: the folder, from which relative paths in `data` start. network, preset: see `settings_for`.
+    workspace: the folder, from which relative paths in `data` start. network, weights, preset: see `settings_for`.
     """
     check_preset(preset)
     room = DataRoom(workspace, data, PreprocessConfig(), grid=False)
@@ -51,6 +60,7 @@ def fitting_config(
         held_out=held_out,
         sigma=sigma,
         network=network,
+        weights=weights,
         preset=preset,
     )
 
@@ -70,7 +80,10 @@ def _library_size(network: str, workspace: Path, height: int, width: int) -> tup
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage: base forward passes that it costs (a training step is three), and seconds on this machine."""
+    """One stage: base forward passes that it costs (a training step is three), and seconds on this machine.
+
+    A pass of a base classifier with three members is one of each of them.
+    """
 
     stage: str
     passes: float
@@ -88,48 +101,62 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
 
     sizes: frames of each split. The seconds are None for code from elsewhere, which is not run for this.
     """
-    asked, config = workspace.config.targets, workspace.config
-    count = sizes["train"]
-    base = 3.0 * config.base.epochs * count * max(config.base.copies, 1) * config.base.members
-    own = config.base.factory or config.base.onnx or config.base.black_box
-    if (own and config.base.train in ("auto", "none")) or how_to_train(workspace) == "none":
-        base = 0.0
-    # Whatever the base classifier is, it is judged on noisy tuning frames; at 224 pixels that takes minutes.
-    base += (DRAWS + 1.0) * sizes["tuning"]
-    references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
-    stored = 3.0 * config.surrogate.stored_epochs * count
-    fresh = (3.0 + config.surrogate.samples_per_view) * config.surrogate.epochs * count
-    surrogate = {"stored": stored, "fresh": fresh, "unchanged": 0.0}.get(
-        config.surrogate.method, stored + fresh
-    )
-    judged = (asked.selection + sum(asked.certify) + asked.audit) * sizes["test"]
+    own = workspace.config.base.factory or workspace.config.base.onnx or workspace.config.base.black_box
     speed = None if own else _passes_per_second(workspace)
-    learned_from = asked.train * count if config.surrogate.method in ("auto", "stored") else 0
-    passes = {
-        "base": base,
-        "targets": float(learned_from + references),
-        "surrogate": surrogate,
-        "certify and audit": float(judged),
-    }
+    members = workspace.config.base.members
     return tuple(
-        Estimate(name, number, None if speed is None else number / speed) for name, number in passes.items()
+        Estimate(name, number / members, None if speed is None else number / speed)
+        for name, number in _network_passes(workspace, sizes).items()
     )
+
+
+def _network_passes(workspace: Workspace, sizes: dict[str, int]) -> dict[str, float]:
+    """Forward passes of one network for each stage: one of a base classifier with several members counts as so many."""
+    config, asked, taught = workspace.config, workspace.config.targets, workspace.config.surrogate
+    count, members = sizes["train"], config.base.members
+    references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
+    learned_from = asked.train * count if taught.method in ("auto", "stored") else 0
+    stored = 3.0 * taught.stored_epochs * count
+    fresh = (3.0 + members * taught.samples_per_view / taught.members) * taught.epochs * count
+    surrogate = {"stored": stored, "fresh": fresh, "unchanged": 0.0}.get(taught.method, stored + fresh)
+    return {
+        "base": _base_passes(workspace, sizes),
+        "targets": members * float(learned_from + references),
+        "surrogate": surrogate * taught.members * max(len(config.guard.noise), 1),
+        "certify and audit": members
+        * float((asked.selection + sum(asked.certify) + asked.audit) * sizes["test"]),
+    }
+
+
+def _base_passes(workspace: Workspace, sizes: dict[str, int]) -> float:
+    asked = workspace.config.base
+    # Whatever the base classifier is, it is judged on noisy tuning frames; at 224 pixels that takes minutes.
+    passes = (DRAWS + 1.0) * sizes["tuning"]
+    own = asked.factory or asked.onnx or asked.black_box
+    if not (own and asked.train in ("auto", "none")) and how_to_train(workspace) != "none":
+        tried = recipes(workspace)
+        copies = sum(noisy_copies(workspace, recipe) for recipe in tried)
+        passes += 3.0 * asked.epochs * sizes["train"] * copies
+        passes += judging_passes(workspace, sizes["tuning"]) if len(tried) > 1 else 0
+    return passes * asked.members
 
 
 def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
     """Forward passes of the base classifier's network a second, as the module that trains, in the fastest batch.
 
-    Other work on the machine only makes batches slower, and may be gone in the hours that are foretold.
+    Other work on the machine only makes batches slower, and may be gone in the hours that are foretold. Where it never pauses
+    for as long as a batch takes, processor time leaves it out (several threads spend more of that than elapses).
     """
     network, shape = _network_alone(workspace), workspace.preprocess.output_shape
     with torch.inference_mode():
         batch = torch.rand(min(max(MEASURED_NUMBERS // math.prod(shape), 1), 64), *shape)
         network(batch)
-        begin, fastest = time.monotonic(), math.inf
-        while fastest == math.inf or time.monotonic() - begin < seconds:
-            start = time.monotonic()
+        begin, fastest, rounds = time.monotonic(), math.inf, 0
+        while rounds < LEAST_ROUNDS or time.monotonic() - begin < seconds:
+            start, worked = time.monotonic(), time.process_time()
             network(batch)
-            fastest = min(fastest, time.monotonic() - start)
+            took, spent = time.monotonic() - start, time.process_time() - worked
+            fastest, rounds = min(fastest, took, max(spent, CLOCK_STEP)), rounds + 1
     return len(batch) / fastest
 
 
@@ -159,7 +186,8 @@ def memory_note(workspace: Workspace) -> str:
         return said
     network = _network_alone(workspace)
     weights = sum(weight.numel() for weight in network.parameters())
-    step = asked.batch_size * max(asked.copies, 1) * _kept_numbers(network, shape)
+    copies = max(noisy_copies(workspace, recipe) for recipe in recipes(workspace))
+    step = asked.batch_size * copies * _kept_numbers(network, shape)
     return f"{said}, about {4 * (4 * weights + step) / 2**20 + 400:,.0f} MiB while training"
 
 

@@ -10,7 +10,7 @@ import click
 
 from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.reports.report import summary_rows
-from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.base_classifier.stage import how_to_train, train_base
 from rrise.trainer.commands.presets import Estimate, estimates, fitting_config, memory_note
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.forecast import Forecast
@@ -19,6 +19,7 @@ from rrise.trainer.data.geometry import parse_camera
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
 from rrise.trainer.data.survey import Survey, survey
+from rrise.trainer.errors import TrainerError
 from rrise.trainer.networks.saved_folders import PREFIX, folder_of
 from rrise.trainer.reports.full import full_report
 from rrise.trainer.reports.workspace_page import update_page
@@ -42,12 +43,18 @@ from rrise.trainer.workspace import Workspace
 )
 @click.option("--held-out", default="", help="Another such source: all splits but train come from it alone.")
 @click.option("--config", "template", type=click.Path(path_type=Path), help="An rrise.toml to start from.")
-@click.option("--preset", default="standard", show_default=True, help=f"One of {', '.join(PRESETS)}.")
+@click.option(
+    "--preset",
+    help=f"One of {', '.join(PRESETS)}: epochs and samples; by default standard. Not with --config.",
+)
 @click.option("--sigma", type=float, help="Noise standard deviation in [0, 1] pixel units, such as 0.25.")
 @click.option(
     "--network",
     default="",
     help='"timm/NAME", "transformers/FOLDER" and the like, or "package.module:function".',
+)
+@click.option(
+    "--weights", default="", help="The network's safetensors file, from which it is fine-tuned under noise."
 )
 @click.option("--camera", default="", help="Frames of the robot's camera, such as 640x480 (width x height).")
 @click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
@@ -79,9 +86,10 @@ def _config(
     data: str,
     held_out: str,
     template: Path | None,
-    preset: str,
+    preset: str | None,
     sigma: float | None,
     network: str,
+    weights: str,
     camera: str,
     clips: str,
     calibration: int | None,
@@ -100,13 +108,30 @@ def _config(
     )
     if template is None:
         level = 0.25 if sigma is None else sigma
-        config = fitting_config(workspace, chosen, sigma=level, network=_network(network), preset=preset)
+        config = fitting_config(
+            workspace,
+            chosen,
+            sigma=level,
+            network=_network(network),
+            weights=_place(weights),
+            preset="standard" if preset is None else preset,
+        )
     else:
+        if preset is not None:
+            raise TrainerError(
+                f"--preset {preset} with --config {template}: that file has epochs and samples; expected one of the two"
+            )
         config = load_config(template)
         # What the command line says replaces what the template says, and nothing else.
         given = {key: value for key, value in asdict(chosen).items() if value != getattr(DataConfig(), key)}
         config = replace(config, data=replace(config.data, **given))
     tables = config.to_json()
+    if template is not None and network:
+        # The network in place of the template's, which takes along the weights that belong to it.
+        tables["base"] |= {"factory": "", "onnx": "", "black_box": "", "network": "", "weights": ""}
+        tables["base"]["factory" if ":" in network else "network"] = _network(network)
+    if template is not None and weights:
+        tables["base"]["weights"] = _place(weights)
     if sigma is not None:
         tables["smoothing"]["sigma"] = sigma
     if calibration is not None:
@@ -139,6 +164,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
         ),
         ("network sees", f"{seen[0]}x{seen[1]} pixels ([preprocess] in rrise.toml)"),
         *((name, f"{size:,}") for name, size in sizes.items()),
+        *_base_rows(made),
         *found.rows(),
         *_promise_rows(made),
         *(item.row() for item in expected),
@@ -152,6 +178,20 @@ def _show(made: Workspace, json_flag: bool) -> None:
         update_page(made, "rrise-train init"),
     ]
     summary("workspace", rows, _json(found, sizes, expected), json_flag)
+
+
+def _base_rows(made: Workspace) -> list[tuple[str, str]]:
+    """What a library's network starts from, which is easily another thing than what was meant."""
+    name = made.config.base.network
+    if not name:
+        return []
+    how = {
+        "fine-tune": "goes on from its weights, under noise",
+        "none": "as its weights are: few such networks can be certified, since they never saw noise",
+    }.get(
+        how_to_train(made), "starts from fresh weights; --weights FILE gives a safetensors file to go on from"
+    )
+    return [("base classifier", f"{name}, {how}")]
 
 
 def _promise_rows(made: Workspace) -> list[tuple[str, str]]:

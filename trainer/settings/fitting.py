@@ -41,6 +41,7 @@ def settings_for(
     held_out: int | None = None,
     sigma: float = 0.25,
     network: str = "",
+    weights: str = "",
     preset: str = "standard",
 ) -> Config:
     """Settings for a data set.
@@ -48,7 +49,7 @@ def settings_for(
     size: (height, width) of its frames. seen: what the network sees of them, () = frames as they are; None = what suits the
     built-in network. held_out: how many frames all splits but train are drawn from; None = all are.
     network: "" for the built-in residual network, "timm/NAME" and the like, or "package.module:function" of a factory.
-    preset: one of PRESETS.
+    weights: its safetensors file, from which it is fine-tuned ("" = it starts anew). preset: one of PRESETS.
     """
     check_preset(preset)
     trained = num_frames - (held_out or 0)
@@ -58,7 +59,7 @@ def settings_for(
     ).to_json()
     tables["smoothing"]["sigma"] = sigma
     factor = PRESETS[preset]
-    tables["base"] |= _network(network, max(seen or (min(size),)))
+    tables["base"] |= {**_network(network, max(seen or (min(size),))), "weights": weights}
     if data.source != "digits":
         epochs = min(max(round(FRAMES_SEEN / max(trained, 1)), 6), 80)
         if network:

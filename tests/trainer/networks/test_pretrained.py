@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.stage import train_base
+from rrise.trainer.cli import main
+from rrise.trainer.commands import presets
 from rrise.trainer.commands.presets import estimates, fitting_config, memory_note
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.errors import TrainerError
@@ -303,3 +306,65 @@ def test_init_asks_the_network_for_its_size_and_measures_it(
     frame = 4 * config.base.batch_size * 9 * size[0] * size[1] / 2**20
     said = re.search(r"about ([\d,]+) MiB while training", memory_note(made))
     assert said is not None and float(said[1].replace(",", "")) == pytest.approx(400 + frame, abs=1)
+
+
+def test_init_says_what_a_network_starts_from_and_takes_its_weights(
+    tmp_path: Path, libraries: dict[str, Any]
+) -> None:
+    images = np.zeros((40, 8, 8, 1), np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None, None]
+    names = np.array(["a", "b"])
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(40) % 2, class_names=names)
+    save_file({"head.bias": torch.zeros(2)}, tmp_path / "tiny.safetensors")
+
+    def init(place: str, *arguments: str) -> Result:
+        return CliRunner().invoke(main, ["init", str(tmp_path / place), *arguments])
+
+    asked = ["--data", str(tmp_path / "x.npz"), "--network", "timm/tiny"]
+    weights = ["--weights", str(tmp_path / "tiny.safetensors")]
+    fresh = init("fresh", *asked)
+    assert fresh.exit_code == 0 and "starts from fresh weights; --weights FILE" in fresh.output
+    tuned = init("tuned", *asked, *weights)
+    assert tuned.exit_code == 0 and "timm/tiny, goes on from its weights" in tuned.output
+    base = Workspace.open(tmp_path / "tuned").config.base
+    assert (base.weights, base.epochs) == (str((tmp_path / "tiny.safetensors").resolve()), 10)
+    # A template keeps all but what the command line says; a preset would change what it says.
+    template = ["--config", str(tmp_path / "fresh" / "rrise.toml"), "--data", str(tmp_path / "x.npz")]
+    own = init("own", *template, "--network", "my_package:make", *weights)
+    assert own.exit_code == 0, own.output
+    base = Workspace.open(tmp_path / "own").config.base
+    assert (base.factory, base.network, Path(base.weights).name) == (
+        "my_package:make",
+        "",
+        "tiny.safetensors",
+    )
+    refused = init("refused", *template, "--preset", "quick")
+    assert refused.exit_code == 2 and "--preset quick with --config" in refused.output
+
+
+def test_estimates_count_members_recipes_and_guard_noises(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted by three networks takes three times as long, and is no more passes of the base classifier."""
+    monkeypatch.setattr(presets, "_passes_per_second", lambda workspace: 100.0)
+    sizes = {"train": 100, "tuning": 10, "calibration": 20, "verification": 10, "test": 10}
+
+    def foretold(made: Workspace) -> dict[str, Any]:
+        return {item.stage: item for item in estimates(made, sizes)}
+
+    plain = copied(workspace, tmp_path)
+    one = foretold(plain)
+    three = foretold(edit(plain, "members = 1", "members = 3"))
+    for stage in ("base", "targets", "certify and audit"):
+        assert three[stage].passes == pytest.approx(one[stage].passes)
+        assert three[stage].seconds == pytest.approx(3 * one[stage].seconds)
+    taught = plain.config.surrogate
+    steps, fresh = 3.0 * taught.epochs * 100, float(taught.samples_per_view * taught.epochs * 100)
+    stored = 3.0 * taught.stored_epochs * 100 if taught.method == "auto" else 0.0
+    assert one["surrogate"].seconds == pytest.approx((stored + steps + fresh) / 100)
+    assert three["surrogate"].seconds == pytest.approx((stored + steps + 3 * fresh) / 100)
+    edited = edit(edit(plain, "members = 3", "members = 1"), 'recipe = "gaussian"', 'recipe = "auto"')
+    both = foretold(edit(edited, "noise = []", "noise = [0.1, 0.2]"))
+    # One noisy copy for the first recipe and two for the second, and both are judged by at least 200 draws.
+    training = 3.0 * plain.config.base.epochs * 100
+    assert both["base"].passes == pytest.approx(one["base"].passes + 2 * training + 2 * 200 * 10)
+    assert both["surrogate"].passes == pytest.approx(2 * one["surrogate"].passes)
