@@ -105,6 +105,11 @@ def targets(
     rows = [
         ("evaluations drawn", f"{result.drawn:,}"),
         ("found in the store", f"{result.found:,}"),
+        *(
+            [("went on", f"{result.refined:,} frames, to {opened.config.targets.refine:,} draws")]
+            if result.refined
+            else []
+        ),
         ("time", f"{duration(result.seconds)}, {result.rate:,.0f} evaluations/s"),
         ("engine", result.engine),
         update_page(opened, "rrise-train targets"),

@@ -176,6 +176,8 @@ def judge(
     claimed = np.where(radius > 0, radius + np.float32(extra), np.float32(0))
     hits = audited.counts[rows, label].astype(np.int64)
     draws, sigma = audited.num_samples.astype(np.int64), audited.sigma
+    # References in stages: how many draws a frame has may depend on the first of them, so each stage gets its share.
+    level = level / max(len(np.unique(draws)), 1)
     refuted = claimed > certified_radius(clopper_pearson_upper(hits, draws, level), sigma)
     proved = claimed <= certified_radius(clopper_pearson_lower(hits, draws, level), sigma)
     holds = ~refuted if per_input else claimed <= certified_radius(hits / draws, sigma)

@@ -22,10 +22,14 @@ from rrise.trainer.networks.pretrained import fixed_size
 from rrise.trainer.networks.saved_folders import folder_of, read_folder
 from rrise.trainer.settings.config import Config
 from rrise.trainer.settings.fitting import check_preset, settings_for
+from rrise.trainer.streams import REFERENCE_SPLITS
 from rrise.trainer.workspace import Workspace
 
 LIBRARY_SIDE = 224
 """Pixels of the longer side that networks of model libraries are mostly made for."""
+
+REFINED = 0.2
+"""Share of the frames that [targets] refine is foretold to draw more of; it depends on the network and the radii."""
 
 MEASURED_NUMBERS = 1 << 20
 """Numbers in a batch with which speed is measured."""
@@ -114,7 +118,10 @@ def _network_passes(workspace: Workspace, sizes: dict[str, int]) -> dict[str, fl
     """Forward passes of one network for each stage: one of a base classifier with several members counts as so many."""
     config, asked, taught = workspace.config, workspace.config.targets, workspace.config.surrogate
     count, members = sizes["train"], config.base.members
-    references = sum(getattr(asked, name) * sizes[name] for name in ("tuning", "calibration", "verification"))
+    references = sum(
+        (getattr(asked, name) + REFINED * max(asked.refine - getattr(asked, name), 0)) * sizes[name]
+        for name in REFERENCE_SPLITS
+    )
     learned_from = asked.train * count if taught.method in ("auto", "stored") else 0
     stored = 3.0 * taught.stored_epochs * count
     fresh = (3.0 + members * taught.samples_per_view / taught.members) * taught.epochs * count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
+from rrise.calibration.statistics.stages import Stages
 from rrise.calibration.tables.references import References
 from rrise.trainer.counts.counting import Counting, counting_for
 from rrise.trainer.counts.forecast import forecast
@@ -30,13 +31,14 @@ PROMISED = ("calibration", "verification")
 class TargetsResult:
     """What `build_targets` did: evaluations drawn now, those that were there before, and the seconds it took.
 
-    engine: what counted, and why.
+    engine: what counted, and why. refined: frames that went on to [targets] refine draws.
     """
 
     drawn: int
     found: int
     seconds: float
     engine: str = ""
+    refined: int = 0
 
     @property
     def rate(self) -> float:
@@ -75,49 +77,118 @@ def build_targets(
     for store, stream in zip(stores, chosen, strict=True):
         if stream.name in PROMISED:
             store.plan_looks(workspace.config.targets.looks, stream.num_samples)
-    todo = [store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True)]
-    total = sum(todo)
-    if announce is not None and total:
-        names = ", ".join(stream.name for stream, missing in zip(chosen, todo, strict=True) if missing)
-        announce(f"{names}: {forecast(workspace, counting, team().device(device), total)}")
-    try:
-        with Progress(total, "evaluations", "Monte Carlo") as progress:
-            for store, stream in zip(stores, chosen, strict=True):
-                _sample(workspace, counting, store, stream, device, progress)
-    except KeyboardInterrupt:
-        left = sum(store.missing(stream.num_samples) for store, stream in zip(stores, chosen, strict=True))
-        raise TrainerError(
-            f"stopped: {total - left:,} of {total:,} evaluations were drawn now and are stored; the same command "
-            "continues"
-        ) from None
+            store.plan_refinement(workspace.config.targets.refine)
+    run = _Run(workspace, counting, device, announce)
+    drawn = run.draw(
+        [_Wanted(stream, store, stream.num_samples) for stream, store in zip(chosen, stores, strict=True)]
+    )
+    refining = workspace.config.targets.refine and [
+        _Wanted(stream, store, _refined(workspace, stream, store))
+        for stream, store in zip(chosen, stores, strict=True)
+        if stream.name in REFERENCE_SPLITS
+    ]
+    drawn += run.draw(refining or [], ", frames that their first draws leave undecided")
+    found, refined = -drawn, 0
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
-        workspace.record_cost(f"targets-{stream.name}", passes=int(counts.sum(dtype=np.int64)))
+        samples = counts.sum(axis=1, dtype=np.int64)
+        found += int(samples.sum())
+        workspace.record_cost(f"targets-{stream.name}", passes=int(samples.sum()))
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
-            _write_references(workspace, stream.split, counts, _looks(workspace, stream, store), base.digest)
-    wanted = sum(stream.num_samples * len(workspace.splits.indices(stream.split)) for stream in chosen)
-    seconds = time.monotonic() - start
-    return TargetsResult(total, max(wanted - total, 0), seconds, counting.sentence)
+            radius = _radius(workspace, stream, store, counts)
+            _write_references(workspace, stream.split, counts, radius, base.digest)
+        if refining and stream.name in REFERENCE_SPLITS:
+            refined += int((samples > stream.num_samples).sum())
+    return TargetsResult(drawn, max(found, 0), time.monotonic() - start, counting.sentence, refined)
 
 
-def _sample(
-    workspace: Workspace,
-    counting: Counting,
-    store: CountStore,
-    stream: MonteCarloStream,
-    device: str,
-    progress: Progress,
-) -> None:
-    sample_counts(
-        counting.labeller,
-        workspace.preprocess,
-        workspace.split_inputs(stream.split),
-        store,
-        stream.num_samples,
-        batch_size=workspace.config.targets.batch_size or None,
-        device=device,
-        progress=progress.advance,
+@dataclass(frozen=True)
+class _Wanted:
+    """A stream, its counts, and the draws that it shall have: one N, or int64 [n]."""
+
+    stream: MonteCarloStream
+    store: CountStore
+    num_samples: int | np.ndarray
+
+    @property
+    def missing(self) -> int:
+        return self.store.missing(self.num_samples)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What draws the counts of one call."""
+
+    workspace: Workspace
+    counting: Counting
+    device: str
+    announce: Callable[[str], object] | None
+
+    def draw(self, wanted: Sequence[_Wanted], note: str = "") -> int:
+        """Bring every store to what is wanted; returns the evaluations that were drawn. note: which frames are meant."""
+        todo = [item.missing for item in wanted]
+        total = sum(todo)
+        if not wanted:
+            return 0
+        if self.announce is not None and total:
+            names = ", ".join(item.stream.name for item, missing in zip(wanted, todo, strict=True) if missing)
+            takes = forecast(self.workspace, self.counting, team().device(self.device), total)
+            self.announce(f"{names}{note}: {takes}")
+        try:
+            with Progress(total, "evaluations", "Monte Carlo") as progress:
+                for item in wanted:
+                    self._sample(item, progress)
+        except KeyboardInterrupt:
+            left = sum(item.missing for item in wanted)
+            raise TrainerError(
+                f"stopped: {total - left:,} of {total:,} evaluations were drawn now and are stored; the same command "
+                "continues"
+            ) from None
+        return total
+
+    def _sample(self, item: _Wanted, progress: Progress) -> None:
+        sample_counts(
+            self.counting.labeller,
+            self.workspace.preprocess,
+            self.workspace.split_inputs(item.stream.split),
+            item.store,
+            item.num_samples,
+            batch_size=self.workspace.config.targets.batch_size or None,
+            device=self.device,
+            progress=progress.advance,
+        )
+
+
+def _stages(workspace: Workspace, stream: MonteCarloStream) -> Stages:
+    return Stages(stream.num_samples, workspace.config.targets.refine)
+
+
+def _refined(workspace: Workspace, stream: MonteCarloStream, store: CountStore) -> np.ndarray:
+    """Draws int64 [n] of each frame, once every frame has those of the first stage.
+
+    Killed between and started again it comes to the same: a frame between the stages was chosen to go on before.
+    """
+    counts, asked = store.counts(), workspace.config.guarantee
+    radii = [radius + workspace.config.guard.rho for radius in asked.objective.radii]
+    stages, sigma = _stages(workspace, stream), workspace.config.smoothing.sigma
+    samples = counts.sum(axis=1, dtype=np.int64)
+    undecided = stages.undecided(counts, sigma, float(parse_level(asked.beta, "beta")), radii)
+    going_on = (samples > stages.first) | undecided
+    return np.asarray(np.where(going_on, np.maximum(samples, stages.last), samples))
+
+
+def _radius(
+    workspace: Workspace, stream: MonteCarloStream, store: CountStore, counts: np.ndarray
+) -> np.ndarray:
+    """Reference radii float32 [n, K] at beta, split over the stages or looks at which the counts may be read."""
+    sigma, beta = (
+        workspace.config.smoothing.sigma,
+        float(parse_level(workspace.config.guarantee.beta, "beta")),
     )
+    if workspace.config.targets.refine and stream.name in REFERENCE_SPLITS:
+        return _stages(workspace, stream).radius(counts, sigma, beta)
+    samples = counts.sum(axis=1, dtype=np.int64).astype(np.uint32)
+    return reference_radius(counts, samples, sigma, beta / _looks(workspace, stream, store))
 
 
 def _looks(workspace: Workspace, stream: MonteCarloStream, store: CountStore) -> int:
@@ -128,11 +199,9 @@ def _looks(workspace: Workspace, stream: MonteCarloStream, store: CountStore) ->
 
 
 def _write_references(
-    workspace: Workspace, split: str, counts: np.ndarray, looks: int, base_digest: str
+    workspace: Workspace, split: str, counts: np.ndarray, radius: np.ndarray, base_digest: str
 ) -> None:
-    """looks: over how many finished N beta is split."""
     index = workspace.splits.indices(split)
-    beta = float(parse_level(workspace.config.guarantee.beta, "beta"))
     pack = References.from_counts(
         workspace.frames(split),
         workspace.splits.clips[index],
@@ -143,9 +212,6 @@ def _write_references(
         sigma=workspace.config.smoothing.sigma,
         class_names=workspace.dataset.class_names,
         base_digest=base_digest,
-        beta=beta,
+        beta=float(parse_level(workspace.config.guarantee.beta, "beta")),
     )
-    if looks > 1:
-        radius = reference_radius(counts, pack.num_samples, pack.sigma, beta / looks)
-        pack = dataclasses.replace(pack, radius=radius)
-    pack.save(workspace.references_path(split))
+    dataclasses.replace(pack, radius=radius).save(workspace.references_path(split))

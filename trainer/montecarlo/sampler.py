@@ -84,13 +84,12 @@ def sample_counts(
                     rows = range(start, min(start + size, len(frames)))
                     make = partial(_block, frames, preprocess, rows, place)
                     _sample_block(store, counter, make, rows, wanted, pace, progress)
+            crew.wait()
             # Frames with an N of their own come from stages, which account for their looks themselves.
-            if np.ndim(num_samples) == 0:
-                crew.wait()
-                if crew.rank == 0:
-                    # Usually one N. After a larger one was begun and given up there are several, each a look.
-                    for size in np.unique(store.samples()):
-                        store.record_look(int(size))
+            if np.ndim(num_samples) == 0 and crew.rank == 0:
+                # Usually one N. After a larger one was begun and given up there are several, each a look.
+                for size in np.unique(store.samples()):
+                    store.record_look(int(size))
     finally:
         counter.close()
 

@@ -163,6 +163,7 @@ def _check_numbers(config: Config) -> None:
     for name, value in not_negative:
         if not (value >= 0 and math.isfinite(value)):
             raise TrainerError(f"{name}: got {value}, expected 0 or a number above it")
+    _check_refinement(config)
     budgets = config.targets.certify
     if not budgets or len(set(budgets)) != len(budgets):
         raise TrainerError(
@@ -174,6 +175,20 @@ def _check_numbers(config: Config) -> None:
             raise TrainerError(
                 f"[splits] {name}: got {size}, expected whole frames (200) or a share below 1 (0.1)"
             )
+
+
+def _check_refinement(config: Config) -> None:
+    asked = config.targets
+    largest = max(asked.tuning, asked.calibration, asked.verification)
+    if asked.refine and asked.refine <= largest:
+        raise TrainerError(
+            f"[targets] refine: got {asked.refine}, expected 0 or more than the {largest} draws that every frame has first"
+        )
+    if asked.refine and asked.looks > 1:
+        raise TrainerError(
+            f"[targets] refine: got {asked.refine} with looks = {asked.looks}, expected one of both: each splits beta over the "
+            "numbers of draws; set looks = 1 or refine = 0"
+        )
 
 
 def _minutes(config: Config) -> float:
@@ -204,6 +219,7 @@ def _check_samples(config: Config) -> None:
     """Samples are drawn in blocks; told here, before anything is trained."""
     asked = [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
     asked += [("[targets] certify", size) for size in config.targets.certify]
+    asked.append(("[targets] refine", config.targets.refine))
     for name, size in asked:
         if size % SAMPLE_BLOCK:
             below = max(size // SAMPLE_BLOCK, 1) * SAMPLE_BLOCK
@@ -218,6 +234,7 @@ SMALLEST_SIGMA, LARGEST_SIGMA = 0.004, 4.0
 
 _NOT_NEGATIVE = (
     "seed",
+    "refine",
     "budget_ms",
     "shift",
     "weight_decay",

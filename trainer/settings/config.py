@@ -96,6 +96,8 @@ class TargetsConfig:
     agrees (torch, torch-compile, onnxruntime, openvino, tensorrt). batch_size 0 = found by trial.
     looks: at how many N the references may be finished and looked at; beta is split over that number from the first on,
     so it is fixed before the counts are drawn. Whoever may raise N twice needs 3.
+    refine: draws of those tuning, calibration and verification frames that the first ones leave undecided at a radius of
+    [guarantee]; 0 = all frames keep the first N. Beta is split over both from the first on, so it is fixed as well.
     """
 
     train: int = 500
@@ -110,6 +112,7 @@ class TargetsConfig:
     engine: str = "auto"
     batch_size: int = 0
     looks: int = 1
+    refine: int = 0
 
 
 @dataclass(frozen=True)

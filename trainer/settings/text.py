@@ -55,6 +55,7 @@ COMMENTS = {
     "base.balance": "train on equally many frames of every class; calibration stays as it is",
     "targets.train": "of each training frame",
     "targets.calibration": "of each calibration frame; references are lower bounds, which more samples bring nearer",
+    "targets.refine": "draws of the frames whose first draws do not decide at a wanted radius, such as 10000; 0 = none go on",
     "targets.certify": "budgets of Cohen's CERTIFY, for comparison only",
     "targets.audit": "draws that judge issued certificates on test frames",
     "targets.dtype": "bfloat16 counts twice as fast where the processor has it",

@@ -239,3 +239,76 @@ def test_ctrl_c_says_what_is_stored(workspace: Path, tmp_path: Path, monkeypatch
     monkeypatch.undo()
     kept = int(str(stopped.value).split()[1].replace(",", ""))
     assert kept > 0 and build_targets(copy).drawn == 8000 - kept
+
+
+def staged(workspace: Path, tmp_path: Path) -> Workspace:
+    """A copy without counts whose references go on from 200 to 600 draws."""
+    copy = edit(copied(workspace, tmp_path), "refine = 0", "refine = 600")
+    shutil.rmtree(copy.targets_path)
+    return copy
+
+
+def test_undecided_frames_go_on_and_beta_is_split(workspace: Path, tmp_path: Path) -> None:
+    copy = staged(workspace, tmp_path)
+    said: list[str] = []
+    result = build_targets(copy, announce=said.append)
+    packs = {split: copy.references(split) for split in ("tuning", "calibration", "verification")}
+    samples = np.concatenate([pack.num_samples for pack in packs.values()])
+    assert set(samples.tolist()) == {200, 600}
+    assert result.refined == (samples == 600).sum() > 0
+    assert result.drawn == 360 * 100 + int(samples.sum()) and len(said) == 2
+    assert "frames that their first draws leave undecided: " in said[1]
+    for pack in packs.values():
+        hits = pack.counts.max(axis=1).astype(float)
+        level = np.where(pack.num_samples == 200, 0.01, 0.09)
+        expected = 0.25 * norm.ppf(beta_law.ppf(level, hits, pack.num_samples - hits + 1))
+        np.testing.assert_allclose(pack.radius.max(axis=1), np.maximum(expected, 0), atol=1e-6)
+    again = build_targets(copy)
+    assert again.drawn == 0 and again.found == result.drawn and again.refined == result.refined
+    record = calibrate_surrogate(copy).record
+    assert record.num_samples == (200, 600)
+
+
+def test_killed_between_the_stages_it_comes_to_the_same(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = staged(workspace, tmp_path / "whole")
+    build_targets(expected)
+    copy, calls, told = staged(workspace, tmp_path / "killed"), itertools.count(1), []
+
+    def interrupt(self: Progress, amount: int = 1) -> None:
+        if told and told[-1].count("undecided") and next(calls) == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", interrupt)
+    with pytest.raises(TrainerError, match="the same command continues"):
+        build_targets(copy, announce=told.append)
+    monkeypatch.undo()
+    build_targets(copy)
+    for split in ("tuning", "calibration", "verification"):
+        np.testing.assert_array_equal(copy.references(split).counts, expected.references(split).counts)
+        np.testing.assert_array_equal(copy.references(split).radius, expected.references(split).radius)
+
+
+def test_whether_frames_go_on_is_fixed_beforehand(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"got refine = 600, expected 0, which was fixed before its counts"):
+        build_targets(edit(copied(workspace, tmp_path), "refine = 0", "refine = 600"))
+    copy = staged(workspace, tmp_path / "staged")
+    build_targets(copy)
+    with pytest.raises(TrainerError, match=r"got refine = 0, expected 600"):
+        build_targets(edit(copy, "refine = 600", "refine = 0"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("refine = 200", r"refine: got 200, expected 0 or more than the 200 draws"),
+        ("refine = 650", r"refine: got 650, expected a multiple of 100"),
+        ("refine = -100", r"refine: got -100, expected 0 or a number above it"),
+        ("refine = 600\nlooks = 2", r"refine: got 600 with looks = 2, expected one of both"),
+    ],
+)
+def test_stages_that_cannot_be(workspace: Path, tmp_path: Path, settings: str, message: str) -> None:
+    copy = edit(copied(workspace, tmp_path), "looks = 1\n", "")
+    with pytest.raises(TrainerError, match=message):
+        edit(copy, "refine = 0", settings)

@@ -214,6 +214,25 @@ class CountStore:
             )
         return planned
 
+    def plan_refinement(self, last: int) -> None:
+        """Keep, before the first draw, at how many draws frames end that go on; 0: none do.
+
+        Raises:
+            TrainerError: another number was kept before, or the counts were looked at without one.
+        """
+        kept: Any = self._open_again().attrs.get("planned_refinement")
+        if kept is None:
+            kept = 0 if self.looks() else last
+            try:
+                self._group.attrs["planned_refinement"] = kept
+            except OSError as error:
+                raise self._cannot_write("the planned refinement", error) from error
+        if int(kept) != last:
+            raise TrainerError(
+                f"stream {self.identity.stream!r}: got refine = {last}, expected {kept}, which was fixed before its counts "
+                f"were drawn; set [targets] refine = {kept}, or draw new calibration frames (another [splits] seed)"
+            )
+
     def record_look(self, num_samples: int) -> None:
         """Note that every frame has `num_samples` now."""
         looks = self.looks()
