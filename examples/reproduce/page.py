@@ -55,9 +55,17 @@ def facts(method: Method, radii: Sequence[float]) -> dict[str, Any]:
         "sigma": test.sigma,
         "base classifier": f"{test.base_digest[:16]}, recipe {base.recipe}, {base.epochs} epochs",
         "frames": f"{len(method.tuning):,} tuning, {len(method.calibration):,} calibration, {len(test):,} test",
-        "draws per reference": int(method.calibration.num_samples.min()),
+        "draws per reference": _draws(method),
         "audit": audit_reach_note(radii, int(test.num_samples.min()), test.sigma),
     }
+
+
+def _draws(method: Method) -> str:
+    samples = method.calibration.num_samples
+    least, most = int(samples.min()), int(samples.max())
+    if least == most:
+        return f"{least:,}"
+    return f"{least:,}, and {most:,} of {int((samples > least).sum()):,} calibration frames that those left undecided"
 
 
 def page(
