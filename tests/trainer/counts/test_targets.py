@@ -274,7 +274,8 @@ def test_killed_between_the_stages_it_comes_to_the_same(
 ) -> None:
     expected = staged(workspace, tmp_path / "whole")
     build_targets(expected)
-    copy, calls, told = staged(workspace, tmp_path / "killed"), itertools.count(1), []
+    copy, calls = staged(workspace, tmp_path / "killed"), itertools.count(1)
+    told: list[str] = []
 
     def interrupt(self: Progress, amount: int = 1) -> None:
         if told and told[-1].count("undecided") and next(calls) == 12:
