@@ -67,7 +67,9 @@ def test_who_goes_on_and_what_it_gains() -> None:
     counts = drawn(0.983, 2000, seed=1)
     alone = np.random.default_rng(2).binomial(1000, 0.983, 2000)
     single = reference_radius(np.stack([alone, 1000 - alone], axis=1), np.full(2000, 1000), SIGMA, BETA)
-    assert (single[:, 0] >= 0.5).mean() < 0.5 and (STAGES.radius(counts, SIGMA, BETA)[:, 0] >= 0.5).mean() > 0.95
+    assert (single[:, 0] >= 0.5).mean() < 0.5 and (
+        STAGES.radius(counts, SIGMA, BETA)[:, 0] >= 0.5
+    ).mean() > 0.95
 
 
 def test_each_row_has_the_level_of_its_stage() -> None:

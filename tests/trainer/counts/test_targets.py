@@ -292,7 +292,9 @@ def test_killed_between_the_stages_it_comes_to_the_same(
 
 
 def test_whether_frames_go_on_is_fixed_beforehand(workspace: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match=r"got refine = 600, expected 0, which was fixed before its counts"):
+    with pytest.raises(
+        TrainerError, match=r"got refine = 600, expected 0, which was fixed before its counts"
+    ):
         build_targets(edit(copied(workspace, tmp_path), "refine = 0", "refine = 600"))
     copy = staged(workspace, tmp_path / "staged")
     build_targets(copy)
