@@ -25,7 +25,7 @@ from rrise.trainer.networks import Network
 from rrise.trainer.networks.copies import WithCopies, pool
 from rrise.trainer.workspace import Workspace
 
-CHOICES = (1, 2, 4, 8, 16, 32, 64)
+CHOICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Numbers of copies that a budget is tried with."""
 WARM_UP, TIMED, QUANTILE = 3, 25, 0.9
 PART = 64
