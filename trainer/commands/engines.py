@@ -9,12 +9,15 @@ import numpy as np
 
 from rrise.calibration.console import summary
 from rrise.trainer.commands.stages import stage
-from rrise.trainer.counts.agree import CONFIDENCE, agree
+from rrise.trainer.counts.agree import CONFIDENCE, Agreement, agree, draws_for
 from rrise.trainer.counts.counting import classifier_forms
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import NAMES, installed
 from rrise.trainer.montecarlo.speed.benchmark import run_benchmark
 from rrise.trainer.workspace import SCORED_SPLITS, Workspace
+
+ENOUGH = 0.1
+"""A tolerance that a judge can work with: what the number of draws is said for, where there were too few."""
 
 
 def show_speed(
@@ -79,9 +82,15 @@ def agree_command(
             "bound",
             f"at most {found.bound:.2g} on average over these frames ({100 * CONFIDENCE:g} % confidence)",
         ),
-        (
-            "for a judge",
-            f"a tolerance of {found.tolerance:.2g} on class probabilities, exceeded on at most {found.slip:g} of frames",
-        ),
+        ("for a judge", _tolerance(found)),
     ]
     summary("agreement of engines", rows, found.to_json(), json_flag)
+
+
+def _tolerance(found: Agreement) -> str:
+    if found.tolerance >= 1:
+        return (
+            f"nothing: so bounded, the tolerance on class probabilities is 1. {draws_for(ENOUGH):,} draws without a "
+            f"difference would give {ENOUGH:g} (--draws)"
+        )
+    return f"a tolerance of {found.tolerance:.2g} on class probabilities, exceeded on at most {found.slip:g} of frames"

@@ -8,6 +8,7 @@ that the two answer differently there.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,11 @@ def agree(
     )  # fmt: skip
     _record(workspace, found)
     return found
+
+
+def draws_for(tolerance: float) -> int:
+    """The fewest draws that, without a difference among them, give a tolerance of at most this, in (0, 1)."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-tolerance * SLIP))
 
 
 def _record(workspace: Workspace, found: Agreement) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy import stats
 from torch import Tensor
 
-from rrise.trainer.counts.agree import CONFIDENCE, SLIP, agree
+from rrise.trainer.cli import main
+from rrise.trainer.counts.agree import CONFIDENCE, SLIP, agree, draws_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engines
 from tests.trainer.helpers import copied
@@ -54,3 +56,13 @@ def test_what_cannot_be_compared(workspace: Path, tmp_path: Path) -> None:
         agree(copy, "tvm", draws=10)
     with pytest.raises(TrainerError, match="got 0 draws"):
         agree(copy, "torch", draws=0)
+
+
+def test_too_few_draws_say_that_they_say_nothing(workspace: Path, tmp_path: Path) -> None:
+    copy = copied(workspace, tmp_path)
+    said = CliRunner().invoke(main, ["agree", str(copy.path), "--engine", "torch", "--draws", "200"])
+    text = " ".join(said.output.split())  # as wide as the terminal is
+    assert said.exit_code == 0, said.output
+    assert f"the tolerance on class probabilities is 1. {draws_for(0.1):,} draws" in text
+    for draws, enough in ((draws_for(0.1), True), (draws_for(0.1) - 1, False)):
+        assert bool(stats.beta.ppf(CONFIDENCE, 1, draws) / SLIP <= 0.1) is enough
