@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ HOMES = {
 }
 
 
+@cache
 def _defined(tree: ast.Module) -> set[str]:
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(tree):
@@ -31,6 +33,7 @@ def _defined(tree: ast.Module) -> set[str]:
     return names
 
 
+@cache
 def _sources() -> dict[str, ast.Module]:
     found = {}
     for package in ("calibration", "edge_sdk", "export", "trainer"):

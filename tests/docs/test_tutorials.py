@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.docs.test_pages import PACKAGES, ROOT
+from tests.programs import run_command
 
 QUICK = {
     "epochs": "12", "stored_epochs": "2", "train": "100", "tuning": "100", "calibration": "200", "verification": "100",
@@ -27,16 +27,11 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(line: str, folder: Path) -> str:
-    """One command line of a page, by the interpreter of the tests."""
+    """One command line of a page, in the process of the tests."""
     name, *words = line.split()
-    command = [sys.executable, "-m", f"rrise.{PACKAGES[name]}.cli", *words]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    done = run_command(f"rrise.{PACKAGES[name]}.cli", *words, cwd=folder)
+    assert done.status == 0, f"{line}\n{done.output}\n{done.errors}"
+    return done.output
 
 
 def quicken(settings: Path) -> None:

@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import save_digits, tiny_config
+from tests.programs import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*command: object) -> str:
+def run(script: str, *words: object) -> str:
     """Run an example from the root of the checkout and return what it prints."""
+    done = run_script(ROOT / script, *words, cwd=ROOT)
+    assert done.status == 0, done.errors
+    return done.output
+
+
+def run_alone(*command: object) -> str:
+    """The same in a process of its own."""
     done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -71,7 +79,7 @@ def test_too_few_frames_are_refused_before_the_work(tmp_path: Path) -> None:
 def test_the_report_command_gives_the_same_numbers(loop: "tuple[Path, str]", tmp_path: Path) -> None:
     folder, _ = loop
     scores = next((folder / "scores").glob("onnxruntime-*"))
-    printed = run(
+    printed = run_alone(
         "-m", "rrise.calibration.cli", "report", scores, "--record", folder / "bundle/calibration/fp32.json",
         "--certify", folder / "certify.npz", "--cost", folder / "cost.json", "--out", tmp_path, "--json",
     )  # fmt: skip
@@ -82,7 +90,7 @@ def test_the_report_command_gives_the_same_numbers(loop: "tuple[Path, str]", tmp
 
 def test_the_camera_loop_plays_a_recording(loop: "tuple[Path, str]") -> None:
     folder, _ = loop
-    printed = run(
+    printed = run_alone(
         "examples/02_camera_loop.py", folder / "bundle", folder / "references/test.npz", "--count", 100
     )
     assert "certified" in printed and "latency" in printed

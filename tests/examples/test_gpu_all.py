@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.examples.test_examples import ROOT
+from tests.programs import run_script
 
 SCRIPT = ROOT / "examples" / "gpu" / "all.py"
 STEPS = ["base", "counting", "targets", "surrogate", "calibrate", "certify", "export", "info", "runtimes"]
 
 
 def call(out: Path, *words: object) -> tuple[int, str]:
-    command = [sys.executable, str(SCRIPT), "--out", str(out), "--device", "cpu", "--small", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return done.returncode, done.stdout + done.stderr
+    done = run_script(SCRIPT, "--out", out, "--device", "cpu", "--small", *words, cwd=ROOT)
+    return done.status, done.output + done.errors
 
 
 def test_without_time_nothing_is_begun_and_nothing_is_claimed(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ class Linear(nn.Module):
         return torch.stack([-value, value], dim=1)
 
 
+@pytest.fixture
+def few_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of some hundred results is compared by 400 noisy evaluations: all of the time, where not their choice is tested."""
+    monkeypatch.setattr("rrise.trainer.attacks.search.VOTES", 40)
+
+
 def network(module: nn.Module) -> Network:
     return Network(module, {"kind": "test"}, {}, "0" * 64)
 
@@ -88,7 +94,7 @@ def test_moved_frames_are_counted_as_they_are(workspace: Path) -> None:
     assert np.abs((hits - counts) / deviation).max() < 5  # 60 comparisons: false alarm below 60 * 6e-7
 
 
-def test_plain_tier_promises_nothing_under_attack(workspace: Path, tmp_path: Path) -> None:
+def test_plain_tier_promises_nothing_under_attack(workspace: Path, tmp_path: Path, few_votes: None) -> None:
     copy = copied(workspace, tmp_path)
     result = attack(copy, Search(0.3, steps=5), num_samples=200)
     assert result.promised is None and not result.broken
@@ -178,7 +184,7 @@ def test_guarded_record_is_tightened(guarded: Workspace) -> None:
     )
 
 
-def test_guarded_promise_covers_its_budget_only(guarded: Workspace) -> None:
+def test_guarded_promise_covers_its_budget_only(guarded: Workspace, few_votes: None) -> None:
     inside = attack(guarded, Search(0.02, steps=3), num_samples=200)
     assert inside.promised == 0.1 and not inside.broken
     assert attack(guarded, Search(0.2, steps=1), num_samples=100).promised is None
