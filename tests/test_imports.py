@@ -211,7 +211,7 @@ def test_modules_start_with_their_purpose(package: str) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path.relative_to(ROOT)
 
 
-@pytest.mark.parametrize("package", ["calibration", "edge_sdk"])
+@pytest.mark.parametrize("package", ["calibration", "edge_sdk", "trainer"])
 def test_every_public_name_is_there_and_loaded_late(package: str) -> None:
     code = (
         f"import sys; from rrise import {package} as p; before = set(sys.modules); "
@@ -221,7 +221,7 @@ def test_every_public_name_is_there_and_loaded_late(package: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("package", ["calibration", "edge_sdk"])
+@pytest.mark.parametrize("package", ["calibration", "edge_sdk", "trainer"])
 def test_the_table_of_late_names_is_what_type_checkers_see(package: str) -> None:
     """The same names from the same modules, in the block for type checkers and in the table used at run time."""
     tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,18 @@ def _parts(version: str) -> Tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def older_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+def older_names(
+    module: str, names: Mapping[str, str], otherwise: Optional[Callable[[str], Any]] = None
+) -> Callable[[str], Any]:
     """`__getattr__` of a module in which names were changed: an older one gives the present object, and warns once.
 
-    names: from the older to the present name, which is found in the same module.
+    names: from the older to the present name, which is found in the same module. otherwise: the `__getattr__` for all others.
     """
 
     def get(name: str) -> Any:
         if name not in names:
+            if otherwise is not None:
+                return otherwise(name)
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warn("renamed-names", f"{module}.{name} (now {names[name]})", stacklevel=3)
         value = getattr(sys.modules[module], names[name])
