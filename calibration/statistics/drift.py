@@ -240,6 +240,22 @@ class SleepingMartingale:
         mean = np.logaddexp.reduce(self._log_awake) - math.log(len(self._log_awake))
         return float(np.logaddexp(mean, asleep))
 
+    @staticmethod
+    def course(log_factors: np.ndarray) -> np.ndarray:
+        """`log_wealth` after each of n observations from the beginning, float64 [n], of log_factors [n, bets].
+
+        The same numbers as by `update`, up to rounding, without a step of Python for each: what joined at s has grown by the
+        factors since, so that what is awake at t is the product of all t factors times the sum of 1 / (s (s + 1)) over the
+        product of those before s.
+        """
+        logs = np.asarray(log_factors, np.float64)
+        seen = np.arange(1, len(logs) + 1)
+        joining = -np.log(seen) - np.log(seen + 1)
+        grown = np.cumsum(logs, axis=0)
+        awake = grown + np.logaddexp.accumulate(joining[:, None] - (grown - logs), axis=0)
+        mean = np.logaddexp.reduce(awake, axis=1) - math.log(logs.shape[1])
+        return np.asarray(np.logaddexp(mean, -np.log(seen + 1)))
+
     def to_json(self) -> Dict[str, Any]:
         """JSON has no infinity: a bet without anything awake is null."""
         return {

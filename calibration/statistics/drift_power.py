@@ -54,10 +54,6 @@ def _alarm(p_values: np.ndarray, questions: int, alpha: float) -> float:
     """The frame at which bets on p_values, float64 [n, s], own 1 / alpha, where the stake was shared by `questions`."""
     powers = np.array(POWERS)
     logs = (np.log(powers) + (powers - 1.0) * np.log(p_values)[:, :, None]).reshape(len(p_values), -1)
-    test = SleepingMartingale(logs.shape[1])
     needed = -math.log(alpha) + math.log(questions / p_values.shape[1])
-    for row in logs:
-        test.update(row)
-        if test.log_wealth >= needed:
-            return float(test.seen)
-    return math.inf
+    reached = np.flatnonzero(SleepingMartingale.course(logs) >= needed)
+    return float(reached[0] + 1) if len(reached) else math.inf

@@ -211,7 +211,7 @@ class Engine:
         seed = step_seed(self.schedule.seed, done.steps, self.crew.rank, self.crew.size)
         while True:
             self.generator.manual_seed(seed)
-            torch.manual_seed(seed)  # what the network itself draws: dropout and the like
+            _seed_network(seed, self.device)
             try:
                 loss = self._gradients(index, frames)
                 break
@@ -302,3 +302,14 @@ class Engine:
         flag = torch.tensor([float(bool(reason))])
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return reason or ("another process has to stop" if flag.item() else "")
+
+
+def _seed_network(seed: int, device: torch.device) -> None:
+    """Seed what the network itself draws: dropout and the like.
+
+    `torch.manual_seed` does it for every kind of device, and formats three stack traces for those that are not in use: a
+    tenth of a step of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)

@@ -274,3 +274,12 @@ def test_wrong_rate_factors_have_mean_one_at_the_level():
     test = WrongRateTest(0.02)
     right, wrong = (np.exp(logs) for logs in test._logs)
     np.testing.assert_allclose(0.02 * wrong + 0.98 * right, 1.0, rtol=1e-12)
+
+
+def test_the_course_of_the_wealth_is_that_of_the_single_steps():
+    factors = np.random.default_rng(4).normal(0.0, 0.5, (300, 6))
+    martingale, steps = SleepingMartingale(6), []
+    for row in factors:
+        martingale.update(row)
+        steps.append(martingale.log_wealth)
+    np.testing.assert_allclose(SleepingMartingale.course(factors), steps, rtol=1e-9, atol=1e-9)

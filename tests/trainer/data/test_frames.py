@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,26 @@ def test_digits_are_scaled_exactly() -> None:
         values = np.unique(dataset.frames[..., 0][levels == level])
         assert len(values) == 1 and abs(float(values[0]) - level * 255 / 16) <= 0.5
     assert dataset.frames.min() == 0 and dataset.frames.max() == 255  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_digits_are_those_of_scikit_learn_which_is_not_imported(
+    moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is read; only where that is no longer in its place is the library asked, which takes seconds to import."""
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    if moved:
+        nowhere = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+        monkeypatch.setattr("rrise.trainer.data.readers.digits.importlib", nowhere)
+    else:
+        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    digits = load_dataset("digits")
+    assert np.array_equal(digits.labels, expected.target)
+    assert digits.class_names == tuple(map(str, expected.target_names))
+    levels = np.round(np.asarray(digits.frames)[..., 0].astype(float) * 16 / 255)
+    assert np.array_equal(levels, expected.images)
 
 
 def test_npz_of_grey_images_gets_a_channel(tmp_path: Path) -> None:

@@ -16,13 +16,21 @@ from torch import Tensor, nn
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Interrupted, Schedule, open_training_session, train_network
 from rrise.trainer.learning.checkpoint import KEY
-from rrise.trainer.learning.engine import Batch, Forward
+from rrise.trainer.learning.engine import Batch, Forward, _seed_network
 from rrise.trainer.learning.recipes import gaussian
 from rrise.trainer.learning.views import View
 from rrise.trainer.networks import read_safetensors
 from tests.trainer.learning.worlds import SIGMA, Pixels, accuracy, learn, loss, network, weights
 
 STEPS = 4 * (96 // 16)
+
+
+def test_a_step_seeds_what_the_network_draws_as_pytorch_would() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        _seed_network(7, torch.device("cpu"))
+        assert torch.equal(torch.rand(3), expected)
 
 
 def test_learns_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
