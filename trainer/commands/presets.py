@@ -15,8 +15,14 @@ from rrise.trainer.base_classifier.checks import DRAWS
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
 from rrise.trainer.base_classifier.training import judging_passes, noisy_copies, recipes
+from rrise.trainer.classifiers.base_file import NotWritten, exported
+from rrise.trainer.counts.forecast import MEASURED_FRAMES, counting_rate
 from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.montecarlo.counter import usual_batch
+from rrise.trainer.montecarlo.engine_choice import choose_engine
+from rrise.trainer.montecarlo.engines import ClassifierForms
 from rrise.trainer.networks import build_network
 from rrise.trainer.networks.pretrained import fixed_size
 from rrise.trainer.networks.saved_folders import folder_of, read_folder
@@ -30,6 +36,9 @@ LIBRARY_SIDE = 224
 
 REFINED = 0.2
 """Share of the frames that [targets] refine is foretold to draw more of; it depends on the network and the radii."""
+
+TRIAL_BATCHES, LONGEST_TRIAL = 40, 5.0
+"""Batches that are run to choose among the engines, about; and the seconds that `init` may take for it."""
 
 MEASURED_NUMBERS = 1 << 20
 """Numbers in a batch with which speed is measured."""
@@ -103,14 +112,53 @@ class Estimate:
 def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ...]:
     """What the stages will take, from a quick measurement of the network on this machine's processor.
 
-    sizes: frames of each split. The seconds are None for code from elsewhere, which is not run for this.
+    Training is foretold by the module, Monte Carlo by the engine that will count. sizes: frames of each split. The seconds are
+    None for code from elsewhere, which is not run for this.
     """
     own = workspace.config.base.factory or workspace.config.base.onnx or workspace.config.base.black_box
     speed = None if own else _passes_per_second(workspace)
+    counted = None if speed is None else _evaluations_per_second(workspace, speed)
+    rates = {"base": speed, "targets": counted, "surrogate": speed, "certify and audit": counted}
     members = workspace.config.base.members
     return tuple(
-        Estimate(name, number / members, None if speed is None else number / speed)
+        Estimate(name, number / members, number / rate if (rate := rates[name]) else None)
         for name, number in _network_passes(workspace, sizes).items()
+    )
+
+
+def _evaluations_per_second(workspace: Workspace, speed: float) -> float:
+    """Evaluations that Monte Carlo will count a second, by the engine that [targets] engine names or would choose.
+
+    speed: passes a second of the module. It is also the answer, which is then too low rather than too high, where trying the
+    engines on the network would take longer than LONGEST_TRIAL, or where none can be opened.
+    """
+    network, shape, asked = (
+        _network_alone(workspace),
+        workspace.preprocess.output_shape,
+        workspace.config.targets,
+    )
+    rows = usual_batch(math.prod(shape))
+    if TRIAL_BATCHES * rows / speed > LONGEST_TRIAL:
+        return speed
+    device, classes = torch.device("cpu"), len(workspace.class_names)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(rows, *shape, generator=generator)
+    noisy = frames + workspace.config.smoothing.sigma * torch.randn(frames.shape, generator=generator)
+    written = exported(network, noisy)
+    forms = ClassifierForms(None if isinstance(written, NotWritten) else written[0], network)
+    try:
+        chosen = choose_engine(
+            forms, noisy, num_classes=classes, dtype=asked.dtype, device=device, wanted=asked.engine
+        )
+    except TrainerError:
+        return speed  # the stage will say what is wrong, with the weights that it then has
+    return counting_rate(
+        chosen.labeller,
+        frames[:MEASURED_FRAMES],
+        sigma=workspace.config.smoothing.sigma,
+        num_classes=classes,
+        dtype=asked.dtype,
+        device=device,
     )
 
 
