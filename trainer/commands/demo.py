@@ -58,6 +58,8 @@ def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
     start = time.monotonic()
     for step in steps_of(folder, data, preset):
         show(step, json_flag)
+        if "init" not in step.words and can_be_copied(step):
+            import_ahead()
         execute(step, runner(step, json_flag))
     count = save_pictures(folder)
     last = Step(
@@ -104,11 +106,20 @@ def run_aside(words: Sequence[str]) -> int:
     return subprocess.call(words, stdout=2)
 
 
-def runner(step: Step, aside: bool) -> Callable[[Sequence[str]], int]:
-    """How a step is run: in a copy of this process where that saves importing PyTorch, else in a new interpreter."""
+def can_be_copied(step: Step) -> bool:
+    """Whether a step runs in a copy of this process, which saves importing PyTorch."""
     # A copy of a process that already has threads may wait for ever for a lock that one of them held.
-    warm = step.words[0] in HEAVY and sys.platform == "linux" and threading.active_count() == 1
-    if warm:
+    return step.words[0] in HEAVY and sys.platform == "linux" and threading.active_count() == 1
+
+
+def import_ahead() -> None:
+    """Import what training and export both import late, so that their copies of this process have it already."""
+    import torch._dynamo  # noqa: F401 - by the first step of any optimiser, and by the exporter
+
+
+def runner(step: Step, aside: bool) -> Callable[[Sequence[str]], int]:
+    """How a step is run: in a copy of this process where that is possible, else in a new interpreter."""
+    if can_be_copied(step):
         return lambda words: run_warm(words, aside)
     return run_aside if aside else subprocess.call
 

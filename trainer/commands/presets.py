@@ -159,6 +159,7 @@ def _evaluations_per_second(workspace: Workspace, speed: float) -> float:
         num_classes=classes,
         dtype=asked.dtype,
         device=device,
+        alone=True,
     )
 
 

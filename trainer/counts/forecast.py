@@ -68,7 +68,7 @@ def counting_rate(
     """Evaluations a second, by counting for a moment: noise, network and counts, on all threads side by side.
 
     Threads of one machine share its caches and often its cores, so that two are seldom twice as fast as one.
-    frames: float32 [n, C, h, w] on `device`.
+    frames: float32 [n, C, h, w] on `device`. alone: as if nothing else ran on the machine, by processor time; on a CPU only.
     """
     if device.type != "cpu":
         return _labelling_rate(labeller, frames, device)
@@ -86,7 +86,7 @@ def counting_rate(
         SAMPLE_BLOCK,
         IMAGE_BLOCK,
     )
-    counter, watch = HostCounter(labeller, identity, None), _Watch()
+    counter, watch = HostCounter(labeller, identity, None), _Watch(alone)
     cells = [Cell(row, row, block) for block in range(MOST_BLOCKS) for row in range(len(frames))]
     try:
         counter.load(frames)
@@ -104,15 +104,16 @@ class _Enough(Exception):
 class _Watch:
     """Notes when each batch was done, and ends the counting after SECONDS."""
 
-    def __init__(self) -> None:
-        self._start, self._lock = time.perf_counter(), threading.Lock()
+    def __init__(self, alone: bool) -> None:
+        self._clock = time.process_time if alone else time.perf_counter
+        self._alone, self._until = alone, time.perf_counter() + SECONDS
+        self._start, self._lock = self._clock(), threading.Lock()
         self._ticks: list[tuple[float, int]] = []
 
     def tick(self, evaluations: int) -> None:
         with self._lock:
-            now = time.perf_counter()
-            self._ticks.append((now, evaluations))
-        if now > self._start + SECONDS:
+            self._ticks.append((self._clock(), evaluations))
+        if time.perf_counter() > self._until:
             raise _Enough
 
     def rate(self, threads: int) -> float:
@@ -120,7 +121,8 @@ class _Watch:
         first = threads if len(self._ticks) > 4 * threads else 0
         start = self._ticks[first - 1][0] if first else self._start
         done = sum(count for _, count in self._ticks[first:])
-        return done / max(self._ticks[-1][0] - start, 1e-9)
+        seconds = (self._ticks[-1][0] - start) / (threads if self._alone else 1)
+        return done / max(seconds, 1e-9)
 
 
 @torch.inference_mode()

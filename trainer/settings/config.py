@@ -106,7 +106,7 @@ class TargetsConfig:
     verification: int = 2000
     selection: int = 100
     certify: tuple[int, ...] = (100, 1000, 10000)
-    audit: int = 20000
+    audit: int = 10000
     certify_alpha: str = "0.001"
     dtype: str = "float32"
     engine: str = "auto"

@@ -32,7 +32,7 @@ def test_streams_of_the_digits_demo(tmp_path: Path) -> None:
     }
     assert streams["verification"] == ("verification", 2000)
     assert streams["certify-10000"] == ("test", 10000)
-    assert streams["audit"] == ("test", 20000)
+    assert streams["audit"] == ("test", 10000)
     assert set(streams) == {
         *("train", "tuning", "calibration", "verification"),
         *("selection", "certify-100", "certify-1000", "certify-10000", "audit"),

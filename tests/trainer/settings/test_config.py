@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rrise.calibration.errors import RriseError
+from rrise.calibration.tables.evaluation import audit_ceiling
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.settings.config import Config, load_config, parse_config
+from rrise.trainer.settings.config import Config, SurrogateConfig, load_config, parse_config
 from rrise.trainer.settings.fitting import config_for
 
 
@@ -43,7 +45,9 @@ def test_empty_file_is_the_digits_demo(tmp_path: Path) -> None:
 
 
 def test_settings_to_start_from_fit_the_data(tmp_path: Path) -> None:
-    assert config_for("digits", (1797, 8, 8, 1)) == Config()
+    assert config_for("digits", (1797, 8, 8, 1)) == replace(Config(), surrogate=SurrogateConfig("fresh"))
+    # A certificate of three sigma, the largest that reports show, can be proved by the audit.
+    assert audit_ceiling(Config().targets.audit, 1.0) > 3.1
     few = config_for(str(tmp_path / "x"), (600, 32, 48, 3))
     assert few.splits.calibration == 0.2 and few.preprocess.size == () and few.data.source == f"{tmp_path}/x"
     # Larger images than the network is made for would take hours: resized, with their proportions.
