@@ -64,6 +64,7 @@ def counting_rate(
     num_classes: int,
     dtype: str,
     device: torch.device,
+    alone: bool = False,
 ) -> float:
     """Evaluations a second, by counting for a moment: noise, network and counts, on all threads side by side.
 
