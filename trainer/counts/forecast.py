@@ -25,6 +25,8 @@ from rrise.trainer.workspace import Workspace
 
 SECONDS = 0.4
 """How long is measured; one batch of each thread, where that takes longer."""
+PATIENCE = 10
+"""How many times as long processor time may take to come by on a machine that others use."""
 MEASURED_FRAMES, MOST_BLOCKS = 8, 1000
 """Frames that are counted for it, and blocks of samples of each: more than any machine counts in that time."""
 
@@ -107,19 +109,19 @@ class _Watch:
 
     def __init__(self, alone: bool) -> None:
         self._clock = time.process_time if alone else time.perf_counter
-        self._alone, self._until = alone, time.perf_counter() + SECONDS
+        self._alone, self._latest = alone, time.perf_counter() + (PATIENCE if alone else 1) * SECONDS
         self._start, self._lock = self._clock(), threading.Lock()
         self._ticks: list[tuple[float, int]] = []
 
     def tick(self, evaluations: int) -> None:
         with self._lock:
             self._ticks.append((self._clock(), evaluations))
-        if time.perf_counter() > self._until:
+        if self._clock() > self._start + SECONDS or time.perf_counter() > self._latest:
             raise _Enough
 
     def rate(self, threads: int) -> float:
         """Evaluations a second without the first batch of each thread; of slow networks there is no other."""
-        first = threads if len(self._ticks) > 4 * threads else 0
+        first = threads if len(self._ticks) > 2 * threads else 0
         start = self._ticks[first - 1][0] if first else self._start
         done = sum(count for _, count in self._ticks[first:])
         seconds = (self._ticks[-1][0] - start) / (threads if self._alone else 1)

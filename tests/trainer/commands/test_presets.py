@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rrise.trainer.commands import presets
+from rrise.trainer.montecarlo.engine_choice import choose_engine
 from rrise.trainer.settings.fitting import config_for
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import edit
@@ -42,7 +43,7 @@ def test_the_fastest_engine_is_looked_for_where_none_is_named(
     digits: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted: list[str] = []
-    choose = presets.choose_engine
+    choose = choose_engine
 
     def chosen(forms: object, noisy: object, **options: object) -> object:
         wanted.append(str(options["wanted"]))
