@@ -93,7 +93,7 @@ def train_under_noise(
     }
     if session.first:
         save_network(workspace.base_path, module, work.spec(), metadata)
-        copies = noisy_copies(workspace, recipes(workspace)[best])
+        copies = copies_of_view(workspace, recipes(workspace)[best])
         workspace.record_cost("base", trained=copies * sum(item.examples for item in trained))
     session.finish("base")
     work.kept.clear()
@@ -165,13 +165,13 @@ class _Work:
 
     def _objective(self, recipe: BaseRecipe) -> LossFunction:
         asked, sigma = self.workspace.config.base, self.workspace.config.smoothing.sigma
-        view, copies = View(asked.shift, asked.flip), noisy_copies(self.workspace, recipe)
+        view, copies = View(asked.shift, asked.flip), copies_of_view(self.workspace, recipe)
         if recipe.name == "gaussian":
             return gaussian(self.labels, view, sigma, copies)
         return consistency(self.labels, view, sigma, copies, recipe.strength, asked.entropy)
 
 
-def noisy_copies(workspace: Workspace, recipe: BaseRecipe) -> int:
+def copies_of_view(workspace: Workspace, recipe: BaseRecipe) -> int:
     """Noisy copies of each view that a recipe trains on: one copy cannot disagree with itself."""
     asked = workspace.config.base.copies
     return max(asked, 2) if recipe.name == "consistency" else asked

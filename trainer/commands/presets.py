@@ -14,7 +14,7 @@ from rrise.calibration.console import duration
 from rrise.trainer.base_classifier.checks import DRAWS
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
-from rrise.trainer.base_classifier.training import judging_passes, noisy_copies, recipes
+from rrise.trainer.base_classifier.training import judging_passes, copies_of_view, recipes
 from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.counts.forecast import MEASURED_FRAMES, counting_rate
 from rrise.trainer.data.room import DataRoom
@@ -191,7 +191,7 @@ def _base_passes(workspace: Workspace, sizes: dict[str, int]) -> float:
     own = asked.factory or asked.onnx or asked.black_box
     if not (own and asked.train in ("auto", "none")) and how_to_train(workspace) != "none":
         tried = recipes(workspace)
-        copies = sum(noisy_copies(workspace, recipe) for recipe in tried)
+        copies = sum(copies_of_view(workspace, recipe) for recipe in tried)
         passes += 3.0 * asked.epochs * sizes["train"] * copies
         passes += judging_passes(workspace, sizes["tuning"]) if len(tried) > 1 else 0
     return passes * asked.members
@@ -242,7 +242,7 @@ def memory_note(workspace: Workspace) -> str:
         return said
     network = _network_alone(workspace)
     weights = sum(weight.numel() for weight in network.parameters())
-    copies = max(noisy_copies(workspace, recipe) for recipe in recipes(workspace))
+    copies = max(copies_of_view(workspace, recipe) for recipe in recipes(workspace))
     step = asked.batch_size * copies * _kept_numbers(network, shape)
     return f"{said}, about {4 * (4 * weights + step) / 2**20 + 400:,.0f} MiB while training"
 

@@ -167,7 +167,7 @@ def test_a_budget_takes_the_most_copies_that_fit(workspace: Path, monkeypatch: p
         8,
         {"1": 1.5, "2": 2.0, "4": 3.0, "8": 5.0, "16": 9.0},
     )
-    assert within_budget(made, made.base(), surrogate, 1000.0)[0] == 64
+    assert within_budget(made, made.base(), surrogate, 1000.0)[0] == 256
     best, times = within_budget(made, made.base(), surrogate, 1.0)
     assert best == 0 and "not even one fits" in Copies(best, milliseconds=times).row()[1]
 
