@@ -14,7 +14,7 @@ from rrise.calibration.console import duration
 from rrise.trainer.base_classifier.checks import DRAWS
 from rrise.trainer.base_classifier.specs import library_spec
 from rrise.trainer.base_classifier.stage import how_to_train
-from rrise.trainer.base_classifier.training import judging_passes, copies_of_view, recipes
+from rrise.trainer.base_classifier.training import copies_of_view, judging_passes, recipes
 from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.counts.forecast import MEASURED_FRAMES, counting_rate
 from rrise.trainer.data.room import DataRoom
