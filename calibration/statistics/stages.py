@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Dict, Sequence
 
 import numpy as np
 
@@ -52,9 +52,8 @@ class Stages:
                 "sampling"
             )
         # Each row at its own stage's level, which does not depend on how many went on.
-        levels = {self.first: beta * FIRST_SHARE, self.last: beta * (1.0 - FIRST_SHARE)}
         radius = np.zeros(counts.shape, np.float32)
-        for size, level in levels.items():
+        for size, level in self._levels(beta).items():
             rows = draws == size
             radius[rows] = reference_radius(counts[rows], draws[rows], sigma, level)
         return radius
@@ -67,9 +66,13 @@ class Stages:
             radii: that a bundle shall issue, in [0, 1] pixel units; none stands for all of them: then only frames without a
                 majority are decided.
         """
-        draws = counts.sum(axis=1, dtype=np.int64)
-        reach = certified_radius(clopper_pearson_upper(counts.max(axis=1), draws, HOPELESS), sigma)
+        draws, top = counts.sum(axis=1, dtype=np.int64), counts.max(axis=1)
+        reach = certified_radius(clopper_pearson_upper(top, draws, HOPELESS), sigma)
         if not radii:
             return np.asarray(reach > 0)
-        proved = reference_radius(counts, draws, sigma, beta * FIRST_SHARE).max(axis=1)
+        proved = reference_radius(top[:, None], draws, sigma, self._levels(beta)[self.first])[:, 0]
         return np.asarray(np.any([(proved < radius) & (radius < reach) for radius in radii], axis=0))
+
+    def _levels(self, beta: float) -> Dict[int, float]:
+        """Of the bound at each stage."""
+        return {self.first: beta * FIRST_SHARE, self.last: beta * (1.0 - FIRST_SHARE)}

@@ -86,8 +86,12 @@ class References:
         class_names: Tuple[str, ...],
         base_digest: str,
         beta: float,
+        radius: Optional[np.ndarray] = None,
     ) -> "References":
-        """Build a pack from counts: digests and reference radii are computed here (needs scipy)."""
+        """Build a pack from counts: digests and reference radii are computed here (needs scipy).
+
+        radius: float32 [n, K], instead of those of one look at beta: where beta was split over looks or stages.
+        """
         return cls(
             frames,
             frame_digests(frames),
@@ -95,7 +99,7 @@ class References:
             target,
             counts,
             num_samples,
-            radius=reference_radius(counts, num_samples, sigma, beta),
+            radius=reference_radius(counts, num_samples, sigma, beta) if radius is None else radius,
             split=split,
             sigma=sigma,
             class_names=class_names,

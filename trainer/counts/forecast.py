@@ -14,13 +14,7 @@ from rrise.trainer.counts.counting import Counting
 from rrise.trainer.montecarlo.classifier import Labeller
 from rrise.trainer.montecarlo.counter import HostCounter, usual_batch
 from rrise.trainer.montecarlo.noise import Cell
-from rrise.trainer.montecarlo.storage.identity import (
-    FORMAT,
-    IMAGE_BLOCK,
-    SAMPLE_BLOCK,
-    VERSION,
-    Identity,
-)
+from rrise.trainer.montecarlo.storage.identity import Identity
 from rrise.trainer.workspace import Workspace
 
 SECONDS = 0.4
@@ -75,19 +69,8 @@ def counting_rate(
     """
     if device.type != "cpu":
         return _labelling_rate(labeller, frames, device)
-    identity = Identity(
-        FORMAT,
-        VERSION,
-        "forecast",
-        len(frames),
-        num_classes,
-        sigma,
-        0,
-        "",
-        "",
-        dtype,
-        SAMPLE_BLOCK,
-        IMAGE_BLOCK,
+    identity = Identity.unstored(
+        "forecast", len(frames), num_classes=num_classes, sigma=sigma, seed=0, dtype=dtype
     )
     counter, watch = HostCounter(labeller, identity, None), _Watch(alone)
     cells = [Cell(row, row, block) for block in range(MOST_BLOCKS) for row in range(len(frames))]

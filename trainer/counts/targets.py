@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -82,23 +81,22 @@ def build_targets(
     drawn = run.draw(
         [_Wanted(stream, store, stream.num_samples) for stream, store in zip(chosen, stores, strict=True)]
     )
-    refining = workspace.config.targets.refine and [
+    refining = [
         _Wanted(stream, store, _refined(workspace, stream, store))
         for stream, store in zip(chosen, stores, strict=True)
-        if stream.name in REFERENCE_SPLITS
+        if _in_stages(workspace, stream)
     ]
-    drawn += run.draw(refining or [], ", frames that their first draws leave undecided")
-    found, refined = -drawn, 0
+    drawn += run.draw(refining, ", frames that their first draws leave undecided")
+    refined = sum(int(np.count_nonzero(item.num_samples > item.stream.num_samples)) for item in refining)
+    found = -drawn
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
-        samples = counts.sum(axis=1, dtype=np.int64)
-        found += int(samples.sum())
-        workspace.record_cost(f"targets-{stream.name}", passes=int(samples.sum()))
+        passes = int(counts.sum(dtype=np.int64))
+        found += passes
+        workspace.record_cost(f"targets-{stream.name}", passes=passes)
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
             radius = _radius(workspace, stream, store, counts)
             _write_references(workspace, stream.split, counts, radius, base.digest)
-        if refining and stream.name in REFERENCE_SPLITS:
-            refined += int((samples > stream.num_samples).sum())
     return TargetsResult(drawn, max(found, 0), time.monotonic() - start, counting.sentence, refined)
 
 
@@ -126,10 +124,10 @@ class _Run:
 
     def draw(self, wanted: Sequence[_Wanted], note: str = "") -> int:
         """Bring every store to what is wanted; returns the evaluations that were drawn. note: which frames are meant."""
-        todo = [item.missing for item in wanted]
-        total = sum(todo)
         if not wanted:
             return 0
+        todo = [item.missing for item in wanted]
+        total = sum(todo)
         if self.announce is not None and total:
             names = ", ".join(item.stream.name for item, missing in zip(wanted, todo, strict=True) if missing)
             takes = forecast(self.workspace, self.counting, team().device(self.device), total)
@@ -159,6 +157,14 @@ class _Run:
         )
 
 
+def _in_stages(workspace: Workspace, stream: MonteCarloStream) -> bool:
+    return bool(workspace.config.targets.refine) and stream.name in REFERENCE_SPLITS
+
+
+def _beta(workspace: Workspace) -> float:
+    return float(parse_level(workspace.config.guarantee.beta, "beta"))
+
+
 def _stages(workspace: Workspace, stream: MonteCarloStream) -> Stages:
     return Stages(stream.num_samples, workspace.config.targets.refine)
 
@@ -168,11 +174,11 @@ def _refined(workspace: Workspace, stream: MonteCarloStream, store: CountStore) 
 
     Killed between and started again it comes to the same: a frame between the stages was chosen to go on before.
     """
-    counts, asked = store.counts(), workspace.config.guarantee
-    radii = [radius + workspace.config.guard.rho for radius in asked.objective.radii]
-    stages, sigma = _stages(workspace, stream), workspace.config.smoothing.sigma
+    counts, config = store.counts(), workspace.config
+    radii = [radius + config.guard.rho for radius in config.guarantee.objective.radii]
+    stages, sigma = _stages(workspace, stream), config.smoothing.sigma
     samples = counts.sum(axis=1, dtype=np.int64)
-    undecided = stages.undecided(counts, sigma, float(parse_level(asked.beta, "beta")), radii)
+    undecided = stages.undecided(counts, sigma, _beta(workspace), radii)
     going_on = (samples > stages.first) | undecided
     return np.asarray(np.where(going_on, np.maximum(samples, stages.last), samples))
 
@@ -181,11 +187,8 @@ def _radius(
     workspace: Workspace, stream: MonteCarloStream, store: CountStore, counts: np.ndarray
 ) -> np.ndarray:
     """Reference radii float32 [n, K] at beta, split over the stages or looks at which the counts may be read."""
-    sigma, beta = (
-        workspace.config.smoothing.sigma,
-        float(parse_level(workspace.config.guarantee.beta, "beta")),
-    )
-    if workspace.config.targets.refine and stream.name in REFERENCE_SPLITS:
+    sigma, beta = workspace.config.smoothing.sigma, _beta(workspace)
+    if _in_stages(workspace, stream):
         return _stages(workspace, stream).radius(counts, sigma, beta)
     samples = counts.sum(axis=1, dtype=np.int64).astype(np.uint32)
     return reference_radius(counts, samples, sigma, beta / _looks(workspace, stream, store))
@@ -212,6 +215,7 @@ def _write_references(
         sigma=workspace.config.smoothing.sigma,
         class_names=workspace.dataset.class_names,
         base_digest=base_digest,
-        beta=float(parse_level(workspace.config.guarantee.beta, "beta")),
+        beta=_beta(workspace),
+        radius=radius,
     )
-    dataclasses.replace(pack, radius=radius).save(workspace.references_path(split))
+    pack.save(workspace.references_path(split))

@@ -23,7 +23,7 @@ from rrise.trainer.montecarlo.counter import Counter, HostCounter, ignore, refus
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.noise import Cell
-from rrise.trainer.montecarlo.storage.identity import FORMAT, IMAGE_BLOCK, SAMPLE_BLOCK, VERSION, Identity
+from rrise.trainer.montecarlo.storage.identity import Identity
 from rrise.trainer.montecarlo.storage.store import CountStore
 
 SECONDS_PER_WRITE = 5.0
@@ -130,19 +130,8 @@ def count_inputs(
         raise TrainerError(
             f"inputs: got {tensors.dtype} {list(tensors.shape)}, expected finite float32 [n, C, h, w] in [0, 1]"
         )
-    identity = Identity(
-        format=FORMAT,
-        version=VERSION,
-        stream=stream,
-        num_frames=len(tensors),
-        num_classes=num_classes,
-        sigma=sigma,
-        seed=seed,
-        base_digest="",
-        frames_digest="",
-        dtype=dtype,
-        sample_block=SAMPLE_BLOCK,
-        image_block=IMAGE_BLOCK,
+    identity = Identity.unstored(
+        stream, len(tensors), num_classes=num_classes, sigma=sigma, seed=seed, dtype=dtype
     )
     wanted = identity.check_num_samples(num_samples)
     check_batch_size(batch_size)

@@ -68,6 +68,26 @@ class Identity:
         if self.seed < 0:
             self._refuse("seed", "a number >= 0")
 
+    @classmethod
+    def unstored(
+        cls, stream: str, num_frames: int, *, num_classes: int, sigma: float, seed: int, dtype: str
+    ) -> Identity:
+        """Of counts that no store keeps; they are those of a store with this sigma, seed and stream."""
+        return cls(
+            FORMAT,
+            VERSION,
+            stream,
+            num_frames,
+            num_classes,
+            sigma,
+            seed,
+            "",
+            "",
+            dtype,
+            SAMPLE_BLOCK,
+            IMAGE_BLOCK,
+        )
+
     def _refuse(self, name: str, expected: str) -> NoReturn:
         raise TrainerError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
 

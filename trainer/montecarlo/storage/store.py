@@ -153,10 +153,7 @@ class CountStore:
         """
         runs: Any = self._open_again().attrs.get("runs", [])
         if circumstances not in runs:
-            try:
-                self._group.attrs["runs"] = [*runs, circumstances]
-            except OSError as error:
-                raise self._cannot_write("the circumstances of this run", error) from error
+            self._note("runs", [*runs, circumstances], "the circumstances of this run")
 
     def write(self, start: int, counts: np.ndarray) -> None:
         """Replace the counts of the image block that begins at frame `start`, in one atomic step.
@@ -193,15 +190,10 @@ class CountStore:
             TrainerError: another number was kept before, or finishing at `num_samples` would be a look too many.
         """
         looks = self.looks()
-        kept: Any = self._open_again().attrs.get("planned_looks")
-        if kept is None:
-            # Counts from before the number was kept: those looks were what they were.
-            kept = max(len(looks), 1) if looks else planned
-            try:
-                self._group.attrs["planned_looks"] = kept
-            except OSError as error:
-                raise self._cannot_write("the number of looks", error) from error
-        if int(kept) != planned:
+        # Counts from before the number was kept: those looks were what they were.
+        first = max(len(looks), 1) if looks else planned
+        kept = self._fixed("planned_looks", first, "the number of looks")
+        if kept != planned:
             raise TrainerError(
                 f"stream {self.identity.stream!r}: got looks = {planned}, expected {kept}, which was fixed before its counts "
                 f"were drawn; set [targets] looks = {kept}, or draw new calibration frames"
@@ -220,14 +212,8 @@ class CountStore:
         Raises:
             TrainerError: another number was kept before, or the counts were looked at without one.
         """
-        kept: Any = self._open_again().attrs.get("planned_refinement")
-        if kept is None:
-            kept = 0 if self.looks() else last
-            try:
-                self._group.attrs["planned_refinement"] = kept
-            except OSError as error:
-                raise self._cannot_write("the planned refinement", error) from error
-        if int(kept) != last:
+        kept = self._fixed("planned_refinement", 0 if self.looks() else last, "the planned refinement")
+        if kept != last:
             raise TrainerError(
                 f"stream {self.identity.stream!r}: got refine = {last}, expected {kept}, which was fixed before its counts "
                 f"were drawn; set [targets] refine = {kept}, or draw new calibration frames (another [splits] seed)"
@@ -237,10 +223,21 @@ class CountStore:
         """Note that every frame has `num_samples` now."""
         looks = self.looks()
         if num_samples not in looks:
-            try:
-                self._group.attrs["looks"] = sorted((*looks, num_samples))
-            except OSError as error:
-                raise self._cannot_write("that the samples are complete", error) from error
+            self._note("looks", sorted((*looks, num_samples)), "that the samples are complete")
+
+    def _fixed(self, name: str, first: int, what: str) -> int:
+        """The number that the attribute `name` keeps for good: `first`, where it has none yet. what: for the message."""
+        kept: Any = self._open_again().attrs.get(name)
+        if kept is None:
+            self._note(name, first, what)
+            return first
+        return int(kept)
+
+    def _note(self, name: str, value: Any, what: str) -> None:
+        try:
+            self._group.attrs[name] = value
+        except OSError as error:
+            raise self._cannot_write(what, error) from error
 
     def _open_again(self) -> zarr.Group:
         """The group with its attributes as they are now; another process may have written them."""
