@@ -22,6 +22,9 @@ SPLITS = ("tuning", "calibration", "test")
 ROWS = "rows"
 """Folder of a published table that holds one folder for each method."""
 
+DIGITS = 16
+"""Hexadecimal digits of a frame's digest that published tables keep."""
+
 EVALUATED = ("base", "selection", "certify", "audit", "verification")
 """Stages that plain Monte Carlo needs as well, or that only evaluate."""
 
@@ -135,8 +138,8 @@ def check_comparable(first: Method, other: Method) -> None:
             "sigma": test.sigma,
             "base classifier": test.base_digest,
             "base classifier of CERTIFY": certify.base_digest,
-            "test frames": combined_digest(test.digest.tolist()),
-            "test frames of CERTIFY": combined_digest(certify.digest.tolist()),
+            "test frames": combined_digest(cut_digests(test.digest).tolist()),
+            "test frames of CERTIFY": combined_digest(cut_digests(certify.digest).tolist()),
             "counts of the audit": combined_digest(_text(test.counts)),
             "counts of CERTIFY": combined_digest(_text(certify.counts)),
         }
@@ -150,6 +153,11 @@ def check_comparable(first: Method, other: Method) -> None:
             )
 
 
+def cut_digests(digests: np.ndarray) -> np.ndarray:
+    """As published tables keep them: S64 [n] -> S16 [n]; shorter ones stay."""
+    return digests.astype(f"S{DIGITS}")
+
+
 def _text(counts: np.ndarray) -> list[bytes]:
     return [np.ascontiguousarray(counts, np.uint32).tobytes()]
 
@@ -161,15 +169,18 @@ def _short(value: object) -> object:
 def keep(folder: Path, methods: Sequence[Method]) -> None:
     """Write what the table can be made from again: settings, scores and costs of each method, and CERTIFY's counts.
 
+    Digests of frames are cut to their first DIGITS digits: they tell frames apart, and are most of what is written.
     Rows of an earlier table in this folder go.
     """
     if (folder / ROWS).exists():
         shutil.rmtree(folder / ROWS)
-    methods[0].certify.save(folder / "certify.npz")
+    certify = methods[0].certify
+    replace(certify, digest=cut_digests(certify.digest)).save(folder / "certify.npz")
     for method in methods:
         row = folder / ROWS / method.name
         for split in SPLITS:
-            getattr(method, split).save(row / f"{split}.npz")
+            scores: Scores = getattr(method, split)
+            replace(scores, digest=cut_digests(scores.digest)).save(row / f"{split}.npz")
         method.cost.save(row / "cost.json")
         # Where the data lay is nobody's business but that machine's.
         source = Path(method.config.data.source).name

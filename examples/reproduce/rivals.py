@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.reproduce.methods import cut_digests
 from rrise.calibration.storage.files import read_arrays, read_json, write_arrays, write_json
 from rrise.calibration.tables.evaluation import Judged
 from rrise.calibration.tables.scores import Scores
@@ -22,8 +23,8 @@ ARRAYS = ("digest", "target", "label", "radius")
 class Rival:
     """n certificates that are proved for each input without Monte Carlo.
 
-    name: in tables. digest: S64 [n] of the test frames. target, label: int64 [n]. radius: float32 [n], L2, where a pixel is 0
-    to 1. facts: how it was made and what was measured of it, for the table's foot.
+    name: in tables. digest: S64 [n] of the test frames, or S16, cut. target, label: int64 [n]. radius: float32 [n], L2, where
+    a pixel is 0 to 1. facts: how it was made and what was measured of it, for the table's foot.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Rival:
 
     def save(self, folder: Path) -> None:
         arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays["digest"] = cut_digests(self.digest)
         write_arrays(folder / "certificates.npz", arrays, {"table": "rival"})
         write_json(folder / "rival.json", {"name": self.name, "facts": dict(self.facts)})
 
@@ -56,8 +58,8 @@ class Rival:
 
         Raises: TrainerError: other frames, or the same with other labels.
         """
-        place = {name: row for row, name in enumerate(self.digest.tolist())}
-        rows = [place.get(name, -1) for name in test.digest.tolist()]
+        place = {name: row for row, name in enumerate(cut_digests(self.digest).tolist())}
+        rows = [place.get(name, -1) for name in cut_digests(test.digest).tolist()]
         if -1 in rows or len(place) != len(test) or (self.target[rows] != test.target).any():
             raise TrainerError(
                 f"{self.name}: got {len(place)} frames, expected the {len(test)} test frames of the other rows; certify those"

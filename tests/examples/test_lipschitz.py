@@ -20,7 +20,7 @@ from examples.lipschitz import (
     lipschitz_bound,
     margin_loss,
 )
-from examples.reproduce.methods import load_methods
+from examples.reproduce.methods import cut_digests, load_methods
 from examples.reproduce.page import facts, figure, page
 from examples.reproduce.rivals import Rival, crossing, load_rivals
 from examples.reproduce.table import make_rows
@@ -137,7 +137,7 @@ def test_a_rival_survives_its_folder(rival: Rival, tmp_path: Path) -> None:
     rival.save(tmp_path / "rivals" / "made-up")
     (again,) = load_rivals([], [tmp_path])
     assert again.name == rival.name and dict(again.facts) == dict(rival.facts)
-    assert (again.radius == rival.radius).all() and (again.digest == rival.digest).all()
+    assert (again.radius == rival.radius).all() and (again.digest == cut_digests(rival.digest)).all()
     (tmp_path / "rivals" / "made-up" / "rival.json").write_text('{"name": "x"}')
     with pytest.raises(TrainerError, match="make it again"):
         load_rivals([], [tmp_path])

@@ -16,7 +16,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from examples.reproduce.__main__ import main
-from examples.reproduce.methods import Method, load_methods
+from examples.reproduce.methods import Method, check_comparable, load_methods
 from examples.reproduce.rivals import load_rivals
 from examples.reproduce.table import ERRORS, Row, make_rows, published_prior
 from examples.reproduce.variant import SHARED
@@ -123,6 +123,16 @@ def test_a_written_table_is_made_again_from_what_it_keeps(written: Path, tmp_pat
     assert again == first
     assert str(Path.home()) not in (written / "rows" / "ours" / "rrise.toml").read_text()
     assert (written / "rows" / "ours" / "rrise.toml").read_text().count('source = "digits.npz"') == 1
+
+
+def test_a_published_table_stands_beside_a_workspace(written: Path, rows: Path) -> None:
+    """Published digests are cut, a workspace's are whole: the frames are the same all the same."""
+    kept, fresh = load_methods([written])[0], load_methods([rows / "clean"])[0]
+    assert (kept.test.digest.dtype, fresh.test.digest.dtype) == ("S16", "S64")
+    check_comparable(kept, fresh)
+    other = replace(fresh, test=replace(fresh.test, digest=fresh.test.digest[::-1].copy()))
+    with pytest.raises(TrainerError, match="test frames: got"):
+        check_comparable(kept, other)
 
 
 def test_offline_passes_leave_out_what_the_row_did_not_need(rows: Path, workspace: Path) -> None:
