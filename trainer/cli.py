@@ -69,7 +69,9 @@ def base(
 @main.command("targets")
 @stage
 @click.option(
-    "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
+    "--device",
+    default="",
+    help="Where the base classifier runs: auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
 )
 @click.option(
     "--benchmark",
@@ -160,7 +162,9 @@ def calibrate_command(workspace: Path, allow_code: bool, json_flag: bool) -> Non
 @main.command("certify")
 @stage
 @click.option(
-    "--device", default="cpu", show_default=True, help="Where the base classifier runs: cpu, cuda, cuda:1."
+    "--device",
+    default="",
+    help="Where the base classifier runs: auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
 )
 def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> None:
     """The comparison, which no bundle needs: CERTIFY and PREDICT on the test split at every configured budget, and the audit.

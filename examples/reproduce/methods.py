@@ -15,6 +15,8 @@ from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.cost import CostLedger
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import read_header
+from rrise.trainer.networks.copies import copies_in
 from rrise.trainer.settings.config import Config, load_config
 from rrise.trainer.settings.text import commented
 
@@ -34,7 +36,7 @@ class Method:
     """One way of certifying in one pass. name: of its folder.
 
     tuning, calibration, test: scores of its surrogate; the test split's counts are the audit's own draws. certify: Monte
-    Carlo on the same test frames. cost: what was spent.
+    Carlo on the same test frames. cost: what was spent. copies: of the frame that a query asks the base classifier about.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Method:
     test: Scores
     certify: CertifyCounts
     cost: CostLedger
+    copies: int = 0
 
     @property
     def guard_noise(self) -> float:
@@ -62,6 +65,11 @@ class Method:
         return self.cost.total(without=tuple(left_out))
 
     @property
+    def passes(self) -> int:
+        """Forward passes of a query: of the surrogate, and of the base classifier on copies of the frame."""
+        return self.config.surrogate.members + self.copies * self.config.base.members
+
+    @property
     def recipe(self) -> str:
         """How the surrogate was made, in a table's cell."""
         asked = self.config.surrogate
@@ -72,7 +80,8 @@ class Method:
         how = counts.get(asked.method, "fresh or stored")
         optimiser = "" if asked.optimiser == "auto" else f", {asked.optimiser}"
         members = f", {asked.members} networks" if asked.members > 1 else ""
-        return f"{start}, {how}, loss {asked.loss}{optimiser}{members}"
+        copies = f", {self.copies} copies" if self.copies else ""
+        return f"{start}, {how}, loss {asked.loss}{optimiser}{members}{copies}"
 
 
 def load_methods(paths: Sequence[Path]) -> list[Method]:
@@ -101,7 +110,10 @@ def _of_workspace(path: Path) -> Method:
     config = load_config(path / "rrise.toml")
     surrogate = path / "surrogate.safetensors"
     if not surrogate.is_file() or not (path / "certify.npz").is_file():
-        raise TrainerError(f"{path}: no surrogate.safetensors or certify.npz; run `rrise-train run {path}`")
+        raise TrainerError(
+            f"{path}: no surrogate.safetensors or certify.npz; run `rrise-train run {path} --compare`, which also draws CERTIFY "
+            "and the audit"
+        )
     digest = file_digest(surrogate)
     found = [file.parent for file in path.glob("scores/pytorch-*/test.npz")]
     folder = next((f for f in found if Scores.load(f / "test.npz").execution.artefact == digest), None)
@@ -116,16 +128,19 @@ def _of_workspace(path: Path) -> Method:
         **{split: Scores.load(folder / f"{split}.npz") for split in SPLITS},
         certify=CertifyCounts.load(path / "certify.npz"),
         cost=CostLedger.load(cost) if cost.exists() else CostLedger(),
+        copies=copies_in(read_header(surrogate)[0]),
     )
 
 
 def _kept(path: Path) -> Method:
+    config = load_config(path / "rrise.toml")
     return Method(
         path.name,
-        load_config(path / "rrise.toml"),
+        config,
         **{split: Scores.load(path / f"{split}.npz") for split in SPLITS},
         certify=CertifyCounts.load(path.parents[1] / "certify.npz"),
         cost=CostLedger.load(path / "cost.json"),
+        copies=config.surrogate.copies,
     )
 
 
@@ -185,5 +200,7 @@ def keep(folder: Path, methods: Sequence[Method]) -> None:
         # Where the data lay is nobody's business but that machine's.
         source = Path(method.config.data.source).name
         data = replace(method.config.data, source=source)
+        # A number of copies that a budget of time chose is a fact of this row.
+        surrogate = replace(method.config.surrogate, copies=method.copies, budget_ms=0.0)
         with atomic_file(row / "rrise.toml", "w") as file:
-            file.write(commented(replace(method.config, data=data)))
+            file.write(commented(replace(method.config, data=data, surrogate=surrogate)))

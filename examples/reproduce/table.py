@@ -201,7 +201,7 @@ def _row(
     curve = tuple(float(value) for value in judged.net(grid).mean(axis=1))
     if method is None:
         return Row(*common, curve, None, None, 0, draws, None, choice)
-    offline, passes = method.offline_passes, method.config.surrogate.members
+    offline, passes = method.offline_passes, method.passes
     against = int(method.certify.selection[0].sum()) + method.certify.budgets[-1]
     repaid = break_even(offline, against - passes + 1) if against > passes else None
     agreement, error_size = label_agreement(method.test), probit_rmse(method.test)

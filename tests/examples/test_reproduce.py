@@ -16,7 +16,7 @@ from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from examples.reproduce.__main__ import main
-from examples.reproduce.methods import Method, check_comparable, load_methods
+from examples.reproduce.methods import Method, check_comparable, keep, load_methods
 from examples.reproduce.rivals import load_rivals
 from examples.reproduce.table import ERRORS, Row, make_rows, published_prior
 from examples.reproduce.variant import SHARED
@@ -144,6 +144,25 @@ def test_offline_passes_leave_out_what_the_row_did_not_need(rows: Path, workspac
     trained = sum(entry.total for entry in ours.cost.entries if entry.stage.startswith("surrogate"))
     frames = len(trainer.Workspace.open(workspace).splits.train)
     assert ours.offline_passes == references + 100 * frames + trained
+
+
+def test_copies_are_passes_of_a_query_also_from_what_is_kept(workspace: Path, tmp_path: Path) -> None:
+    settings = saved(tmp_path / "s.toml", workspace, copies=2)
+    assert invoke("variant", workspace, tmp_path / "two", "--settings", settings).exit_code == 0
+    opened = trainer.Workspace.open(tmp_path / "two")
+    shutil.copy(workspace / "surrogate.safetensors", opened.path)  # only the pool is fitted
+    trainer.train_surrogate(opened)
+    trainer.calibrate_surrogate(opened)
+    (method,) = load_methods([opened.path])
+    assert method.passes == 3 and method.recipe.endswith(", 2 copies")
+    keep(tmp_path / "kept", [method])
+    assert load_methods([tmp_path / "kept"])[0].passes == 3
+
+
+def test_a_workspace_without_certify_is_told_what_draws_it(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace, tmp_path / "w")
+    (tmp_path / "w" / "certify.npz").unlink()
+    assert "--compare" in invoke("table", tmp_path / "w").output
 
 
 def test_an_unchanged_surrogate_is_the_base_classifier(rows: Path) -> None:

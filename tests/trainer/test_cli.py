@@ -73,6 +73,21 @@ def test_what_could_not_run_is_status_2(tmp_path: Path, arguments: list[str], me
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["targets"], ["targets", "--benchmark"], ["certify"], ["run"], ["agree", "--engine", "torch"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda:9", "device: got 'cuda:9'"), ("gpu", "expected auto, cpu, cuda or cuda:1")]
+)
+def test_a_device_that_is_not_there_is_refused_by_every_command(
+    workspace: Path, words: list[str], device: str, message: str
+) -> None:
+    result = run(words[0], workspace, *words[1:], "--device", device)
+    assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_missing_stage_names_the_command(workspace: Path, tmp_path: Path) -> None:
     copy = copied(workspace, tmp_path)
     (copy.path / "references" / "calibration.npz").unlink()

@@ -10,7 +10,7 @@ import numpy as np
 from rrise.calibration.console import summary
 from rrise.trainer.commands.stages import stage
 from rrise.trainer.counts.agree import CONFIDENCE, Agreement, agree, draws_for
-from rrise.trainer.counts.counting import classifier_forms
+from rrise.trainer.counts.counting import classifier_forms, counting_device
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import NAMES, installed
 from rrise.trainer.montecarlo.speed.benchmark import run_benchmark
@@ -26,13 +26,14 @@ def show_speed(
     """Measure how fast `engine`, or every engine that is installed, counts, and print it (`targets --benchmark`)."""
     names = [engine] if engine else [name for name in NAMES if installed(name)]
     dtypes = tuple(dict.fromkeys((workspace.config.targets.dtype, "bfloat16")))
+    base = workspace.base(allow_code=allow_code)
     result = run_benchmark(
-        classifier_forms(workspace, workspace.base(allow_code=allow_code)),
+        classifier_forms(workspace, base),
         workspace.preprocess,
         np.asarray(workspace.dataset.take(workspace.splits.train[:64])),
         len(workspace.dataset.class_names),
         engines=tuple((name, dtype) for dtype in dtypes for name in names),
-        device=device,
+        device=counting_device(workspace, base, device),
         batch_size=workspace.config.targets.batch_size or None,
         minutes=minutes,
         progress=lambda text: click.echo(text, err=True),
@@ -47,7 +48,9 @@ def show_speed(
 )
 @click.option("--draws", default=100_000, show_default=True, help="Paired noisy evaluations.")
 @click.option("--split", default="tuning", show_default=True, help="Whose frames.")
-@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
+)
 @click.option("--seed", type=int, help="Of frames and noise; by default drawn anew.")
 def agree_command(
     workspace: Path,

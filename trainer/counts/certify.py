@@ -57,7 +57,7 @@ class CertifySummary:
 def certify_test_split(
     workspace: Workspace,
     *,
-    device: str = "cpu",
+    device: str = "",
     engine: str = "",
     allow_code: bool = False,
     announce: Callable[[str], object] | None = None,

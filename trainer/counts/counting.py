@@ -16,6 +16,7 @@ from torch import Tensor
 from rrise.trainer.classifiers.base_file import read_onnx
 from rrise.trainer.classifiers.blackbox import BlackBoxModule, classifier_of, label_function
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.hardware import choose_device
 from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
 from rrise.trainer.montecarlo.counter import usual_batch
 from rrise.trainer.montecarlo.distributed import team
@@ -39,23 +40,44 @@ class Counting:
     sentence: str
 
 
+def counting_device(workspace: Workspace, base: Network, wanted: str = "") -> torch.device:
+    """Where the base classifier is counted: `wanted`, or [training] device of rrise.toml where that is empty.
+
+    "auto" takes a GPU where there is one, but for a base classifier that is no PyTorch network, and for counts that were begun
+    on a processor: the device is part of what they are counts of.
+
+    Raises TrainerError where the device is unknown or not there.
+    """
+    asked = wanted or workspace.config.training.device
+    if asked == "auto":
+        engines = recorded_engines(workspace.targets_path, base.digest)
+        begun_on_cpu = any(" cpu " in f"{engine} " or not engine for engine in engines)
+        if begun_on_cpu or isinstance(base.module, BlackBoxModule):
+            asked = "cpu"
+    return team().device(choose_device(asked))
+
+
 def classifier_forms(workspace: Workspace, base: Network) -> ClassifierForms:
     """The base classifier in the forms that engines run: base.onnx, and the network where it is one."""
     module = None if isinstance(base.module, BlackBoxModule) else base.module
     return ClassifierForms(onnx=read_onnx(workspace.path), module=module)
 
 
-def counting_for(workspace: Workspace, base: Network, *, device: str = "cpu", engine: str = "") -> Counting:
+def counting_for(
+    workspace: Workspace, base: Network, *, device: str | torch.device = "", engine: str = ""
+) -> Counting:
     """The labeller that counts the base classifier in this workspace.
 
-    engine: instead of [targets] engine; "auto" takes the engine of the counts that are there already, or else the fastest.
+    device: see `counting_device`. engine: instead of [targets] engine; "auto" takes the engine of the counts that are there
+    already, or else the fastest.
 
     Raises:
         TrainerError: the engine is not installed, cannot run here, disagrees beyond rounding, or is another one (or another
             version of it) than the counts that are there were made with.
     """
     crew = team()
-    place, asked = crew.device(device), engine or workspace.config.targets.engine
+    place = counting_device(workspace, base, device) if isinstance(device, str) else device
+    asked = engine or workspace.config.targets.engine
     source, dtype = classifier_forms(workspace, base), workspace.config.targets.dtype
     classes = len(workspace.dataset.class_names)
     if source.onnx is None and source.module is None:

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.statistics.stages import Stages
 from rrise.calibration.tables.references import References
-from rrise.trainer.counts.counting import Counting, counting_for
+from rrise.trainer.counts.counting import Counting, counting_device, counting_for
 from rrise.trainer.counts.forecast import forecast
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, MonteCarloStream, bundle_streams, open_stream
 from rrise.trainer.workspace import Workspace
 
@@ -52,7 +52,7 @@ def build_targets(
     workspace: Workspace,
     streams: Iterable[MonteCarloStream] | None = None,
     *,
-    device: str = "cpu",
+    device: str = "",
     engine: str = "",
     allow_code: bool = False,
     announce: Callable[[str], object] | None = None,
@@ -60,7 +60,8 @@ def build_targets(
     """Sample class counts until every stream has its configured samples, then write the reference packs.
 
     It continues where an earlier run stopped and repeats nothing; started by torchrun, the processes share the work.
-    streams: by default those that a bundle needs. device: where the base classifier runs. engine: instead of [targets] engine.
+    streams: by default those that a bundle needs. device: where the base classifier runs, see
+    `counting_device`. engine: instead of [targets] engine.
     announce: told beforehand what it will take, after a short measurement.
 
     Raises TrainerError where targets.zarr holds counts of another base classifier, sigma, seed or frames, and at Ctrl-C, to
@@ -69,7 +70,8 @@ def build_targets(
     start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
     chosen = tuple(bundle_streams(workspace) if streams is None else streams)
-    counting = counting_for(workspace, base, device=device, engine=engine)
+    place = counting_device(workspace, base, device)
+    counting = counting_for(workspace, base, device=place, engine=engine)
     stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
         store.check_num_samples(stream.num_samples)
@@ -77,7 +79,7 @@ def build_targets(
         if stream.name in PROMISED:
             store.plan_looks(workspace.config.targets.looks, stream.num_samples)
             store.plan_refinement(workspace.config.targets.refine)
-    run = _Run(workspace, counting, device, announce)
+    run = _Run(workspace, counting, place, announce)
     drawn = run.draw(
         [_Wanted(stream, store, stream.num_samples) for stream, store in zip(chosen, stores, strict=True)]
     )
@@ -119,7 +121,7 @@ class _Run:
 
     workspace: Workspace
     counting: Counting
-    device: str
+    device: torch.device
     announce: Callable[[str], object] | None
 
     def draw(self, wanted: Sequence[_Wanted], note: str = "") -> int:
@@ -130,7 +132,7 @@ class _Run:
         total = sum(todo)
         if self.announce is not None and total:
             names = ", ".join(item.stream.name for item, missing in zip(wanted, todo, strict=True) if missing)
-            takes = forecast(self.workspace, self.counting, team().device(self.device), total)
+            takes = forecast(self.workspace, self.counting, self.device, total)
             self.announce(f"{names}{note}: {takes}")
         try:
             with Progress(total, "evaluations", "Monte Carlo") as progress:

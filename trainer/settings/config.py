@@ -136,7 +136,7 @@ class SurrogateConfig:
     smaller the better that is.
 
     copies: noisy copies of the frame, with noise that is fixed in the graph, on which the base classifier is asked beside the
-    surrogate, in one batched pass; 0 = the surrogate alone. budget_ms: instead of a number, the most copies (1, 2, 4 ... 64)
+    surrogate, in one batched pass; 0 = the surrogate alone. budget_ms: instead of a number, the most copies (1, 2, 4 ... 256)
     whose pass takes no longer on this machine (processor time, one thread of ONNX Runtime); 0 = none. Both can be changed
     without training the surrogate again. The base classifier must be a PyTorch network, and there is no guard.
     """

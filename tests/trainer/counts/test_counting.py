@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from rrise.trainer.classifiers.blackbox import label_function
-from rrise.trainer.counts.counting import SharedAmongThreads, fresh_answers
+from rrise.trainer.classifiers.blackbox import BlackBoxModule, label_function
+from rrise.trainer.counts.counting import SharedAmongThreads, counting_device, fresh_answers
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engines
 from rrise.trainer.workspace import Workspace
@@ -48,3 +50,20 @@ def test_without_that_engine_pytorch_answers(workspace: Path, tmp_path: Path, mo
     x = copy.inputs("test")
     answers = fresh_answers(copy, copy.base(), torch.device("cpu"))
     assert torch.equal(answers(x), label_function(copy.base().module, 10, "float32")(x))
+
+
+def test_auto_counts_on_a_gpu_unless_counts_or_classifier_belong_to_the_processor(
+    workspace: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    made = copied(workspace, tmp_path)
+    base = made.base()
+    assert counting_device(made, base).type == "cpu"  # the counts that are there were drawn here
+    assert counting_device(made, base, "cuda").type == "cuda"
+    shutil.rmtree(made.targets_path)
+    assert counting_device(made, base).type == "cuda"
+    black_box = replace(base, module=BlackBoxModule(lambda x: x.mean((2, 3))))
+    assert counting_device(made, black_box).type == "cpu"
+    config = replace(made.config, training=replace(made.config.training, device="cpu"))
+    assert counting_device(Workspace(made.path, config), base).type == "cpu"
