@@ -40,7 +40,7 @@ class AmongIssued:
             return f"no certificate was issued on {self.frames:,} frames"
         text = (
             f"up to {100 * self.bound:.3g} % of the issued certificates may be wrong "
-            f"({self.issued:,} of {self.frames:,} frames received one)"
+            f"where {self.issued:,} of {self.frames:,} frames receive one, as here"
         )
         if self.warns:
             text += (

@@ -92,7 +92,12 @@ def _net_rows(line: Sequence[Mapping[str, Any]]) -> List[Tuple[str, str]]:
         "  issued": "issued",
         "  oracle (at most)": "oracle",
     }
-    return [(title, _cells(f"{cell[key]['value']:.3f}" for cell in line)) for title, key in shown.items()]
+    return [(title, _cells(_share(cell[key]) for cell in line)) for title, key in shown.items()]
+
+
+def _share(cell: Mapping[str, Any]) -> str:
+    """A share of nothing is none."""
+    return f"{cell['value']:.3f}" if cell["frames"] else " none"
 
 
 def attempt_rows(numbers: Mapping[str, Any]) -> List[Tuple[str, str]]:

@@ -59,7 +59,10 @@ def accuracy_rows(workspace: Workspace, result: CalibrateResult) -> list[tuple[s
     return [
         *rows,
         ("share issued", percent_cells(result.issued)),
-        ("wrong among issued", percent_cells([row.wrong.value for row in result.worth])),
+        (
+            "wrong among issued",
+            percent_cells([row.wrong.value if row.wrong.frames else None for row in result.worth]),
+        ),
     ]
 
 
@@ -68,6 +71,6 @@ def radii_cells(radii: Sequence[float]) -> str:
     return "  ".join(f"{f'r={radius:g}':>7}" for radius in radii)
 
 
-def percent_cells(shares: Sequence[float] | np.ndarray) -> str:
-    """Shares in per cent, a column of seven characters each."""
-    return "  ".join(f"{100 * value:5.1f} %" for value in shares)
+def percent_cells(shares: Sequence[float | None] | np.ndarray) -> str:
+    """Shares in per cent, a column of seven characters each; "none" for one of nothing."""
+    return "  ".join(f"{'none':>7}" if value is None else f"{100 * value:5.1f} %" for value in shares)

@@ -17,6 +17,13 @@ as much more as there are pixels, and a first run should end within minutes."""
 FRAMES_SEEN = 400_000
 """Training frames, with repeats, from which further epochs bring little to the built-in network."""
 
+LEAST_EPOCHS, MOST_EPOCHS, LIBRARY_EPOCHS = 6, 80, 10
+"""Passes over the training frames, and at most so many for a network of a library, which is large or already trained."""
+
+TRIED = {"recipe": "auto", "copies": 2, "strengths": (3.0, 10.0)}
+"""Recipes of a base classifier that the tuning frames choose among: Gaussian noise, and consistency with these lambdas. Each is
+trained on two noisy copies of a view, for half as many epochs as one copy would have."""
+
 PRESETS = {"quick": 0.25, "standard": 1.0, "thorough": 3.0}
 """Factor on epochs and samples: to see the whole loop run, to work with, to publish."""
 
@@ -49,7 +56,8 @@ def settings_for(
     size: (height, width) of its frames. seen: what the network sees of them, () = frames as they are; None = what suits the
     built-in network. held_out: how many frames all splits but train are drawn from; None = all are.
     network: "" for the built-in residual network, "timm/NAME" and the like, or "package.module:function" of a factory.
-    weights: its safetensors file, from which it is fine-tuned ("" = it starts anew). preset: one of PRESETS.
+    weights: its safetensors file, from which it is fine-tuned ("" = it starts anew). preset: one of PRESETS; all but the quick
+    one try several recipes.
     """
     check_preset(preset)
     trained = num_frames - (held_out or 0)
@@ -61,10 +69,12 @@ def settings_for(
     factor = PRESETS[preset]
     tables["base"] |= {**_network(network, max(seen or (min(size),))), "weights": weights}
     if data.source != "digits":
-        epochs = min(max(round(FRAMES_SEEN / max(trained, 1)), 6), 80)
-        if network:
-            epochs = min(epochs, 10)
+        most = LIBRARY_EPOCHS if network else MOST_EPOCHS
+        epochs = min(max(round(FRAMES_SEEN / max(trained, 1)), LEAST_EPOCHS), most)
         tables["base"]["epochs"] = max(round(epochs * factor), 2)
+        if factor >= 1:
+            tables["base"] |= TRIED
+            tables["base"]["epochs"] = max(round(epochs * factor / TRIED["copies"]), LEAST_EPOCHS)
         tables["surrogate"]["epochs"] = max(round(epochs * factor / 2), 2)
         tables["surrogate"]["stored_epochs"] = max(round(epochs * factor), 2)
         tables["targets"]["train"] = _samples(

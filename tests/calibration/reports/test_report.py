@@ -163,6 +163,8 @@ def test_too_few_frames_give_a_report_of_nothing_issued(tables: ReportTables, tm
     scores = {**tables.scores, "calibration": tables.scores["calibration"].take(np.arange(10))}
     numbers = write_report(dataclasses.replace(tables, calibration=record, scores=scores), tmp_path)
     assert numbers["issued"]["rrise"] == [0.0] * 7 and "too few" in numbers["message"]
+    wrong = next(text for name, text in summary_rows(numbers) if name.strip() == "wrong among issued")
+    assert wrong.split() == ["none"] * 7, "0.000 would say that none of some certificates was wrong"
 
 
 def test_scores_of_another_execution_are_refused(tables: ReportTables) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from rrise.calibration.errors import RriseError
 from rrise.calibration.tables.evaluation import audit_ceiling
+from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.settings.config import Config, SurrogateConfig, load_config, parse_config
-from rrise.trainer.settings.fitting import config_for
+from rrise.trainer.settings.fitting import config_for, settings_for
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -50,6 +51,14 @@ def test_settings_to_start_from_fit_the_data(tmp_path: Path) -> None:
     assert audit_ceiling(Config().targets.audit, 1.0) > 3.1
     few = config_for(str(tmp_path / "x"), (600, 32, 48, 3))
     assert few.splits.calibration == 0.2 and few.preprocess.size == () and few.data.source == f"{tmp_path}/x"
+    # The tuning frames choose the recipe; all of them see as many frames as one would on single copies. A quick look tries none.
+    assert (few.base.recipe, few.base.copies, few.base.epochs) == ("auto", 2, 40) and len(
+        few.base.strengths
+    ) > 1
+    quick = settings_for(DataConfig("x"), 600, (32, 48), preset="quick")
+    assert (quick.base.recipe, quick.base.copies, quick.base.epochs) == ("gaussian", 1, 20)
+    library = settings_for(DataConfig("x"), 100_000, (224, 224), network="torchvision/mobilenet_v2")
+    assert (library.base.recipe, library.base.epochs) == ("auto", 6)
     # Larger images than the network is made for would take hours: resized, with their proportions.
     assert config_for("x", (5000, 480, 640, 3)).preprocess.size == (24, 32)
     assert config_for("x", (5000, 40, 640, 3)).preprocess.size == (8, 32)
