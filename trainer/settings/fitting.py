@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ FRAMES_SEEN = 400_000
 LEAST_EPOCHS, MOST_EPOCHS, LIBRARY_EPOCHS = 6, 80, 10
 """Passes over the training frames, and at most so many for a network of a library, which is large or already trained."""
 
-TRIED = {"recipe": "auto", "copies": 2, "strengths": (3.0, 10.0)}
+TRIED: dict[str, Any] = {"recipe": "auto", "copies": 2, "strengths": (3.0, 10.0)}
 """Recipes of a base classifier that the tuning frames choose among: Gaussian noise, and consistency with these lambdas. Each is
 trained on two noisy copies of a view, for half as many epochs as one copy would have."""
 
