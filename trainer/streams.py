@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rrise.calibration.statistics.bounds import unproved
+from rrise.calibration.statistics.stages import Stages
 from rrise.calibration.tables.references import References
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rrise.trainer.workspace import Workspace
 
 REFERENCE_SPLITS = ("tuning", "calibration", "verification")
+PROMISED = ("calibration", "verification")
+"""Streams on whose bounds a promise or its check rests: how often their N may be raised is fixed beforehand."""
 AUDIT = "audit"
 """The stream that judges certificates on the test split; the pack of that split carries its counts."""
 
@@ -102,6 +105,36 @@ def _drawn_by(name: str) -> str:
     return "targets" if name in ("train", *REFERENCE_SPLITS) else "certify"
 
 
+def in_stages(workspace: Workspace, stream: MonteCarloStream) -> bool:
+    """Whether frames of a stream that their first draws leave undecided go on."""
+    return bool(workspace.config.targets.refine) and stream.name in REFERENCE_SPLITS
+
+
+def stages(workspace: Workspace, stream: MonteCarloStream) -> Stages:
+    """The draws of a stream whose frames go on."""
+    return Stages(stream.num_samples, workspace.config.targets.refine)
+
+
+def miss_levels(
+    workspace: Workspace, stream: MonteCarloStream, store: CountStore, samples: np.ndarray, beta: float
+) -> np.ndarray:
+    """Miss probability of the bounds of each frame with so many `samples`, float64 [n]: its share of beta.
+
+    Beta is split over the stages, or over the looks at which the counts may be read: as many as were fixed beforehand where a
+    promise rests on them.
+    """
+    if in_stages(workspace, stream):
+        return stages(workspace, stream).levels(samples, beta)
+    looks = workspace.config.targets.looks if stream.name in PROMISED else max(len(store.looks()), 1)
+    return np.full(len(samples), beta / looks)
+
+
+def _shared(workspace: Workspace, stream: MonteCarloStream) -> str:
+    """Why they may prove less than they seem to."""
+    shared = in_stages(workspace, stream) or workspace.config.targets.looks > 1
+    return " at their share of beta" if shared else ""
+
+
 def check_against_store(workspace: Workspace, pack: References) -> None:
     """A reference pack must say what the store of counts says, where that is there: every proof believes its counts.
 
@@ -111,7 +144,8 @@ def check_against_store(workspace: Workspace, pack: References) -> None:
     if not (workspace.targets_path / name / "zarr.json").exists():
         return
     stream = next(item for item in all_streams(workspace) if item.name == name)
-    counts = open_stream(workspace, stream, pack.base_digest).counts()
+    store = open_stream(workspace, stream, pack.base_digest)
+    counts = store.counts()
     path = workspace.references_path(pack.split)
     again = f"run `rrise-train {_drawn_by(name)} {workspace.path}` again"
     if not np.array_equal(counts, pack.counts):
@@ -125,8 +159,9 @@ def check_against_store(workspace: Workspace, pack: References) -> None:
         )
     rows, classes = np.nonzero(pack.radius > 0)
     radius, samples = pack.radius[rows, classes], pack.num_samples[rows]
-    beyond = unproved(pack.counts[rows, classes], samples, radius, pack.sigma, pack.beta)
+    levels = miss_levels(workspace, stream, store, pack.num_samples, pack.beta)[rows]
+    beyond = unproved(pack.counts[rows, classes], samples, radius, pack.sigma, levels)
     if beyond.any():
         raise TrainerError(
-            f"{path}: {int(beyond.sum())} reference radii are larger than their counts prove; {again}"
+            f"{path}: {int(beyond.sum())} reference radii are larger than their counts prove{_shared(workspace, stream)}; {again}"
         )

@@ -13,7 +13,7 @@ from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap, clopper_pearson_map, step_map
 from rrise.calibration.promise.objective import MEAN_RADIUS, Objective
-from rrise.calibration.promise.offsets import excesses, reference_for
+from rrise.calibration.promise.offsets import excesses, label_reference, reference_for
 from rrise.calibration.promise.quantile import quantile_map
 from rrise.calibration.promise.selective import choose_threshold, offset_grid
 from rrise.calibration.promise.staircase import allowed_share, fit_staircase
@@ -58,7 +58,10 @@ def map_names(tuning: Scores, guarantee: Guarantee, objective: Objective) -> Ite
 
 def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
     """Lower radius of the label before clipping, less rho for a guarded pass; float64 [n], -inf where no draw hit."""
-    lower = lower_radius(scores.label_counts(), scores.num_samples, scores.sigma, float(guarantee.beta))
+    beta = float(guarantee.beta)
+    lower = lower_radius(scores.label_counts(), scores.num_samples, scores.sigma, beta)
+    # What is stored is smaller where beta was split over stages or looks, but holds nothing below 0.
+    lower = np.where(lower > 0, label_reference(scores, beta), lower)
     return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
 
 

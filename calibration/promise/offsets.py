@@ -10,7 +10,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.guarded import guarded_reference
 from rrise.calibration.promise.head import CertificateHead
-from rrise.calibration.statistics.bounds import reference_radius, round_down
+from rrise.calibration.statistics.bounds import round_down
 from rrise.calibration.tables.scores import Scores
 
 LEAST = np.float32(-1e4)
@@ -24,22 +24,27 @@ def label_reference(scores: Scores, beta: float) -> np.ndarray:
 
     Raises:
         CalibrationError: another beta is asked for, and the stored radii are smaller than the counts prove at theirs:
-            they were made more careful for a reason that the counts do not show, such as N raised after looking.
+            they were made more careful for a reason that the counts do not show, such as draws in stages, or N raised after
+            looking.
     """
     if scores.reference is None:
-        return _computed(scores, beta)
+        return scores.computed_reference(beta)
     if scores.beta == beta:
         return scores.reference
-    if (scores.reference < _computed(scores, float(scores.beta or 0.0))).any():
+    if scores.shares_beta():
         raise CalibrationError(
             f"reference radii: got smaller ones than the counts prove at their beta {scores.beta}, so beta cannot be "
-            f"changed to {beta} (was N raised after looking?); keep beta {scores.beta}, or draw new references"
+            f"changed to {beta} (it was split over stages or looks); keep beta {scores.beta}, or draw new references"
         )
-    return _computed(scores, beta)
+    return scores.computed_reference(beta)
 
 
-def _computed(scores: Scores, beta: float) -> np.ndarray:
-    return reference_radius(scores.label_counts()[:, None], scores.num_samples, scores.sigma, beta)[:, 0]
+def proved_reference(scores: Scores, beta: float) -> np.ndarray:
+    """`label_reference`, but never above what the counts prove at beta (needs scipy): for a check that trusts no stored radius.
+
+    Counts alone are not enough either: they do not show that beta was split over stages or looks.
+    """
+    return np.minimum(label_reference(scores, beta), scores.computed_reference(beta))
 
 
 def smallest_offsets(

@@ -47,27 +47,32 @@ def certified_radius(probability: np.ndarray, sigma: float) -> np.ndarray:
     return np.asarray(sigma * ndtri(np.asarray(probability, np.float64)))
 
 
-def reference_radius(counts: np.ndarray, num_samples: np.ndarray, sigma: float, beta: float) -> np.ndarray:
+def reference_radius(
+    counts: np.ndarray, num_samples: np.ndarray, sigma: float, beta: Union[float, np.ndarray]
+) -> np.ndarray:
     """R_low = max(sigma Phi^-1(lower bound), 0) of every class, float32 rounded *down*.
 
     Args:
         counts: uint32 [n, K], how often each class won.
         num_samples: uint32 [n], draws per frame.
         sigma: noise standard deviation, [0, 1] pixel units.
-        beta: miss probability of each bound.
+        beta: miss probability of each bound; float64 [n] where frames differ in it.
 
     Returns:
         float32 [n, K].
 
     **Guarantee**: for each frame and class, P(R_low > max(true radius, 0)) <= beta.
     """
-    radius = lower_radius(counts, np.asarray(num_samples)[:, None], sigma, beta)
+    level = beta if np.ndim(beta) == 0 else np.asarray(beta)[:, None]
+    radius = lower_radius(counts, np.asarray(num_samples)[:, None], sigma, level)
     with np.errstate(invalid="ignore"):  # a count of 0 gives -inf - inf
         guarded = radius - ROUNDING_GUARD * (sigma + np.abs(radius))
     return round_down(np.where(guarded > 0, guarded, 0.0))
 
 
-def lower_radius(counts: Counts, num_samples: Counts, sigma: float, beta: float) -> np.ndarray:
+def lower_radius(
+    counts: Counts, num_samples: Counts, sigma: float, beta: Union[float, np.ndarray]
+) -> np.ndarray:
     """sigma Phi^-1(Clopper-Pearson lower bound), signed, float64, elementwise; -inf where the count is 0.
 
     It goes through the bound's complement: near p = 1 a float64 p resolves Phi^-1 to no more than ten digits.
@@ -81,7 +86,11 @@ def lower_radius(counts: Counts, num_samples: Counts, sigma: float, beta: float)
 
 
 def unproved(
-    counts: np.ndarray, num_samples: np.ndarray, radius: np.ndarray, sigma: float, beta: float
+    counts: np.ndarray,
+    num_samples: np.ndarray,
+    radius: np.ndarray,
+    sigma: float,
+    beta: Union[float, np.ndarray],
 ) -> np.ndarray:
     """Which radii are larger than the counts prove, bool [n]; numpy alone, to check stored ones where scipy is absent.
 
@@ -91,7 +100,7 @@ def unproved(
     Args:
         counts, num_samples: int [n].
         radius: float32 [n], reference radii, >= 0.
-        beta: at most 1/2.
+        beta: at most 1/2; float64 [n] where it is not the same for every radius.
     """
     hits, trials = _checked(counts, num_samples, beta)
     share = np.array([0.5 * math.erfc(-float(value) / sigma / math.sqrt(2)) for value in radius])
@@ -117,9 +126,11 @@ def round_down(values: np.ndarray) -> np.ndarray:
     return np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
 
-def _checked(counts: Counts, num_samples: Counts, beta: float) -> "tuple[np.ndarray, np.ndarray]":
+def _checked(
+    counts: Counts, num_samples: Counts, beta: Union[float, np.ndarray]
+) -> "tuple[np.ndarray, np.ndarray]":
     hits, trials = np.broadcast_arrays(np.asarray(counts, np.float64), np.asarray(num_samples, np.float64))
-    if not 0.0 < beta < 1.0:
+    if not np.all((np.asarray(beta) > 0.0) & (np.asarray(beta) < 1.0)):
         raise CalibrationError(f"beta: got {beta}, expected a number strictly between 0 and 1")
     if hits.size and not (
         np.isfinite(hits).all() and (hits >= 0).all() and (hits <= trials).all() and (trials > 0).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -45,18 +45,25 @@ class Stages:
             CalibrationError: a frame with another number of draws, which no bound covers.
         """
         draws = counts.sum(axis=1, dtype=np.int64)
+        return reference_radius(counts, draws, sigma, self.levels(draws, beta))
+
+    def levels(self, draws: np.ndarray, beta: float) -> np.ndarray:
+        """Miss probability of each frame's bounds, float64 [n]: that of its own stage, however many others went on.
+
+        Args:
+            draws: int [n], of each frame.
+
+        Raises:
+            CalibrationError: a frame with another number of draws, which no bound covers.
+        """
+        draws = np.asarray(draws, np.int64)
         outside = draws[(draws != self.first) & (draws != self.last)]
         if len(outside):
             raise CalibrationError(
                 f"references in stages: got a frame with {outside[0]} draws, expected {self.first} or {self.last}; finish the "
                 "sampling"
             )
-        # Each row at its own stage's level, which does not depend on how many went on.
-        radius = np.zeros(counts.shape, np.float32)
-        for size, level in self._levels(beta).items():
-            rows = draws == size
-            radius[rows] = reference_radius(counts[rows], draws[rows], sigma, level)
-        return radius
+        return np.where(draws == self.first, beta * FIRST_SHARE, beta * (1.0 - FIRST_SHARE))
 
     def undecided(self, counts: np.ndarray, sigma: float, beta: float, radii: Sequence[float]) -> np.ndarray:
         """Which frames gain from going on, bool [n]: a radius that may be the frame's is not proved yet.
@@ -70,9 +77,5 @@ class Stages:
         reach = certified_radius(clopper_pearson_upper(top, draws, HOPELESS), sigma)
         if not radii:
             return np.asarray(reach > 0)
-        proved = reference_radius(top[:, None], draws, sigma, self._levels(beta)[self.first])[:, 0]
+        proved = reference_radius(top[:, None], draws, sigma, beta * FIRST_SHARE)[:, 0]
         return np.asarray(np.any([(proved < radius) & (radius < reach) for radius in radii], axis=0))
-
-    def _levels(self, beta: float) -> Dict[int, float]:
-        """Of the bound at each stage."""
-        return {self.first: beta * FIRST_SHARE, self.last: beta * (1.0 - FIRST_SHARE)}

@@ -12,6 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.storage.digests import PathLike, combined_digest
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import names_field, read_arrays, reading, text_field, write_arrays
@@ -132,6 +133,16 @@ class Scores:
     def label_counts(self) -> np.ndarray:
         """Counts of the surrogate's own label, int64 [n]."""
         return np.asarray(self.counts[np.arange(len(self)), self.label], np.int64)
+
+    def computed_reference(self, beta: float) -> np.ndarray:
+        """Reference radius of the label that the counts alone prove, were beta not split, float32 [n]; needs scipy."""
+        return reference_radius(self.label_counts()[:, None], self.num_samples, self.sigma, beta)[:, 0]
+
+    def shares_beta(self) -> bool:
+        """Whether stored references are smaller than the counts prove at their beta: it was split over stages or looks."""
+        if self.reference is None or self.beta is None:
+            return False
+        return bool((self.reference < self.computed_reference(self.beta)).any())
 
     def take(self, rows: np.ndarray) -> "Scores":
         """The table restricted to `rows` (indices or mask)."""

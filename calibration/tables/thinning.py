@@ -33,8 +33,14 @@ def thin(scores: Scores, num_samples: int, rng: np.random.Generator) -> Scores:
     """The table with `num_samples` of each frame's draws; its stored reference radii no longer apply and are left out.
 
     Raises:
-        CalibrationError: a frame has fewer draws than that.
+        CalibrationError: a frame has fewer draws than that, or the draws came in stages: how many a frame has then depends on
+            the first of them, so that fewer of them are no fresh sample.
     """
+    if len(np.unique(scores.num_samples)) > 1 and scores.shares_beta():
+        raise CalibrationError(
+            f"draws: got references in stages ({int(scores.num_samples.min())} to {int(scores.num_samples.max())} draws a "
+            "frame), expected draws whose number was fixed for each frame; use counts that were drawn with [targets] refine = 0"
+        )
     return replace(
         scores,
         counts=thin_counts(scores.counts, num_samples, rng),

@@ -12,7 +12,7 @@ import numpy as np
 
 from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.fit import check_rank
-from rrise.calibration.promise.offsets import one_frame_per_clip, reference_for
+from rrise.calibration.promise.offsets import one_frame_per_clip, proved_reference, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.onnx_limits import MAX_IR_VERSION, OPSET
 from rrise.calibration.tables.references import References
@@ -30,6 +30,7 @@ from rrise.export.gating.compare import TOLERANCES, Answers, Comparison, Toleran
 from rrise.export.gating.gate_guarded import check_guarded_certifier
 from rrise.export.gating.gate_report import (
     ABSTAIN_FLIPS,
+    CERTIFIED_FRAMES,
     LABEL_FLIPS,
     PROBIT_CHANGE,
     RADIUS_INCREASE,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 COVERAGE_FALSE_ALARM = 1e-4
 """Probability that the coverage check stops a release whose true miscoverage is exactly alpha."""
-CERTIFIED_FRAMES = 32
 ISSUES = "issues certificates"
 Reference = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]]
 """The PyTorch surrogate: frames -> label, probit, difficulty or None."""
@@ -216,7 +216,8 @@ def _check_replay(
 
 def _scores(references: References, answers: Answers, runtime: Runtime) -> Scores:
     found = references.scores(answers.label, answers.probit, answers.difficulty, runtime.execution)
-    return replace(found, reference=None, beta=None)  # the gate takes its bounds from the counts alone
+    # Neither side alone: counts do not show that beta was split over stages or looks, and a stored radius may be too large.
+    return replace(found, reference=proved_reference(found, references.beta))
 
 
 def _check_worth(mine: Answers) -> Check:

@@ -16,9 +16,8 @@ from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.device.loading import State
 from rrise.edge_sdk.formats.noise import FreshNoise
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
-from rrise.export.gating.gate_report import Check
+from rrise.export.gating.gate_report import CERTIFIED_FRAMES, Check
 
-CERTIFIED_FRAMES = 32
 NAME, LIMIT = "a Certifier issues these radii", "state calibrated, answers to fresh noise of the stated size"
 SIGNIFICANT = 5.0
 """Standard errors by which the size of the drawn noise may be off: false alarms of 6e-7."""

@@ -15,6 +15,8 @@ LABEL_FLIPS, ABSTAIN_FLIPS = "label flips against PyTorch", "abstain flips again
 PROBIT_CHANGE, RADIUS_INCREASE = "change of the probit", "largest radius increase"
 COMPARISON_CHECKS = (LABEL_FLIPS, ABSTAIN_FLIPS, PROBIT_CHANGE, RADIUS_INCREASE)
 """Names of the checks that a tolerance decides."""
+CERTIFIED_FRAMES = 32
+"""Verification frames that the gate certifies through a user's own calls."""
 
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -13,17 +13,23 @@ import torch
 from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
-from rrise.calibration.statistics.stages import Stages
 from rrise.calibration.tables.references import References
 from rrise.trainer.counts.counting import Counting, counting_device, counting_for
 from rrise.trainer.counts.forecast import forecast
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.streams import AUDIT, REFERENCE_SPLITS, MonteCarloStream, bundle_streams, open_stream
+from rrise.trainer.streams import (
+    AUDIT,
+    PROMISED,
+    REFERENCE_SPLITS,
+    MonteCarloStream,
+    bundle_streams,
+    in_stages,
+    miss_levels,
+    open_stream,
+    stages,
+)
 from rrise.trainer.workspace import Workspace
-
-PROMISED = ("calibration", "verification")
-"""Streams on whose bounds a promise or its check rests: how often their N may be raised is fixed beforehand."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,7 @@ def build_targets(
     stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
         store.check_num_samples(stream.num_samples)
-    for store, stream in zip(stores, chosen, strict=True):
-        if stream.name in PROMISED:
-            store.plan_looks(workspace.config.targets.looks, stream.num_samples)
-            store.plan_refinement(workspace.config.targets.refine)
+    _keep_plans(workspace, chosen, stores)
     run = _Run(workspace, counting, place, announce)
     drawn = run.draw(
         [_Wanted(stream, store, stream.num_samples) for stream, store in zip(chosen, stores, strict=True)]
@@ -86,11 +89,13 @@ def build_targets(
     refining = [
         _Wanted(stream, store, _refined(workspace, stream, store))
         for stream, store in zip(chosen, stores, strict=True)
-        if _in_stages(workspace, stream)
+        if in_stages(workspace, stream)
     ]
     drawn += run.draw(refining, ", frames that their first draws leave undecided")
     refined = sum(int(np.count_nonzero(item.num_samples > item.stream.num_samples)) for item in refining)
     found = -drawn
+    # Once more: another process with other settings may have come before the first draw.
+    _keep_plans(workspace, chosen, stores)
     for stream, store in zip(chosen, stores, strict=True):
         counts = store.counts()
         passes = int(counts.sum(dtype=np.int64))
@@ -159,16 +164,19 @@ class _Run:
         )
 
 
-def _in_stages(workspace: Workspace, stream: MonteCarloStream) -> bool:
-    return bool(workspace.config.targets.refine) and stream.name in REFERENCE_SPLITS
+def _keep_plans(
+    workspace: Workspace, streams: Sequence[MonteCarloStream], stores: Sequence[CountStore]
+) -> None:
+    """Over what beta is split, fixed before the first draw. Raises TrainerError where that was something else."""
+    asked = workspace.config.targets
+    for store, stream in zip(stores, streams, strict=True):
+        if stream.name in PROMISED:
+            store.plan_looks(asked.looks, stream.num_samples)
+            store.plan_refinement(stream.num_samples, asked.refine)
 
 
 def _beta(workspace: Workspace) -> float:
     return float(parse_level(workspace.config.guarantee.beta, "beta"))
-
-
-def _stages(workspace: Workspace, stream: MonteCarloStream) -> Stages:
-    return Stages(stream.num_samples, workspace.config.targets.refine)
 
 
 def _refined(workspace: Workspace, stream: MonteCarloStream, store: CountStore) -> np.ndarray:
@@ -178,29 +186,20 @@ def _refined(workspace: Workspace, stream: MonteCarloStream, store: CountStore) 
     """
     counts, config = store.counts(), workspace.config
     radii = [radius + config.guard.rho for radius in config.guarantee.objective.radii]
-    stages, sigma = _stages(workspace, stream), config.smoothing.sigma
+    both, sigma = stages(workspace, stream), config.smoothing.sigma
     samples = counts.sum(axis=1, dtype=np.int64)
-    undecided = stages.undecided(counts, sigma, _beta(workspace), radii)
-    going_on = (samples > stages.first) | undecided
-    return np.asarray(np.where(going_on, np.maximum(samples, stages.last), samples))
+    undecided = both.undecided(counts, sigma, _beta(workspace), radii)
+    going_on = (samples > both.first) | undecided
+    return np.asarray(np.where(going_on, np.maximum(samples, both.last), samples))
 
 
 def _radius(
     workspace: Workspace, stream: MonteCarloStream, store: CountStore, counts: np.ndarray
 ) -> np.ndarray:
     """Reference radii float32 [n, K] at beta, split over the stages or looks at which the counts may be read."""
-    sigma, beta = workspace.config.smoothing.sigma, _beta(workspace)
-    if _in_stages(workspace, stream):
-        return _stages(workspace, stream).radius(counts, sigma, beta)
-    samples = counts.sum(axis=1, dtype=np.int64).astype(np.uint32)
-    return reference_radius(counts, samples, sigma, beta / _looks(workspace, stream, store))
-
-
-def _looks(workspace: Workspace, stream: MonteCarloStream, store: CountStore) -> int:
-    """Over how many looks beta is split: the number that was fixed beforehand where a promise rests on the counts."""
-    if stream.name in PROMISED:
-        return workspace.config.targets.looks
-    return max(len(store.looks()), 1)
+    samples = counts.sum(axis=1, dtype=np.int64)
+    levels = miss_levels(workspace, stream, store, samples, _beta(workspace))
+    return reference_radius(counts, samples, workspace.config.smoothing.sigma, levels)
 
 
 def _write_references(

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from rrise.calibration import CalibrationError, Guarantee, Scores, calibrate
-from rrise.calibration.promise.crossfit import STEPS, cross_fitted_radii, fit_map, map_names, rank_share
+from rrise.calibration.promise.crossfit import (
+    STEPS,
+    cross_fitted_radii,
+    fit_map,
+    map_names,
+    rank_share,
+    signed_reference,
+)
 from rrise.calibration.promise.objective import MEAN_RADIUS, Objective
+from rrise.calibration.promise.offsets import label_reference
 from rrise.calibration.promise.selective import choose_threshold
+from rrise.calibration.statistics.stages import FIRST_SHARE
 from tests.calibration.helpers import draw_scores
 
 TUNING = draw_scores(1, 1000, 5000, noise=0.3, split="tuning", start=10**6)
@@ -50,6 +59,16 @@ def test_a_class_or_selection_with_too_few_frames_is_foretold_to_abstain() -> No
     small = TUNING.take(np.arange(120))
     assert (cross_fitted_radii(small, Guarantee.of("per-class"), "identity") == 0).all()
     assert (cross_fitted_radii(small, Guarantee.of("selective", "0.02"), "identity") == 0).all()
+
+
+def test_maps_are_fitted_to_the_references_that_the_offset_will_meet() -> None:
+    """Beta was split: the bounds that a calibration compares with are smaller than those of the counts at all of beta."""
+    guarantee = Guarantee.of("pac", "0.1")
+    whole = signed_reference(TUNING, guarantee)
+    stored = label_reference(TUNING, 0.1 * FIRST_SHARE)
+    split = signed_reference(replace(TUNING, reference=stored, beta=0.1), guarantee)
+    assert (split[whole > 0] == stored[whole > 0]).all() and (split <= whole + 1e-6).all()
+    assert (split[whole <= 0] == whole[whole <= 0]).all() and (whole <= 0).any()
 
 
 def test_clips_are_never_divided() -> None:

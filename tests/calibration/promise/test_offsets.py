@@ -18,6 +18,7 @@ from rrise.calibration.promise.offsets import (
     excesses,
     label_reference,
     one_frame_per_clip,
+    proved_reference,
     reference_for,
     smallest_offsets,
 )
@@ -92,6 +93,15 @@ def test_another_beta_is_refused_where_the_stored_radii_were_made_more_careful()
     assert (label_reference(careful, 0.1) == label_reference(scores, 0.1 / 3)).all()
     with pytest.raises(CalibrationError, match=r"beta cannot be changed to 0\.2"):
         label_reference(careful, 0.2)
+
+
+def test_a_check_believes_neither_counts_nor_stored_radii_alone() -> None:
+    scores = draw_scores(0, 30)
+    careful = replace(scores, reference=label_reference(scores, 0.01), beta=0.1)
+    assert careful.shares_beta() and (careful.reference < label_reference(scores, 0.1)).any()
+    assert (proved_reference(careful, 0.1) == careful.reference).all()
+    bold = replace(scores, reference=label_reference(scores, 0.1) + np.float32(0.01), beta=0.1)
+    assert (proved_reference(bold, 0.1) == label_reference(scores, 0.1)).all() and not bold.shares_beta()
 
 
 def test_one_frame_per_clip_is_uniform_and_does_not_depend_on_row_order() -> None:

@@ -6,8 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.stages import Stages
 from rrise.calibration.tables.thinning import thin, thin_counts
 from tests.calibration.helpers import draw_scores
 
@@ -35,6 +38,28 @@ def test_a_thinned_table_keeps_everything_but_its_draws() -> None:
     assert np.array_equal(fewer.probit, whole.probit) and np.array_equal(fewer.digest, whole.digest)
     assert np.array_equal(thin(stored, 500, np.random.default_rng(0)).counts, whole.counts)
     assert len(thin(whole.take(np.arange(0)), 100, np.random.default_rng(0))) == 0
+
+
+def test_draws_in_stages_are_not_thinned() -> None:
+    """Who has 1,000 draws was decided by them: thinned to 1,000 like the others, bounds miss far more often than at beta."""
+    stages, sigma, frames, radius = Stages(1000, 10_000), 0.25, 5000, 0.26
+    share, rng = float(norm.cdf(radius / sigma)), np.random.default_rng(0)
+    hits = rng.binomial(1000, share, frames)
+    first = np.stack([hits, 1000 - hits], axis=1).astype(np.uint32)
+    on = stages.undecided(first, sigma, 0.1, (0.25,))
+    hits = np.where(on, hits + rng.binomial(9000, share, frames), hits)
+    samples = np.where(on, 10_000, 1000)
+    counts = np.stack([hits, samples - hits], axis=1).astype(np.uint32)
+    thinned = thin_counts(counts, 1000, rng)
+    missed = (reference_radius(thinned, np.full(frames, 1000), sigma, 0.1)[:, 0] > radius).mean()
+    # Instead of .1, with a standard deviation of .004.
+    assert missed > 0.13
+    table = dataclasses.replace(
+        draw_scores(0, num_frames=frames, num_classes=2), counts=counts, num_samples=samples.astype(np.uint32),
+        label=np.zeros(frames, np.int64), reference=stages.radius(counts, sigma, 0.1)[:, 0], beta=0.1,
+    )  # fmt: skip
+    with pytest.raises(CalibrationError, match=r"in stages \(1000 to 10000 draws a frame\).*refine = 0"):
+        thin(table, 1000, rng)
 
 
 @pytest.mark.parametrize("asked", [0, -1, 501])

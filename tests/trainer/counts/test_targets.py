@@ -14,6 +14,7 @@ from scipy.stats import beta as beta_law
 from scipy.stats import norm
 
 from rrise.calibration.console import Progress
+from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.tables.references import References
 from rrise.trainer.base_classifier.stage import train_base
 from rrise.trainer.counts.targets import build_targets
@@ -298,6 +299,13 @@ def test_whether_frames_go_on_is_fixed_beforehand(workspace: Path, tmp_path: Pat
         build_targets(edit(copied(workspace, tmp_path), "refine = 0", "refine = 600"))
     copy = staged(workspace, tmp_path / "staged")
     build_targets(copy)
+    # What whoever builds a pack from the counts alone gets: bounds at all of beta.
+    pack = copy.references("calibration")
+    whole = reference_radius(pack.counts, pack.num_samples, pack.sigma, pack.beta)
+    dataclasses.replace(pack, radius=whole).save(copy.references_path("calibration"))
+    with pytest.raises(TrainerError, match="radii are larger than their counts prove at their share of beta"):
+        copy.references("calibration")
+    pack.save(copy.references_path("calibration"))
     with pytest.raises(TrainerError, match=r"got refine = 0, expected 600"):
         build_targets(edit(copy, "refine = 600", "refine = 0"))
 

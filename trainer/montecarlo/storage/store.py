@@ -184,7 +184,7 @@ class CountStore:
         return tuple(int(size) for size in found)
 
     def plan_looks(self, planned: int, num_samples: int) -> int:
-        """Keep how many looks there may be, before the first; returns that number.
+        """Keep how many looks there may be, before the first draw; returns that number.
 
         Raises:
             TrainerError: another number was kept before, or finishing at `num_samples` would be a look too many.
@@ -206,17 +206,28 @@ class CountStore:
             )
         return planned
 
-    def plan_refinement(self, last: int) -> None:
-        """Keep, before the first draw, at how many draws frames end that go on; 0: none do.
+    def plan_refinement(self, first: int, last: int) -> None:
+        """Keep, before the first draw, how many draws every frame has, and at how many those end that go on; 0: none do.
 
         Raises:
-            TrainerError: another number was kept before, or the counts were looked at without one.
+            TrainerError: other numbers were kept before, or the counts were looked at without any.
         """
-        kept = self._fixed("planned_refinement", 0 if self.looks() else last, "the planned refinement")
+        looks = self.looks()
+        kept = self._fixed("planned_refinement", 0 if looks else last, "the planned refinement")
         if kept != last:
             raise TrainerError(
                 f"stream {self.identity.stream!r}: got refine = {last}, expected {kept}, which was fixed before its counts "
                 f"were drawn; set [targets] refine = {kept}, or draw new calibration frames (another [splits] seed)"
+            )
+        if not last:
+            return
+        # Of a store from before it was kept, the first look is that at the end of the first stage.
+        began = self._fixed("planned_first", min(looks) if looks else first, "the planned first stage")
+        if began != first:
+            name = self.identity.stream
+            raise TrainerError(
+                f"stream {name!r}: got {first} first draws with refine = {last}, expected {began}, which was fixed before its "
+                f"counts were drawn; set [targets] {name} = {began}, or draw new calibration frames (another [splits] seed)"
             )
 
     def record_look(self, num_samples: int) -> None:
@@ -226,9 +237,9 @@ class CountStore:
             self._note("looks", sorted((*looks, num_samples)), "that the samples are complete")
 
     def _fixed(self, name: str, first: int, what: str) -> int:
-        """The number that the attribute `name` keeps for good: `first`, where it has none yet. what: for the message."""
+        """The number that the attribute `name` keeps: `first`, as long as nothing is drawn. what: for the message."""
         kept: Any = self._open_again().attrs.get(name)
-        if kept is None:
+        if kept is None or (int(kept) != first and not self.samples().any()):
             self._note(name, first, what)
             return first
         return int(kept)

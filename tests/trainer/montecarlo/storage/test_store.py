@@ -40,6 +40,40 @@ def test_reopening_finds_the_counts(make_store):
     assert again.missing(30) == 64 * 30 + 6 * 10
 
 
+def test_plans_may_change_until_the_first_draw(make_store):
+    """Who looks at the forecast, stops and edits the settings has seen no count."""
+    store = make_store()
+    store.plan_looks(1, 20)
+    store.plan_refinement(20, 0)
+    store.plan_refinement(20, 60)
+    store.plan_refinement(10, 40)
+    store.plan_looks(2, 20)
+    store.write(0, some_counts())
+    store.plan_looks(2, 20)
+    store.plan_refinement(10, 40)
+    with pytest.raises(TrainerError, match="got refine = 60, expected 40, which was fixed before its counts"):
+        make_store().plan_refinement(10, 60)
+    with pytest.raises(TrainerError, match=r"got 20 first draws with refine = 40, expected 10.*train = 10"):
+        make_store().plan_refinement(20, 40)
+    with pytest.raises(TrainerError, match="got looks = 1, expected 2"):
+        make_store().plan_looks(1, 20)
+
+
+def test_the_first_stage_of_a_store_that_does_not_name_it_is_its_first_look(make_store):
+    """Killed in its second stage, a store has frames at numbers of draws that were never planned; none may become the first."""
+    store = make_store()
+    store.plan_refinement(20, 60)
+    group = zarr.open_group(store.path, mode="r+")["train"]
+    attributes = {name: value for name, value in group.attrs.items() if name != "planned_first"}
+    group.attrs.put(attributes)
+    store.write(0, some_counts())
+    for size in (20, 40, 60):
+        store.record_look(size)
+    make_store().plan_refinement(20, 60)
+    with pytest.raises(TrainerError, match="got 40 first draws with refine = 60, expected 20"):
+        make_store().plan_refinement(40, 60)
+
+
 def test_streams_share_a_store_and_nothing_else(make_store):
     make_store().write(0, some_counts())
     other = make_store(stream="audit", sample_block=5)
