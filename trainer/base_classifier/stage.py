@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rrise.trainer.base_classifier.specs import (
     start_files,
     start_weights,
 )
-from rrise.trainer.base_classifier.training import Choice, train_under_noise
+from rrise.trainer.base_classifier.training import DEFAULTS, Choice, train_under_noise
 from rrise.trainer.brought.network_checks import check_answers, check_trainable
 from rrise.trainer.brought.onnx_files import embedded
 from rrise.trainer.classifiers import base_file
@@ -36,8 +35,9 @@ from rrise.trainer.networks import (
     load_network,
     read_header,
     save_network,
+    with_defaults,
 )
-from rrise.trainer.settings.config import BaseConfig
+from rrise.trainer.settings.config import plain
 from rrise.trainer.workspace import Workspace
 
 FILE_FRAMES = 64
@@ -118,11 +118,11 @@ def train_base(
 
 def base_settings(workspace: Workspace) -> dict[str, Any]:
     """Everything that decides what the base classifier is."""
-    settings = {**workspace.fingerprint(), "settings": _plain(asdict(workspace.config.base))}
+    settings = {**workspace.fingerprint(), "settings": plain(asdict(workspace.config.base))}
     if workspace.config.base.recipe != "gaussian":
         # What its recipe is chosen for.
         asked = workspace.config.guarantee
-        settings |= _plain({"radius": asked.radius, **({"weights": asked.weights} if asked.weights else {})})
+        settings |= plain({"radius": asked.radius, **({"weights": asked.weights} if asked.weights else {})})
     return settings | _own_file(workspace)
 
 
@@ -210,16 +210,11 @@ def _judgement(workspace: Workspace, network: nn.Module, session: Session) -> Ba
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    for name, got, expected in differences(with_defaults(read_header(path)[1]), settings):
+    for name, got, expected in differences(with_defaults(read_header(path)[1], DEFAULTS), settings):
         raise TrainerError(
             f"{path}: {name}: got {got}, expected {expected} from rrise.toml; restore the settings, or "
             "train a new base classifier with --again (its targets and surrogate must then be made again, too)"
         )
-
-
-def with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a base classifier, whose settings may be older than some keys of [base]: those had their defaults."""
-    return {**metadata, "settings": {**_plain(asdict(BaseConfig())), **metadata.get("settings", {})}}
 
 
 def _own_file(workspace: Workspace) -> dict[str, str]:
@@ -238,8 +233,3 @@ def _own_file(workspace: Workspace) -> dict[str, str]:
         file_digest(path) if workspace.config.base.weights else hashlib.sha256(embedded(path)).hexdigest()
     )
     return {"own_classifier_digest": digest}
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as they come back from JSON."""
-    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}

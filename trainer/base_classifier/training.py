@@ -21,8 +21,11 @@ from rrise.trainer.learning.recipes import consistency, gaussian
 from rrise.trainer.learning.views import View, noisy
 from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, build_network, save_network
+from rrise.trainer.settings.config import BaseConfig, plain
 from rrise.trainer.workspace import Workspace
 
+DEFAULTS = {"settings": plain(asdict(BaseConfig()))}
+"""What a training of an older version had, whose settings do not name all keys of [base]."""
 WATCHED = 512
 """Tuning frames on which accuracy under noise is watched while training."""
 JUDGED, LEAST_DRAWS, MOST_DRAWS, PART = 1000, 200, 2000, 256
@@ -114,7 +117,7 @@ class _Work:
         self.weights, self.allow_code = weights, allow_code
         self.inputs = workspace.training_inputs()
         self.labels = torch.from_numpy(workspace.labels("train")).to(session.device)
-        self.kept = Kept(session, settings)
+        self.kept = Kept(session, settings, DEFAULTS)
         self._measure = watch_accuracy(workspace, session.device)
 
     def spec(self) -> dict[str, Any]:
@@ -148,6 +151,7 @@ class _Work:
                 stage=stage,
                 label=label,
                 settings=self.settings,
+                defaults=DEFAULTS,
                 measure=self._measure,
                 balance=self.labels if asked.balance else None,
             )

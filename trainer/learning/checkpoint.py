@@ -16,7 +16,7 @@ from rrise.calibration.storage.files import atomic_file, parse_json
 from rrise.calibration.storage.formats import check_format
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.schedule import Average, Optimiser
-from rrise.trainer.networks.files import differences, read_safetensors
+from rrise.trainer.networks.files import differences, read_safetensors, with_defaults
 
 FORMAT = 1
 KEY = "rrise-checkpoint"
@@ -88,9 +88,12 @@ def restore_checkpoint(
     settings: Mapping[str, Any],
     machine: Mapping[str, Any],
     *,
+    defaults: Mapping[str, Any] | None = None,
     again: bool = False,
 ) -> Position:
-    """Continue from a checkpoint, where there is one. again: start over where it is of other settings.
+    """Continue from a checkpoint, where there is one.
+
+    defaults: of settings that a checkpoint of an older version does not name. again: start over where it is of other settings.
 
     Raises TrainerError where it belongs to other settings (named), or to another device type, precision or number of
     processes: the weights would be neither those of the one nor of the other.
@@ -108,8 +111,11 @@ def restore_checkpoint(
         ) from error
     mend = "finish this training with the version that began it, or start over with --again"
     check_format(f"checkpoint {path}", found.get("format"), (FORMAT,), mend, TrainerError)
-    wanted = json.loads(json.dumps({**settings, "machine": machine}))
-    for name, got, expected in differences({**found["settings"], "machine": found["machine"]}, wanted):
+    wanted, known = (
+        json.loads(json.dumps(table)) for table in ({**settings, "machine": machine}, defaults or {})
+    )
+    given = with_defaults({**found["settings"], "machine": found["machine"]}, known)
+    for name, got, expected in differences(given, wanted):
         if again:
             return Position()
         raise TrainerError(

@@ -29,7 +29,7 @@ from rrise.trainer.learning.hardware import (
 )
 from rrise.trainer.learning.journal import Journal
 from rrise.trainer.learning.order import balanced_order, order
-from rrise.trainer.learning.schedule import Average, Optimiser, Schedule
+from rrise.trainer.learning.schedule import SCHEDULE_DEFAULTS, Average, Optimiser, Schedule
 from rrise.trainer.learning.session import Session
 from rrise.trainer.learning.watch import Measure, Watch
 
@@ -83,12 +83,14 @@ def train_network(
     stage: str = "training",
     label: str = "training",
     settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     measure: Measure | None = None,
     balance: Tensor | None = None,
 ) -> Trained:
     """Train `network` in place, from its checkpoint where there is one; it ends on the session's device in eval mode.
 
     stage: names checkpoint and log. settings: whatever else decides the outcome; a checkpoint of others is refused.
+    defaults: of those of `settings` that a checkpoint of an older version may not name, table by table.
     measure: values to log now and then beside the loss, such as the accuracy under noise on the tuning split.
     balance: classes of the frames, int64 [n], which are then drawn equally often; None draws every frame once an epoch.
 
@@ -102,6 +104,7 @@ def train_network(
         objective,
         session,
         {**(settings or {}), "schedule": asdict(schedule), "balanced": balance is not None},
+        {**(defaults or {}), "schedule": SCHEDULE_DEFAULTS, "balanced": False},
         balance,
     )
     size = numbers_per_batch(engine.size, tuple(frames.shape))
@@ -126,11 +129,13 @@ class Engine:
         objective: LossFunction,
         session: Session,
         settings: Mapping[str, Any],
+        defaults: Mapping[str, Any],
         balance: Tensor | None,
     ) -> None:
         self.balance = None if balance is None else balance.cpu()
         self.network, self.schedule, self.frames = network, schedule, frames
-        self.objective, self.session, self.settings = objective, session, settings
+        self.objective, self.session = objective, session
+        self.settings, self.defaults = settings, defaults
         self.device, self.crew = session.device, session.crew
         self.size = schedule.size(len(frames), self.crew.size)
         self.per_epoch = len(frames) // self.size
@@ -153,7 +158,12 @@ class Engine:
         path = self.session.checkpoint(journal.stage)
         if path is not None:
             self.position = restore_checkpoint(
-                path, self.state, self.settings, self.machine, again=self.session.again
+                path,
+                self.state,
+                self.settings,
+                self.machine,
+                defaults=self.defaults,
+                again=self.session.again,
             )
         self._same_start()
         self._forward = self._prepared()

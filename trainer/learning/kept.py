@@ -17,14 +17,21 @@ from rrise.trainer.networks.files import (
     read_header,
     read_safetensors,
     save_network,
+    with_defaults,
 )
 
 
 class Kept:
-    """Finished trainings of a session, by stage. settings: what decides them all; those of others are made again."""
+    """Finished trainings of a session, by stage.
 
-    def __init__(self, session: Session, settings: Mapping[str, Any]) -> None:
-        self._session, self._settings = session, dict(settings)
+    settings: what decides them all; those of others are made again. defaults: of settings that a training of an older version
+    does not name.
+    """
+
+    def __init__(
+        self, session: Session, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        self._session, self._settings, self._defaults = session, dict(settings), dict(defaults or {})
         self._paths: list[Path] = []
 
     def network(
@@ -34,7 +41,7 @@ class Kept:
         path = self._path(stage)
         if path is not None and path.exists():
             _, found = read_header(path)
-            if not any(differences(found, self._settings)):
+            if not any(differences(with_defaults(found, self._defaults), self._settings)):
                 load_weights(module, read_safetensors(path)[0], str(path))
                 module.eval().to(self._session.device)
                 return Trained(**found["trained"])

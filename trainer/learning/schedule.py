@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,10 @@ class Schedule:
     def rate(self, progress: float) -> float:
         """Learning rate after `progress` in [0, 1] of the steps."""
         return self.learning_rate * (one_cycle if self.shape == "one-cycle" else cosine)(progress)
+
+
+SCHEDULE_DEFAULTS = {entry.name: entry.default for entry in fields(Schedule) if entry.default is not MISSING}
+"""What a schedule that does not name them had."""
 
 
 def one_cycle(progress: float) -> float:

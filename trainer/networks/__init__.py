@@ -13,6 +13,7 @@ from rrise.trainer.networks.files import (
     read_header,
     read_safetensors,
     save_network,
+    with_defaults,
 )
 from rrise.trainer.networks.resnet import Block, ResNet, Standardise
 
@@ -35,4 +36,5 @@ __all__ = [
     "read_header",
     "read_safetensors",
     "save_network",
+    "with_defaults",
 ]

@@ -65,6 +65,16 @@ def differences(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> Itera
             yield (name, *_differing(metadata.get(name), expected))
 
 
+def with_defaults(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, whose version may be older than some of the `defaults`: those it had; of tables, key by key."""
+    tables = {
+        name: {**default, **found[name]}
+        for name, default in defaults.items()
+        if isinstance(default, Mapping) and isinstance(found.get(name), Mapping)
+    }
+    return {**defaults, **found, **tables}
+
+
 def _differing(got: Any, expected: Any) -> tuple[Any, Any]:
     if not isinstance(got, Mapping) or not isinstance(expected, Mapping):
         return got, expected

@@ -22,13 +22,20 @@ from rrise.trainer.base_classifier.specs import session_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
 from rrise.trainer.learning.kept import Kept
-from rrise.trainer.networks import Network, differences, load_network, read_header, save_network
+from rrise.trainer.networks import (
+    Network,
+    differences,
+    load_network,
+    read_header,
+    save_network,
+    with_defaults,
+)
 from rrise.trainer.scores.choice import worth
 from rrise.trainer.scores.surrogate_scores import score_surrogate
-from rrise.trainer.settings.config import SurrogateConfig
+from rrise.trainer.settings.config import plain
 from rrise.trainer.surrogates.copies import Copies, add_copies, core
 from rrise.trainer.surrogates.difficulty import learn_difficulty
-from rrise.trainer.surrogates.training import UNCHANGED, Way, Work
+from rrise.trainer.surrogates.training import DEFAULTS, UNCHANGED, Way, Work
 from rrise.trainer.workspace import Workspace
 
 UNSAVED = "0" * 64
@@ -114,7 +121,7 @@ def train_surrogate(
     if workspace.surrogate_path.exists() and not again:
         return _keep(workspace, base, settings, allow_code)
     session = session_for(workspace, device=device, minutes=minutes, again=again)
-    kept = Kept(session, settings)
+    kept = Kept(session, settings, DEFAULTS)
     work = Work(workspace, base, session, kept, settings, allow_code)
     made = [(work.network(way), way) for way in ways(workspace, work)]
     judged = [(module, _judge(workspace, module, way, session)) for module, way in made]
@@ -211,7 +218,7 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
     settings = {
         **workspace.fingerprint(),
         "base_digest": base.digest,
-        "settings": _plain(asdict(workspace.config.surrogate)),
+        "settings": plain(asdict(workspace.config.surrogate)),
         "guard": {"rho": workspace.config.guard.rho, "noise": list(workspace.config.guard.noise)},
         "train_samples": workspace.config.targets.train,
     }
@@ -221,7 +228,7 @@ def _settings(workspace: Workspace, base: Network) -> dict[str, Any]:
 
 def _keep(workspace: Workspace, base: Network, settings: dict[str, Any], allow_code: bool) -> SurrogateResult:
     start, path = time.monotonic(), workspace.surrogate_path
-    metadata = _with_defaults(read_header(path)[1])
+    metadata = with_defaults(read_header(path)[1], DEFAULTS)
     candidates = tuple(SurrogateCandidate(**item) for item in metadata["candidates"])
     kept = (metadata["method"], metadata["guard_noise"])
     chosen = next(item for item in candidates if (item.method, item.guard_noise) == kept)
@@ -258,18 +265,6 @@ def _result(
     found = read_header(path)[1].get("copies")
     copies = None if found is None else Copies(**found)
     return SurrogateResult(file_digest(path), chosen, candidates, kept, seconds, copies)
-
-
-def _with_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a surrogate, whose settings may be older than some keys of [surrogate]: those had their defaults."""
-    return {
-        **metadata,
-        "settings": {**_plain(asdict(SurrogateConfig())), **metadata.get("settings", {})},
-    }
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
 
 
 def candidate_path(workspace: Workspace, method: str, noise: float) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ from rrise.trainer.learning.recipes import Teaching, fresh, stored
 from rrise.trainer.learning.views import View
 from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, Network, build_network, load_network
+from rrise.trainer.settings.config import SurrogateConfig, plain
 from rrise.trainer.streams import stored_counts
 from rrise.trainer.workspace import Workspace
 
+DEFAULTS = {"settings": plain(asdict(SurrogateConfig()))}
+"""What a training of an older version had, whose settings do not name all keys of [surrogate]."""
 UNCHANGED = "unchanged"
 WATCHED, PART = 512, 256
 
@@ -114,6 +117,7 @@ class Work:
                 stage=stage,
                 label=label,
                 settings=self.settings,
+                defaults=DEFAULTS,
                 measure=watch_agreement(self.workspace, self.session.device),
                 balance=torch.from_numpy(self.workspace.labels("train")) if asked.balance else None,
             )

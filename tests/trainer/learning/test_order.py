@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.learning import Interrupted, Schedule, open_training_session, train_network
+from rrise.trainer.learning import Interrupted, Schedule, Trained, open_training_session, train_network
+from rrise.trainer.learning.checkpoint import KEY
 from rrise.trainer.learning.engine import Batch, Forward
+from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.order import balanced_order, order
+from rrise.trainer.networks.files import read_safetensors
 from tests.trainer.learning.worlds import Pixels, network, weights
 
 LABELS = torch.tensor([0] * 70 + [2] * 6 + [5] * 20)
@@ -83,6 +89,54 @@ def test_a_checkpoint_of_another_balance_is_refused(tmp_path: Path) -> None:
     session = open_training_session(tmp_path, device="cpu")
     with pytest.raises(TrainerError, match="balanced: got True, expected False"):
         train_network(network(), Schedule(2, 16, 0.05), Pixels(), lambda f, b: f(b.frames).mean(), session)
+
+
+def test_a_checkpoint_of_an_older_version_had_what_is_the_default_now(tmp_path: Path) -> None:
+    """It names neither `balance` nor other settings that came later: there they did not exist, or were as they are by default."""
+    asked: dict[str, Any] = {"settings": {"widths": [4], "newer": 0, "newest": [1]}}
+    defaults = {"settings": {"newer": 0, "newest": (1,)}}
+
+    def run(minutes: float | None = None, **options: Any) -> nn.Module:
+        module, session = network(), open_training_session(tmp_path, device="cpu", minutes=minutes)
+        given = {"settings": asked, "defaults": defaults, **options}
+        loss = lambda forward, batch: forward(batch.frames).square().mean()  # noqa: E731
+        train_network(module, Schedule(2, 16, 0.05), Pixels(), loss, session, **given)
+        return module
+
+    with pytest.raises(Interrupted):
+        run(minutes=0.0)
+    path = tmp_path / "checkpoints" / "training.safetensors"
+    tensors, header = read_safetensors(path)
+    found = json.loads(header[KEY])
+    del found["settings"]["balanced"], found["settings"]["schedule"]["ema"]
+    found["settings"]["settings"] = {"widths": [4]}
+    save_file(tensors, path, {KEY: json.dumps(found)})
+    with pytest.raises(TrainerError, match="balanced: got False, expected True"):
+        run(balance=LABELS)
+    with pytest.raises(TrainerError, match=r"got \{'newer': 0\}, expected \{'newer': 1\}"):
+        run(settings={"settings": {**asked["settings"], "newer": 1}})
+    with pytest.raises(TrainerError, match=r"got \{'newer': None, 'newest': None\}"):
+        run(defaults={})
+    run()
+
+
+def test_finished_trainings_of_an_older_version_are_not_made_again(tmp_path: Path) -> None:
+    session = open_training_session(tmp_path, device="cpu")
+    made = Trained(16, 1.0, 0.5, 1, {})
+    asked = {"settings": {"widths": [4], "newer": 0}}
+
+    def run(module: nn.Module) -> Trained:
+        ran.append(1)
+        return made
+
+    ran: list[int] = []
+    Kept(session, {"settings": {"widths": [4]}}).network("one", {"kind": "x"}, network(), run)
+    assert (
+        Kept(session, asked, {"settings": {"newer": 0}}).network("one", {"kind": "x"}, network(), run) == made
+    )
+    assert ran == [1]
+    Kept(session, asked, {"settings": {"newer": 1}}).network("one", {"kind": "x"}, network(), run)
+    assert ran == [1, 1]
 
 
 @pytest.mark.long
