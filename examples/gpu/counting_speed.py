@@ -27,7 +27,8 @@ from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer import Preprocess
 from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.montecarlo import CountStore, sample_counts
-from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, installed
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
+from rrise.trainer.montecarlo.engines import NAMES, installed
 from rrise.trainer.montecarlo.speed.benchmark import run_benchmark
 from rrise.trainer.networks import ResNet
 

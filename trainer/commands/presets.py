@@ -22,12 +22,12 @@ from rrise.trainer.data.settings import DataConfig, PreprocessConfig
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.counter import usual_batch
 from rrise.trainer.montecarlo.engine_choice import choose_engine
-from rrise.trainer.montecarlo.engines import ClassifierForms
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
 from rrise.trainer.networks import build_network
 from rrise.trainer.networks.pretrained import fixed_size
 from rrise.trainer.networks.saved_folders import folder_of, read_folder
 from rrise.trainer.settings.config import Config
-from rrise.trainer.settings.fitting import check_preset, settings_for
+from rrise.trainer.settings.fitting import check_preset, names_factory, settings_for
 from rrise.trainer.streams import REFERENCE_SPLITS
 from rrise.trainer.workspace import Workspace
 
@@ -80,7 +80,7 @@ def fitting_config(
 
 def _library_size(network: str, workspace: Path, height: int, width: int) -> tuple[int, ...]:
     """What a network from elsewhere sees: the size that it demands, else frames of up to 224 pixels."""
-    if ":" not in network:
+    if not names_factory(network):
         folder = folder_of(network, workspace)
         saved = None if folder is None else read_folder(folder)
         name, arguments = (network, {}) if saved is None else (saved.name, saved.arguments)
@@ -109,15 +109,16 @@ class Estimate:
         return self.stage, f"{about}{number} base passes"
 
 
-def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ...]:
+def estimates(workspace: Workspace, sizes: dict[str, int], network: nn.Module | None) -> tuple[Estimate, ...]:
     """What the stages will take, from a quick measurement of the network on this machine's processor.
 
-    Training is foretold by the module, Monte Carlo by the engine that will count. sizes: frames of each split. The seconds are
-    None for code from elsewhere, which is not run for this.
+    Training is foretold by the module, Monte Carlo by the engine that will count. sizes: frames of each split. network: as
+    `untrained_network` makes it; without one the seconds are None.
     """
-    own = workspace.config.base.factory or workspace.config.base.onnx or workspace.config.base.black_box
-    speed = None if own else _passes_per_second(workspace)
-    counted = None if speed is None else _evaluations_per_second(workspace, speed)
+    speed = counted = None
+    if network is not None:
+        speed = _passes_per_second(workspace, network)
+        counted = _evaluations_per_second(workspace, network, speed)
     rates = {"base": speed, "targets": counted, "surrogate": speed, "certify and audit": counted}
     members = workspace.config.base.members
     return tuple(
@@ -126,17 +127,13 @@ def estimates(workspace: Workspace, sizes: dict[str, int]) -> tuple[Estimate, ..
     )
 
 
-def _evaluations_per_second(workspace: Workspace, speed: float) -> float:
+def _evaluations_per_second(workspace: Workspace, network: nn.Module, speed: float) -> float:
     """Evaluations that Monte Carlo will count a second, by the engine that [targets] engine names or would choose.
 
     speed: passes a second of the module. It is also the answer, which is then too low rather than too high, where trying the
     engines on the network would take longer than LONGEST_TRIAL, or where none can be opened.
     """
-    network, shape, asked = (
-        _network_alone(workspace),
-        workspace.preprocess.output_shape,
-        workspace.config.targets,
-    )
+    shape, asked = workspace.preprocess.output_shape, workspace.config.targets
     rows = usual_batch(math.prod(shape))
     if TRIAL_BATCHES * rows / speed > LONGEST_TRIAL:
         return speed
@@ -197,13 +194,13 @@ def _base_passes(workspace: Workspace, sizes: dict[str, int]) -> float:
     return passes * asked.members
 
 
-def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
+def _passes_per_second(workspace: Workspace, network: nn.Module, seconds: float = 0.4) -> float:
     """Forward passes of the base classifier's network a second, as the module that trains, in the fastest batch.
 
     Other work on the machine only makes batches slower, and may be gone in the hours that are foretold. Where it never pauses
     for as long as a batch takes, processor time leaves it out (several threads spend more of that than elapses).
     """
-    network, shape = _network_alone(workspace), workspace.preprocess.output_shape
+    shape = workspace.preprocess.output_shape
     with torch.inference_mode():
         batch = torch.rand(min(max(MEASURED_NUMBERS // math.prod(shape), 1), 64), *shape)
         network(batch)
@@ -216,9 +213,14 @@ def _passes_per_second(workspace: Workspace, seconds: float = 0.4) -> float:
     return len(batch) / fastest
 
 
-def _network_alone(workspace: Workspace) -> nn.Module:
-    """The network with fresh weights and without the statistics of the frames, in eval mode."""
+def untrained_network(workspace: Workspace) -> nn.Module | None:
+    """The network with fresh weights and without the statistics of the frames, in eval mode; it may be large, so build it once.
+
+    None for code from elsewhere, which is not run before the user says so.
+    """
     asked, shape = workspace.config.base, workspace.preprocess.output_shape
+    if asked.factory or asked.onnx or asked.black_box:
+        return None
     spec = {
         "kind": "resnet",
         "in_channels": shape[0],
@@ -233,14 +235,13 @@ def _network_alone(workspace: Workspace) -> nn.Module:
         return build_network(library_spec(workspace) if asked.network else spec).eval()
 
 
-def memory_note(workspace: Workspace) -> str:
-    """What the preprocessed frames take on disk, and a training step in memory."""
+def memory_note(workspace: Workspace, network: nn.Module | None) -> str:
+    """What the preprocessed frames take on disk, and a training step of `untrained_network` in memory."""
     shape, known, asked = workspace.preprocess.output_shape, workspace.data.catalogue, workspace.config.base
     disk = len(known) * math.prod(shape) * (4 if workspace.preprocess.resizes else 1)
     said = f"{disk / 2**20:,.0f} MiB of preprocessed frames on disk"
-    if asked.factory or asked.onnx or asked.black_box:
+    if network is None:
         return said
-    network = _network_alone(workspace)
     weights = sum(weight.numel() for weight in network.parameters())
     copies = max(copies_of_view(workspace, recipe) for recipe in recipes(workspace))
     step = asked.batch_size * copies * _kept_numbers(network, shape)

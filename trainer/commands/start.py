@@ -11,7 +11,13 @@ import click
 from rrise.calibration.console import json_option, run_command, summary
 from rrise.calibration.reports.report import summary_rows
 from rrise.trainer.base_classifier.stage import how_to_train, train_base
-from rrise.trainer.commands.presets import Estimate, estimates, fitting_config, memory_note
+from rrise.trainer.commands.presets import (
+    Estimate,
+    estimates,
+    fitting_config,
+    memory_note,
+    untrained_network,
+)
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.forecast import Forecast
 from rrise.trainer.counts.targets import TargetsResult, build_targets
@@ -20,13 +26,14 @@ from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.data.splits import SPLIT_NAMES
 from rrise.trainer.data.survey import Survey, survey
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import read_safetensors
 from rrise.trainer.networks.saved_folders import PREFIX, folder_of
 from rrise.trainer.reports.full import full_report
 from rrise.trainer.reports.workspace_page import update_page
 from rrise.trainer.scores.calibrate import calibrate_surrogate
 from rrise.trainer.scores.choice import guarantee_for, too_few_frames
 from rrise.trainer.settings.config import Config, load_config, parse_config
-from rrise.trainer.settings.fitting import PRESETS
+from rrise.trainer.settings.fitting import PRESETS, named_network
 from rrise.trainer.streams import comparison_streams
 from rrise.trainer.surrogates.stage import train_surrogate
 from rrise.trainer.workspace import Workspace
@@ -113,7 +120,7 @@ def _config(
             chosen,
             sigma=level,
             network=_network(network),
-            weights=_place(weights),
+            weights=_weights(weights),
             preset="standard" if preset is None else preset,
         )
     else:
@@ -129,9 +136,9 @@ def _config(
     if template is not None and network:
         # The network in place of the template's, which takes along the weights that belong to it.
         tables["base"] |= {"factory": "", "onnx": "", "black_box": "", "network": "", "weights": ""}
-        tables["base"]["factory" if ":" in network else "network"] = _network(network)
+        tables["base"] |= named_network(_network(network))
     if template is not None and weights:
-        tables["base"]["weights"] = _place(weights)
+        tables["base"]["weights"] = _weights(weights)
     if sigma is not None:
         tables["smoothing"]["sigma"] = sigma
     if calibration is not None:
@@ -141,6 +148,19 @@ def _config(
 
 def _place(source: str) -> str:
     return source if source in ("", "digits") or "://" in source else str(Path(source).resolve())
+
+
+def _weights(name: str) -> str:
+    """The whole path of --weights, which is looked at before a workspace is made for it."""
+    if not name:
+        return ""
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise TrainerError(
+            f"--weights: got {path}, which is no file; expected the network's weights as a safetensors file"
+        )
+    read_safetensors(path, weights=False)
+    return str(path)
 
 
 def _network(name: str) -> str:
@@ -156,7 +176,8 @@ def _show(made: Workspace, json_flag: bool) -> None:
     found = survey(known, splits, names)
     sizes = {name: len(splits.indices(name)) for name in SPLIT_NAMES}
     shape, seen = "x".join(map(str, known.geometry.frame_shape)), made.preprocess.size
-    expected = estimates(made, sizes)
+    network = untrained_network(made)
+    expected = estimates(made, sizes, network)
     rows = [
         (
             "frames",
@@ -168,7 +189,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
         *found.rows(),
         *_promise_rows(made),
         *(item.row() for item in expected),
-        ("memory", memory_note(made)),
+        ("memory", memory_note(made, network)),
     ]
     if too_few := too_few_frames(made, splits):
         rows.append(("attention", too_few))

@@ -21,7 +21,8 @@ from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
 from rrise.trainer.montecarlo.counter import usual_batch
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.engine_choice import AUTO, ChosenEngine, choose_engine
-from rrise.trainer.montecarlo.engines import ClassifierForms, EngineLabeller, open_engine
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms, EngineLabeller
+from rrise.trainer.montecarlo.engines import open_engine
 from rrise.trainer.montecarlo.storage.store import recorded_engines
 from rrise.trainer.networks import Network
 from rrise.trainer.workspace import Workspace

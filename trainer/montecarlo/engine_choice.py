@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, EngineLabeller, installed, open_engine
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms, EngineLabeller
+from rrise.trainer.montecarlo.engines import NAMES, installed, open_engine
 
 AUTO = "auto"
 ROUNDS, SECONDS = 3, 0.25

@@ -11,24 +11,27 @@ opened for. Nothing is imported before an engine is opened.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import platform
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rrise.calibration.requirements import install
-from rrise.trainer.brought.onnx_files import refuse_references
-from rrise.trainer.brought.user_code import describe_error, out_of_memory
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.classifier import ModuleLabeller, check_logits, labels_from_logits
-from rrise.trainer.montecarlo.neighbours import check_alone
+from rrise.trainer.montecarlo.classifier import ModuleLabeller, labels_from_logits
+from rrise.trainer.montecarlo.engine_labeller import (
+    ClassifierForms,
+    EngineLabeller,
+    expect_float32,
+    imported,
+    in_batches,
+    loaded,
+    whole_file,
+)
 from rrise.trainer.montecarlo.onnx_classifier import quiet_onnxruntime
 
 INSTALL = {
@@ -40,56 +43,6 @@ INSTALL = {
 }
 """Every engine: the module that it needs, and the package that has it."""
 NAMES = tuple(INSTALL)
-
-
-@dataclass(frozen=True)
-class ClassifierForms:
-    """The base classifier in the forms that there are. onnx: bytes of base.onnx; module: the network, in evaluation mode."""
-
-    onnx: bytes | None = None
-    module: nn.Module | None = None
-
-
-class EngineLabeller:
-    """A labeller (see `classifier.Labeller`) of one engine. Subclasses give `_run`.
-
-    engine: name, version, precision and device type, as a store's identity names them. concurrent: whether calls may come
-    from several threads, each of which is then to be one processor's. capturable: whether a CUDA graph can hold a call.
-    """
-
-    concurrent = True
-    capturable = True
-
-    def __init__(self, name: str, version: str, num_classes: int, dtype: str, device: torch.device) -> None:
-        self.name, self.dtype, self.device, self.num_classes = name, dtype, device, num_classes
-        self.engine = f"{name} {version} {dtype} {device_name(device)}"
-        self._checked, self._lock = False, threading.Lock()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self._checked:
-            with self._lock:
-                if not self._checked:
-                    check_logits(self.logits(x), x, self.num_classes)
-                    check_alone(self.logits, x, coarse=self.dtype != "float32")
-                    self._checked = True
-        return labels_from_logits(self.logits(x), self.num_classes)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of float32 [B, C, H, W] on the engine's device. Raises: TrainerError, or memory runs out."""
-        try:
-            return self._run(x)
-        except TrainerError:
-            raise
-        except Exception as error:  # runtimes raise classes of their own
-            if out_of_memory(error):
-                raise
-            raise TrainerError(
-                f"engine {self.engine!r} fails on float32 {list(x.shape)} ({describe_error(error)}); does the base classifier "
-                "take what the preprocessing delivers?"
-            ) from error
-
-    def _run(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 class TorchEngine(EngineLabeller):
@@ -143,7 +96,7 @@ class OnnxRuntimeEngine(EngineLabeller):
     def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
         runtime = quiet_onnxruntime()
         super().__init__("onnxruntime", runtime.__version__, num_classes, dtype, device)
-        _expect_float32(self)
+        expect_float32(self)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -152,8 +105,8 @@ class OnnxRuntimeEngine(EngineLabeller):
             # TF32 is another arithmetic than the float32 that the name of the engine says.
             provider = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": "0"})
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        self._session = _loaded(
-            lambda: runtime.InferenceSession(_whole(source, self.name), options, providers=[provider])
+        self._session = loaded(
+            lambda: runtime.InferenceSession(whole_file(source, self.name), options, providers=[provider])
         )
         wanted = provider if isinstance(provider, str) else provider[0]
         if self._session.get_providers()[0] != wanted:
@@ -190,7 +143,7 @@ class OpenVinoEngine(EngineLabeller):
     """OpenVINO on the CPU; one stream for each of PyTorch's threads, one request for each caller's thread."""
 
     def __init__(self, source: ClassifierForms, num_classes: int, dtype: str, device: torch.device) -> None:
-        openvino = _imported("openvino")
+        openvino = imported("openvino")
         version = openvino.get_version().split("-")[0]
         super().__init__("openvino", version, num_classes, dtype, device)
         if device.type != "cpu":
@@ -209,8 +162,8 @@ class OpenVinoEngine(EngineLabeller):
             "NUM_STREAMS": threads,
             "ENABLE_CPU_PINNING": False,
         }
-        model = _loaded(lambda: core.read_model(_whole(source, self.name)))
-        self._compiled = _loaded(lambda: core.compile_model(model, "CPU", settings))
+        model = loaded(lambda: core.read_model(whole_file(source, self.name)))
+        self._compiled = loaded(lambda: core.compile_model(model, "CPU", settings))
         rows = model.inputs[0].partial_shape[0]
         self._rows: int | None = rows.get_length() if rows.is_static else None
         self._requests = threading.local()
@@ -237,14 +190,14 @@ class TensorRtEngine(EngineLabeller):
         if device.type != "cuda" or not torch.cuda.is_available():
             # Asked first: without a driver, TensorRT's objects end the process.
             raise TrainerError(f"engine 'tensorrt': needs an NVIDIA GPU, got device {device}")
-        trt = _imported("tensorrt")
+        trt = imported("tensorrt")
         super().__init__("tensorrt", trt.__version__, num_classes, dtype, device)
-        _expect_float32(self)
+        expect_float32(self)
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse(_whole(source, self.name)):
+        if not parser.parse(whole_file(source, self.name)):
             raise TrainerError(f"engine 'tensorrt': cannot read base.onnx ({parser.get_error(0)})")
         config, profile = builder.create_builder_config(), builder.create_optimization_profile()
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -300,53 +253,3 @@ def open_engine(
 def installed(name: str) -> bool:
     """Whether the package of an engine is there (it is not imported)."""
     return importlib.util.find_spec(INSTALL[name][0]) is not None
-
-
-def device_name(device: torch.device) -> str:
-    """Type of a device: "cpu x86_64", or "cuda" and the name of the GPU."""
-    if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)}"
-    return f"{device.type} {platform.machine()}"
-
-
-def in_batches(run: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    """`run` on batches of exactly `rows`, the last one filled up with zeros that are cut off again."""
-    parts = []
-    for part in x.split(rows):
-        short = rows - len(part)
-        full = torch.cat([part, torch.zeros(short, *part.shape[1:], device=part.device)]) if short else part
-        parts.append(run(full)[: len(part)])
-    return torch.cat(parts)
-
-
-def _whole(source: ClassifierForms, name: str) -> bytes:
-    if source.onnx is None:
-        raise TrainerError(
-            f"engine {name!r}: runs base.onnx, which this base classifier has not; make it with `rrise-train base --again`, "
-            "or take the engine torch"
-        )
-    return refuse_references(source.onnx, "base.onnx")
-
-
-def _expect_float32(labeller: EngineLabeller) -> None:
-    if labeller.dtype != "float32":
-        raise TrainerError(
-            f"engine {labeller.name!r}: runs base.onnx in float32, got dtype {labeller.dtype!r}; take torch or openvino, "
-            "or set [targets] dtype"
-        )
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise TrainerError(f"engine {name!r}: cannot be imported ({error})") from error
-
-
-def _loaded(load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except TrainerError:
-        raise
-    except Exception as error:  # runtimes raise classes of their own
-        raise TrainerError(f"base.onnx: cannot be loaded ({describe_error(error)})") from error

@@ -9,6 +9,7 @@ import torch
 
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig, SplitsConfig
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.settings.checks import LIBRARIES
 from rrise.trainer.settings.config import Config, parse_config
 
 SMALLEST_SIDE, LARGEST_SIDE, RESIZED_SIDE = 8, 64, 32
@@ -123,11 +124,19 @@ def _splits(count: int, held_out: int | None) -> SplitsConfig:
     return usual
 
 
+def names_factory(network: str) -> bool:
+    """Whether a network is a "package.module:function"; what a library calls its own may hold a colon as well."""
+    return ":" in network and not network.startswith(LIBRARIES)
+
+
+def named_network(network: str) -> dict[str, object]:
+    """The key of [base] that names a network: a factory, or one of a library."""
+    return {"factory" if names_factory(network) else "network": network}
+
+
 def _network(network: str, side: int) -> dict[str, object]:
-    if ":" in network:
-        return {"factory": network}
     if network:
-        return {"network": network}
+        return named_network(network)
     if side <= 16:
         return {}
     if side <= 40:

@@ -15,7 +15,8 @@ from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import engine_choice, engines, sample_counts
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
 from rrise.trainer.montecarlo.engine_choice import choose_engine
-from rrise.trainer.montecarlo.engines import NAMES, ClassifierForms, in_batches, installed, open_engine
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms, EngineLabeller, device_name, in_batches
+from rrise.trainer.montecarlo.engines import NAMES, installed, open_engine
 
 CPU = torch.device("cpu")
 NAMES_HERE = [name for name in ("torch", "onnxruntime", "openvino") if installed(name)]
@@ -30,7 +31,7 @@ def source(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Clas
     return ClassifierForms(read_onnx(folder), network)
 
 
-def opened(name: str, source: ClassifierForms, dtype: str = "float32") -> engines.EngineLabeller:
+def opened(name: str, source: ClassifierForms, dtype: str = "float32") -> EngineLabeller:
     return open_engine(name, source, num_classes=3, dtype=dtype, device=CPU)
 
 
@@ -47,9 +48,7 @@ def test_every_engine_gives_the_networks_classes(
         NOISY.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     )  # as the counter's buffers lie in memory
     assert torch.equal(labeller(permuted), expected.argmax(1))
-    assert labeller.engine.startswith(name) and labeller.engine.endswith(
-        f"float32 {engines.device_name(CPU)}"
-    )
+    assert labeller.engine.startswith(name) and labeller.engine.endswith(f"float32 {device_name(CPU)}")
     broken = NOISY.clone()
     broken[1, 0, 0, 0] = torch.nan
     if (

@@ -301,10 +301,11 @@ def test_init_asks_the_network_for_its_size_and_measures_it(
     assert config.preprocess.size == size
     made = Workspace.create(tmp_path / "w", config)
     split = {"train": 20, "tuning": 4, "calibration": 8, "verification": 4, "test": 4}
-    assert all(item.seconds and item.seconds > 0 for item in estimates(made, split))
+    network = presets.untrained_network(made)
+    assert all(item.seconds and item.seconds > 0 for item in estimates(made, split, network))
     # Of the stand-in: 8 feature maps, the standardised frame, and as good as nothing behind them.
     frame = 4 * config.base.batch_size * 9 * size[0] * size[1] / 2**20
-    said = re.search(r"about ([\d,]+) MiB while training", memory_note(made))
+    said = re.search(r"about ([\d,]+) MiB while training", memory_note(made, network))
     assert said is not None and float(said[1].replace(",", "")) == pytest.approx(400 + frame, abs=1)
 
 
@@ -337,6 +338,13 @@ def test_init_says_what_a_network_starts_from_and_takes_its_weights(
         "",
         "tiny.safetensors",
     )
+    absent = init("absent", *asked, "--weights", str(tmp_path / "absent.safetensors"))
+    assert absent.exit_code == 2 and "absent.safetensors, which is no file" in " ".join(absent.output.split())
+    (tmp_path / "w.pt").write_bytes(b"no weights")
+    for arguments in (asked, template):
+        pickled = init("pickled", *arguments, "--network", "timm/tiny", "--weights", str(tmp_path / "w.pt"))
+        assert pickled.exit_code == 2 and "not a readable safetensors file" in pickled.output
+    assert not (tmp_path / "absent").exists() and not (tmp_path / "pickled").exists()
     refused = init("refused", *template, "--preset", "quick")
     assert refused.exit_code == 2 and "--preset quick with --config" in refused.output
 
@@ -345,11 +353,11 @@ def test_estimates_count_members_recipes_and_guard_noises(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is counted by three networks takes three times as long, and is no more passes of the base classifier."""
-    monkeypatch.setattr(presets, "_passes_per_second", lambda workspace: 100.0)
+    monkeypatch.setattr(presets, "_passes_per_second", lambda *arguments: 100.0)
     sizes = {"train": 100, "tuning": 10, "calibration": 20, "verification": 10, "test": 10}
 
     def foretold(made: Workspace) -> dict[str, Any]:
-        return {item.stage: item for item in estimates(made, sizes)}
+        return {item.stage: item for item in estimates(made, sizes, presets.untrained_network(made))}
 
     plain = copied(workspace, tmp_path)
     one = foretold(plain)

@@ -18,7 +18,7 @@ from torch import nn
 from rrise import trainer
 from rrise.edge_sdk import Certifier
 from rrise.export import export_onnx
-from rrise.trainer.commands.presets import estimates, fitting_config
+from rrise.trainer.commands.presets import estimates, fitting_config, untrained_network
 from rrise.trainer.data.settings import DataConfig
 from rrise.trainer.networks.saved_folders import PREFIX
 from rrise.trainer.settings.config import parse_config
@@ -58,7 +58,10 @@ def loop(
     tables["targets"] |= {"tuning": 100, "calibration": 100, "verification": 100}
     tables["guarantee"] |= {"error": "0.2"}
     made = trainer.Workspace.create(place, parse_config(tables))
-    assert all(item.seconds is not None for item in estimates(made, {"train": 90, **tables["splits"]}))
+    assert all(
+        item.seconds is not None
+        for item in estimates(made, {"train": 90, **tables["splits"]}, untrained_network(made))
+    )
     trainer.train_base(made)
     trainer.build_targets(made)
     trainer.train_surrogate(made)

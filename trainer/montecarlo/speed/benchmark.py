@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.engines import ClassifierForms, open_engine
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
+from rrise.trainer.montecarlo.engines import open_engine
 from rrise.trainer.montecarlo.speed.contenders import (
     Contender,
     Logits,

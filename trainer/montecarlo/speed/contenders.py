@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import frame_digests
-from rrise.trainer.montecarlo.engines import EngineLabeller
+from rrise.trainer.montecarlo.engine_labeller import EngineLabeller
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.sampler import sample_counts
 from rrise.trainer.montecarlo.storage.identity import IMAGE_BLOCK, SAMPLE_BLOCK

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.engines import ClassifierForms
+from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
 from rrise.trainer.montecarlo.speed import contenders
 from rrise.trainer.montecarlo.speed.benchmark import _interleaved, run_benchmark
 from rrise.trainer.montecarlo.speed.contenders import Throughput, usual_loop
