@@ -68,12 +68,14 @@ class WithCopies(nn.Module):
 
     def answers(self, x: Tensor) -> Tensor:
         """The base classifier's logits on every copy, [B, k, K]."""
-        rows = (x[:, None] + self.fields()[None]).flatten(0, 1)
+        fields = self.fields()
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            found: Tensor = self.base(rows)
+            found: Tensor = self.base((x[:, None] + fields[None]).flatten(0, 1))
         else:
+            # Noisy rows are made as they are needed: those of 64 frames of 224 pixels with 256 copies take 10 GB.
+            rows = torch.cartesian_prod(torch.arange(len(x)), torch.arange(self.copies)).to(x.device)
             size = max(PASS_NUMBERS // x[0].numel(), 1)
-            found = torch.cat([self.base(part) for part in rows.split(size)])
+            found = torch.cat([self.base(x[part[:, 0]] + fields[part[:, 1]]) for part in rows.split(size)])
         return found.reshape(len(x), self.copies, -1)
 
     def fields(self) -> Tensor:

@@ -127,10 +127,12 @@ def fit_pool(
     """
     classes = counts.shape[1]
     used = min(len(x), max(FIT_NUMBERS // (module.copies * classes), 1))
+    # Spread over the split, whose frames often come class by class.
+    rows = torch.linspace(0, len(x) - 1, used, dtype=torch.float64).round().long()
     with torch.inference_mode():
-        parts = [(module.network(part), module.answers(part)) for part in x[:used].split(PART)]
+        parts = [(module.network(part), module.answers(part)) for part in x[rows].split(PART)]
     alone, copies = (torch.cat(column).clone().double() for column in zip(*parts, strict=True))
-    shares = torch.from_numpy(counts[:used].astype(np.float64))
+    shares = torch.from_numpy(counts[rows.numpy()].astype(np.float64))
     shares /= shares.sum(1, keepdim=True)
     raw = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([raw], lr=0.5, max_iter=200, line_search_fn="strong_wolfe")

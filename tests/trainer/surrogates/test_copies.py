@@ -122,6 +122,19 @@ def test_onnx_is_the_same_function_in_one_pass(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_allclose(found, made(x).numpy(), atol=2e-5)
 
 
+def test_of_many_classes_frames_of_all_of_them_fit_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of a split often come class by class: the first ones would stand for a few classes only."""
+    made, seen = module(2), []
+    x = torch.zeros((100, *SHAPE)) + torch.arange(100)[:, None, None, None] / 100
+    network = made.network
+    made.network = nn.Module()
+    made.network.forward = lambda part: seen.append(part[:, 0, 0, 0]) or network(part)  # type: ignore[method-assign]
+    monkeypatch.setattr(stage, "FIT_NUMBERS", 2 * 4 * 20)
+    found = fit_pool(made, x, np.full((100, 4), 25))
+    used = (100 * torch.cat(seen)).round().long().tolist()
+    assert found.passes == 20 * 2 and used[0] == 0 and used[-1] == 99 and max(np.diff(used)) <= 6
+
+
 class Informed(nn.Module):
     """Logits that are right up to noise of their own: `spread` is the deviation of what it adds."""
 
