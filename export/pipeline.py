@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence, Tuple
 
 from rrise.calibration.errors import CheckFailed
 from rrise.calibration.storage.digests import PathLike
+from rrise.calibration.tables.evaluation import RADII
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.formats.bundled_base import BASE_FILE
 from rrise.edge_sdk.formats.manifest import MANIFEST_FILE, Manifest
@@ -17,7 +18,7 @@ from rrise.export.gating.compare import Tolerance
 from rrise.export.gating.gate import gate
 from rrise.export.gating.gate_report import GateReport, save_reports
 from rrise.export.gating.policy import Policy, check_policy
-from rrise.export.gating.quality import RADII, Quality, measure
+from rrise.export.gating.quality import Quality, measure
 from rrise.export.lowering.precision import PRECISIONS
 from rrise.export.products import LeftOut, make_products
 from rrise.export.releasing.bundle import (

@@ -1,4 +1,4 @@
-"""What proofs rest on stands once: the grid of the noise, the limits of ONNX, the triangle filter."""
+"""What proofs rest on, and what several rooms state alike, stands once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ HOMES = {
     "OPSET": "calibration/storage/onnx_limits.py",
     "MAX_IR_VERSION": "calibration/storage/onnx_limits.py",
     "triangle_filter": "calibration/images/resizing.py",
+    "RADII": "calibration/tables/evaluation.py",
+    "LOSSES": "trainer/learning/losses.py",
+    "CERTIFIED_FRAMES": "export/gating/gate_report.py",
 }
 
 

@@ -18,6 +18,8 @@ from rrise.calibration.statistics.shares import Share
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 
+RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
+"""Radii at which certified accuracy is stated, [0, 1] pixel units, where nobody names others."""
 VERDICT_LEVEL = 0.001
 """Probability with which an audit's verdict on one certificate may err."""
 

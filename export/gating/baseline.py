@@ -10,13 +10,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rrise.calibration.tables.evaluation import RADII
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.bundles.runtime_scores import run_all
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.export.errors import ExportError
 from rrise.export.gating.compare import Answers, Comparison, compare_outputs
-from rrise.export.gating.quality import RADII, Quality, measure
+from rrise.export.gating.quality import Quality, measure
 
 
 def baseline_qualities(path: Path, references: References, radii: Sequence[float]) -> Dict[str, Quality]:

@@ -10,13 +10,11 @@ import numpy as np
 
 from rrise.calibration.promise.head import WITHHELD
 from rrise.calibration.promise.record import Calibration
-from rrise.calibration.tables.evaluation import issued_share, judge
+from rrise.calibration.tables.evaluation import RADII, issued_share, judge
 from rrise.calibration.tables.references import References
 from rrise.calibration.tables.scores import Scores
 from rrise.export.gating.compare import Answers
 
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
-"""Radii at which certified accuracy is stated, [0, 1] pixel units, unless the acceptance policy names others."""
 COSTLY = 0.01
 """A precision that costs more certified accuracy than this at some radius is flagged."""
 

@@ -10,12 +10,10 @@ import numpy as np
 
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.certify import CertifyCounts, check_budget, predict
-from rrise.calibration.tables.evaluation import certified_accuracy
+from rrise.calibration.tables.evaluation import RADII, certified_accuracy
 from rrise.trainer.counts.targets import TargetsResult, build_targets
 from rrise.trainer.streams import comparison_streams, stored_counts
 from rrise.trainer.workspace import Workspace
-
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)

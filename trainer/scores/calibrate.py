@@ -15,6 +15,7 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.storage.digests import combined_digest, frame_digest
 from rrise.calibration.tables.evaluation import (
+    RADII,
     AuditVerdict,
     Worth,
     audit_reach_note,
@@ -23,7 +24,6 @@ from rrise.calibration.tables.evaluation import (
     probit_rmse,
 )
 from rrise.calibration.tables.scores import Scores
-from rrise.trainer.counts.certify import RADII
 from rrise.trainer.networks import Network
 from rrise.trainer.scores.choice import settle_plan
 from rrise.trainer.scores.settled import save_plan

@@ -12,6 +12,7 @@ from rrise.calibration.promise.guarded import Guard
 from rrise.calibration.promise.kinds import KINDS
 from rrise.calibration.statistics.levels import parse_level
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.learning.losses import LOSSES
 from rrise.trainer.montecarlo.storage.identity import SAMPLE_BLOCK
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ METHODS = ("auto", "stored", "fresh", "unchanged")
 RECIPES = ("auto", "gaussian", "consistency")
 TRAIN = ("auto", "none", "fine-tune", "scratch")
 OPTIMISERS, SCHEDULES = ("auto", "sgd", "adamw"), ("auto", "one-cycle", "cosine")
-LOSSES = ("ce", "js", "probit", "both")
 PRECISIONS, VIEWERS = ("auto", "float32", "bfloat16", "float16"), ("", "tensorboard", "wandb")
 LIBRARIES = ("timm/", "torchvision/", "transformers/")
 LARGEST_COPIES = 256
