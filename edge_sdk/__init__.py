@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rrise.edge_sdk.errors import BundleError, EdgeError, FrameError, RuntimeFault, RuntimeUnavailable
     from rrise.edge_sdk.formats.signing import Trust
     from rrise.edge_sdk.frames.inputs import Roi
+    from rrise.edge_sdk.operate.recorder import flights, read_flight
     from rrise.edge_sdk.stream.captured import Captured
     from rrise.edge_sdk.stream.checks import CheckSettings
     from rrise.edge_sdk.stream.decisions import KOfN
@@ -45,6 +46,8 @@ _HOMES = {
     "Status": "certificate",
     "StreamSettings": "stream.stream",
     "Trust": "formats.signing",
+    "flights": "operate.recorder",
+    "read_flight": "operate.recorder",
 }
 
 # In full: type checkers read it, for `from edge_sdk import Certifier` as well.
@@ -68,6 +71,8 @@ __all__ = [
     "Status",
     "StreamSettings",
     "Trust",
+    "flights",
+    "read_flight",
 ]
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

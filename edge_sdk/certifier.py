@@ -10,6 +10,7 @@ from rrise.calibration.storage.digests import PathLike
 from rrise.calibration.storage.execution import Execution
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.certifying.asking import Asking
+from rrise.edge_sdk.certifying.exchange import check_exchangeable
 from rrise.edge_sdk.certifying.loaded import Course, FrameGuard, Loaded
 from rrise.edge_sdk.device.audit import AuditLog
 from rrise.edge_sdk.device.drift import DriftMonitor
@@ -159,7 +160,7 @@ class Certifier(Asking):
         new._load_options = self._load_options
         superseded, noted = self._previous, False
         try:
-            self._check_exchangeable(new)
+            check_exchangeable(self.bundle.manifest, new.bundle.manifest)
             confirmer = self._loaded.course.confirmer
             if confirmer is not None and new.can_confirm:  # not in the time of the next frame
                 new.load_base(batch_size=confirmer.batch_size)
@@ -174,20 +175,6 @@ class Certifier(Asking):
             raise
         if superseded is not None:
             superseded.runtime.close()
-
-    def _check_exchangeable(self, new: "Certifier") -> None:
-        """Raises: EdgeError: the camera loop is not made for the new bundle."""
-        mine, theirs = self.bundle.manifest, new.bundle.manifest
-        if mine.guard != theirs.guard:
-            raise EdgeError(
-                f"swap: the new bundle's guard is {theirs.guard}, this one's {mine.guard}: it promises something else; load"
-                " it with `Certifier.load`"
-            )
-        if (mine.input, mine.class_names) != (theirs.input, theirs.class_names):
-            raise EdgeError(
-                f"swap: the new bundle takes {theirs.input} with classes {theirs.class_names}, this one {mine.input} with"
-                f" {mine.class_names}; load it with `Certifier.load`"
-            )
 
     def rollback(self) -> None:
         """Go back to the bundle before the last `swap`, as this device knows it now.

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from rrise.calibration.tables.latency import LatencyTable as LatencyTable
 from rrise.deprecations import older_names
 from rrise.edge_sdk.certifier import Certifier
 from rrise.edge_sdk.errors import EdgeError
+from rrise.edge_sdk.operate.base_time import time_base as time_base
+from rrise.edge_sdk.operate.bench_rows import bench_rows as bench_rows
 from rrise.edge_sdk.runtime.base import usable_cores
 
-MONTE_CARLO_SAMPLES = 10_000
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -276,86 +277,6 @@ def describe_machine() -> str:
     except (OSError, StopIteration):
         pass
     return f"{processor}, {usable_cores()} of {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def bench_rows(result: Benchmark, base_pass: Optional[float] = None) -> List[Tuple[str, str]]:
-    """Name and value of each line of the summary; `base_pass` is the seconds of one base forward pass."""
-    rows = [
-        ("machine", result.machine),
-        ("execution", result.execution),
-        ("arrivals", _arrivals(result.pacing)),
-    ]
-    for name, latency in (("certify", result.certify), ("bare", result.bare), ("bare again", result.again)):
-        values = (latency.p50, latency.p90, latency.p99, latency.p999, latency.largest)
-        figures = " / ".join(f"{value * 1e6:,.1f}" for value in values)
-        rows.append((name, f"{figures} us (p50 / p90 / p99 / p99.9 / max of {latency.samples})"))
-    low, high = (f"{value * 1e6:,.1f}" for value in result.certify.p999_interval)
-    memory = "unknown" if result.resident_growth is None else f"{result.resident_growth / 1024:,.0f} KiB"
-    rows += [
-        (
-            "ratio",
-            f"{result.ratio:.3f} at p50, {result.ratio_p99:.3f} at p99, {result.ratio_p999:.3f} at p99.9",
-        ),
-        (
-            "null ratio",
-            f"{result.null_ratio:.3f} at p50, {result.null_ratio_p999:.3f} at p99.9 (bare against bare)",
-        ),
-        ("p99.9", f"between {low} and {high} us with 95 % confidence"),
-        ("overhead", f"{result.overhead * 1e6:.1f} us at p50"),
-        (
-            "memory",
-            f"{result.new_blocks} heap blocks left by {result.certify.samples} rounds, resident memory grew by {memory}",
-        ),
-    ]
-    if result.deadline_misses is not None:
-        rows.append(
-            (
-                "deadline",
-                f"{result.deadline_misses} of {result.certify.samples} missed {result.pacing.deadline:g} s",
-            )
-        )
-    if base_pass is not None:
-        monte_carlo = base_pass * MONTE_CARLO_SAMPLES
-        times = monte_carlo / result.certify.p50
-        rows.append(
-            (
-                "Monte Carlo",
-                f"{monte_carlo:,.2f} s for N = {MONTE_CARLO_SAMPLES:,} base passes, {times:,.0f} times one certificate",
-            )
-        )
-    return rows
-
-
-def _arrivals(pacing: Pacing) -> str:
-    if pacing.rate is None:
-        return "back to back"
-    return f"{'randomly spaced, on average' if pacing.random else 'fixed,'} {pacing.rate:g} a second"
-
-
-def time_base(model: Union[str, bytes], *, threads: int = 1, seconds: float = 2.0) -> float:
-    """Seconds of one forward pass of a base classifier given as ONNX, in its own batches (64 where it leaves them open).
-
-    Raises:
-        RuntimeUnavailable: onnxruntime is not installed.
-        EdgeError: the file is no model with a single image input.
-    """
-    from rrise.edge_sdk.runtime.onnxruntime import open_session
-
-    session = open_session(model, "cpu", threads, {})
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
-        raise EdgeError(
-            f"base: got inputs {[one.name for one in inputs]}, expected one image as float32 or uint8"
-        )
-    shape = [side if isinstance(side, int) else 64 for side in inputs[0].shape]
-    dtype = np.float32 if inputs[0].type == "tensor(float)" else np.uint8
-    batch = {inputs[0].name: np.random.default_rng(0).random(shape).astype(dtype)}
-    session.run(None, batch)
-    calls, start = 0, perf_counter()
-    while calls < 3 or perf_counter() - start < seconds:
-        session.run(None, batch)
-        calls += 1
-    return (perf_counter() - start) / (calls * shape[0])
 
 
 if not TYPE_CHECKING:

@@ -20,11 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from rrise.calibration.storage.files import read_json
 from rrise.edge_sdk import Certifier, Trust
+from rrise.edge_sdk import certifier as certifier_module
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.device.drift import DriftMonitor, DriftSettings, fit_reference
 from rrise.edge_sdk.device.verification_record import VerificationRecord, load_record, save_record
 from rrise.edge_sdk.errors import BundleError, EdgeError
 from rrise.edge_sdk.formats.keys import PrivateKey, PublicKey
+from rrise.edge_sdk.formats.manifest import Manifest
 from rrise.edge_sdk.formats.sealed import write_sealed
 from rrise.edge_sdk.formats.signing import SIGNATURE_FILE, Signature
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
@@ -162,7 +164,7 @@ def test_only_what_is_in_use_is_remembered(
         return read_json(log, "log")[key.public.key_id]
 
     with Certifier.load(copy, trust=trust) as certifier:
-        monkeypatch.setattr(Certifier, "_check_exchangeable", _refuse)
+        monkeypatch.setattr(certifier_module, "check_exchangeable", _refuse)
         with pytest.raises(EdgeError, match="does not fit"):
             certifier.swap(newer)
         assert noted() == 4
@@ -179,7 +181,7 @@ def test_only_what_is_in_use_is_remembered(
         Certifier.load(copy, trust=trust)
 
 
-def _refuse(certifier: Certifier, new: Certifier) -> None:
+def _refuse(mine: Manifest, theirs: Manifest) -> None:
     raise EdgeError("it does not fit")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -236,6 +237,18 @@ def _flight(path, data, metadata):
         writer.add_message(channel, 1, data, 1)
         writer.finish()
     return path
+
+
+def test_a_recording_is_read_as_the_page_says(tmp_path, capsys):
+    with FlightRecorder(tmp_path / "flight") as recorder:
+        recorder.add(_certificate(1))
+        recorder.add(_certificate(2))
+    page = (Path(__file__).parents[3] / "edge_sdk" / "README.md").read_text(encoding="utf-8")
+    (block,) = (text for text in page.split("```python\n")[1:] if "read_flight" in text)
+    exec(block.split("```")[0].replace('"flight"', repr(str(tmp_path / "flight"))), {})
+    first, second = (_certificate(number).to_json() for number in (1, 2))
+    lines = [f"{one['capture_time']} {one['status']} {one['radius']}" for one in (first, second)]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_recordings_of_other_versions(tmp_path):
