@@ -115,7 +115,8 @@ def estimates(workspace: Workspace, sizes: dict[str, int], network: nn.Module | 
     Training is foretold by the module, Monte Carlo by the engine that will count. sizes: frames of each split. network: as
     `untrained_network` makes it; without one the seconds are None.
     """
-    speed = counted = None
+    speed: float | None = None
+    counted: float | None = None
     if network is not None:
         speed = _passes_per_second(workspace, network)
         counted = _evaluations_per_second(workspace, network, speed)
