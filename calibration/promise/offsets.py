@@ -44,7 +44,8 @@ def proved_reference(scores: Scores, beta: float) -> np.ndarray:
 
     Counts alone are not enough either: they do not show that beta was split over stages or looks.
     """
-    return np.minimum(label_reference(scores, beta), scores.computed_reference(beta))
+    proved: np.ndarray = np.minimum(label_reference(scores, beta), scores.computed_reference(beta))
+    return proved
 
 
 def smallest_offsets(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rrise.trainer import networks
 from rrise.trainer.cli import main
 from rrise.trainer.commands import presets
 from rrise.trainer.data.settings import DataConfig
@@ -76,7 +77,7 @@ def test_engines_are_not_tried_on_a_network_that_init_would_wait_for(
 def test_init_builds_the_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a large one, and its speed, its engine and its memory are all asked for."""
     built: list[object] = []
-    build = presets.build_network
+    build = networks.build_network
     monkeypatch.setattr(presets, "build_network", lambda spec: built.append(spec) or build(spec))
     monkeypatch.setattr(presets, "choose_engine", lambda *arguments, **options: _refuse())
     done = CliRunner().invoke(main, ["init", str(tmp_path / "w")])
