@@ -10,6 +10,9 @@ from rrise.calibration.errors import CalibrationError
 
 Level = Union[str, float, Fraction]
 
+LONGEST = 300
+"""Characters of a level's text: levels that were split among attempts and stages are ratios of long numbers."""
+
 
 def parse_level(value: Level, name: str) -> Fraction:
     """Read a level strictly between 0 and 1 exactly: "0.045", "9/200", 0.045 and Fraction(9, 200) are equal.
@@ -37,7 +40,7 @@ def parse_level(value: Level, name: str) -> Fraction:
 
 def _exact(text: str) -> Fraction:
     # "1e-999999999" would be a number of a billion digits, and below 1e-300 a level vanishes in double precision.
-    if len(text) > 60 or re.search(r"[eE][+-]?\d{3}", text):
+    if len(text) > LONGEST or re.search(r"[eE][+-]?\d{3}", text):
         raise ValueError(text)
     return Fraction(text)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rrise.calibration import CalibrationError, Guarantee, parse_level
@@ -64,5 +64,6 @@ def test_a_level_that_vanishes_in_double_precision_is_refused(text: str) -> None
 
 
 @given(st.fractions(min_value=Fraction(1, 10**9), max_value=1 - Fraction(1, 10**9)))
+@example(Fraction(1071659972670197828541218817, 10**31))
 def test_text_reads_back_exactly(level: Fraction) -> None:
     assert parse_level(level_text(level), "error") == level
