@@ -248,7 +248,9 @@ def test_the_rows_of_a_data_set_share_what_they_are_compared_on(dataset: str) ->
     assert len({config.surrogate for config in found}) == 4
 
 
-@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder", [RESULTS / "digits", RESULTS / "cifar10-sigma0.25"], ids=lambda path: path.name
+)
 def test_our_published_rows_follow_from_the_scores_that_are_kept(folder: Path) -> None:
     methods = [method for method in load_methods([folder]) if method.name == "ours"]
     check_published(folder, methods, ("0.05",))
