@@ -13,7 +13,7 @@ from rrise.trainer.commands.demo import demo
 from rrise.trainer.commands.engines import agree_command, show_speed
 from rrise.trainer.commands.report import report, study
 from rrise.trainer.commands.rows import accuracy_rows, guarantee_rows, percent_cells, radii_cells
-from rrise.trainer.commands.stages import stage, training
+from rrise.trainer.commands.stages import device_option, stage, training
 from rrise.trainer.commands.start import init, run, say
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.targets import build_targets
@@ -68,11 +68,7 @@ def base(
 
 @main.command("targets")
 @stage
-@click.option(
-    "--device",
-    default="",
-    help="Where the base classifier runs: auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
-)
+@device_option
 @click.option(
     "--benchmark",
     is_flag=True,
@@ -161,11 +157,7 @@ def calibrate_command(workspace: Path, allow_code: bool, json_flag: bool) -> Non
 
 @main.command("certify")
 @stage
-@click.option(
-    "--device",
-    default="",
-    help="Where the base classifier runs: auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
-)
+@device_option
 def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> None:
     """The comparison, which no bundle needs: CERTIFY and PREDICT on the test split at every configured budget, and the audit.
 

@@ -60,8 +60,9 @@ def signed_reference(scores: Scores, guarantee: Guarantee) -> np.ndarray:
     """Lower radius of the label before clipping, less rho for a guarded pass; float64 [n], -inf where no draw hit."""
     beta = float(guarantee.beta)
     lower = lower_radius(scores.label_counts(), scores.num_samples, scores.sigma, beta)
-    # What is stored is smaller where beta was split over stages or looks, but holds nothing below 0.
-    lower = np.where(lower > 0, label_reference(scores, beta), lower)
+    if scores.reference is not None:
+        # What is stored is smaller where beta was split over stages or looks, but holds nothing below 0.
+        lower = np.where(lower > 0, label_reference(scores, beta), lower)
     return lower - (guarantee.guard.rho if guarantee.guard is not None else 0.0)
 
 

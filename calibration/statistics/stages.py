@@ -34,19 +34,6 @@ class Stages:
                 f"stages: got {self.first} and {self.last}, expected two increasing numbers of draws"
             )
 
-    def radius(self, counts: np.ndarray, sigma: float, beta: float) -> np.ndarray:
-        """Reference radii float32 [n, K] at miss probability beta over both stages, rounded down.
-
-        Args:
-            counts: uint32 [n, K], whose rows sum to one of the stages.
-            sigma: noise standard deviation, in [0, 1] pixel units.
-
-        Raises:
-            CalibrationError: a frame with another number of draws, which no bound covers.
-        """
-        draws = counts.sum(axis=1, dtype=np.int64)
-        return reference_radius(counts, draws, sigma, self.levels(draws, beta))
-
     def levels(self, draws: np.ndarray, beta: float) -> np.ndarray:
         """Miss probability of each frame's bounds, float64 [n]: that of its own stage, however many others went on.
 

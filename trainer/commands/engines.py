@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from rrise.calibration.console import summary
-from rrise.trainer.commands.stages import stage
+from rrise.trainer.commands.stages import device_option, stage
 from rrise.trainer.counts.agree import CONFIDENCE, Agreement, agree, draws_for
 from rrise.trainer.counts.counting import classifier_forms, counting_device
 from rrise.trainer.errors import TrainerError
@@ -48,9 +48,7 @@ def show_speed(
 )
 @click.option("--draws", default=100_000, show_default=True, help="Paired noisy evaluations.")
 @click.option("--split", default="tuning", show_default=True, help="Whose frames.")
-@click.option(
-    "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
-)
+@device_option
 @click.option("--seed", type=int, help="Of frames and noise; by default drawn anew.")
 def agree_command(
     workspace: Path,

@@ -12,6 +12,11 @@ from rrise.calibration.console import json_option, run_command
 
 _Command = Callable[..., Any]
 
+device_option = click.option(
+    "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
+)
+"""Where a command trains or counts."""
+
 
 def stage(function: _Command) -> _Command:
     """What all stages take: the workspace, --allow-code and --json."""
@@ -30,11 +35,7 @@ def training(function: _Command) -> _Command:
         click.option(
             "--minutes", type=float, help="Stop in time with everything saved; the same command continues."
         ),
-        click.option(
-            "--device",
-            default="",
-            help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml.",
-        ),
+        device_option,
         click.option("--again", is_flag=True, help="Train anew although there is a result."),
     ):
         function = option(function)

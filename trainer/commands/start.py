@@ -18,6 +18,7 @@ from rrise.trainer.commands.presets import (
     memory_note,
     untrained_network,
 )
+from rrise.trainer.commands.stages import device_option
 from rrise.trainer.counts.certify import certify_test_split
 from rrise.trainer.counts.forecast import Forecast
 from rrise.trainer.counts.targets import TargetsResult, build_targets
@@ -242,9 +243,7 @@ def _json(found: Survey, sizes: dict[str, int], expected: tuple[Estimate, ...]) 
 
 @click.command("run")
 @click.argument("workspace", type=click.Path(path_type=Path))
-@click.option(
-    "--device", default="", help="auto, cpu, cuda or cuda:1; by default [training] device of rrise.toml."
-)
+@device_option
 @click.option("--compare", is_flag=True, help="Also draw the comparison with Monte Carlo (`certify`).")
 @click.option("--allow-code", is_flag=True, help="Run the network factory that rrise.toml names.")
 @json_option

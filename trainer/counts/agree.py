@@ -21,7 +21,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.statistics.bounds import clopper_pearson_upper
 from rrise.calibration.storage.files import read_json, write_json
 from rrise.calibration.storage.formats import check_format
-from rrise.trainer.counts.counting import classifier_forms, counting_device, counting_for
+from rrise.trainer.counts.counting import classifier_forms, counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engines import open_engine
 from rrise.trainer.workspace import Workspace
@@ -89,8 +89,8 @@ def agree(
     if draws < 1:
         raise TrainerError(f"agree: got {draws} draws, expected at least 1, such as 100000")
     base = workspace.base(allow_code=allow_code)
-    place, classes = counting_device(workspace, base, device), len(workspace.dataset.class_names)
-    first = counting_for(workspace, base, device=place)
+    first, classes = counting_for(workspace, base, device=device), len(workspace.dataset.class_names)
+    place = first.device
     second = open_engine(
         engine,
         classifier_forms(workspace, base),

@@ -32,11 +32,12 @@ from rrise.trainer.workspace import Workspace
 class Counting:
     """What counts.
 
-    engine: as the store's identity names it; "" for the PyTorch module of a store from before, and for a black box,
-    whose version stands for it. sentence: which engine and why, for people.
+    device: where it counts. engine: as the store's identity names it; "" for the PyTorch module of a store from before, and for
+    a black box, whose version stands for it. sentence: which engine and why, for people.
     """
 
     labeller: Labeller
+    device: torch.device
     engine: str
     sentence: str
 
@@ -64,9 +65,7 @@ def classifier_forms(workspace: Workspace, base: Network) -> ClassifierForms:
     return ClassifierForms(onnx=read_onnx(workspace.path), module=module)
 
 
-def counting_for(
-    workspace: Workspace, base: Network, *, device: str | torch.device = "", engine: str = ""
-) -> Counting:
+def counting_for(workspace: Workspace, base: Network, *, device: str = "", engine: str = "") -> Counting:
     """The labeller that counts the base classifier in this workspace.
 
     device: see `counting_device`. engine: instead of [targets] engine; "auto" takes the engine of the counts that are there
@@ -77,7 +76,7 @@ def counting_for(
             version of it) than the counts that are there were made with.
     """
     crew = team()
-    place = counting_device(workspace, base, device) if isinstance(device, str) else device
+    place = counting_device(workspace, base, device)
     asked = engine or workspace.config.targets.engine
     source, dtype = classifier_forms(workspace, base), workspace.config.targets.dtype
     classes = len(workspace.dataset.class_names)
@@ -98,7 +97,7 @@ def counting_for(
         return _module(base, classes, dtype, place, "PyTorch, as the counts that are there")
     chosen = chosen or choose_engine(source, noisy, wanted=wanted, **options)  # type: ignore[arg-type]
     _expect_recorded(workspace, there, chosen)
-    return Counting(chosen.labeller, chosen.labeller.engine, chosen.sentence())
+    return Counting(chosen.labeller, place, chosen.labeller.engine, chosen.sentence())
 
 
 def _wanted(asked: str, there: set[str]) -> str:
@@ -119,7 +118,7 @@ def noisy_batch(workspace: Workspace, device: torch.device) -> Tensor:
 
 
 def _module(base: Network, classes: int, dtype: str, device: torch.device, sentence: str) -> Counting:
-    return Counting(make_labeller(classifier_of(base.module), classes, dtype, device), "", sentence)
+    return Counting(make_labeller(classifier_of(base.module), classes, dtype, device), device, "", sentence)
 
 
 def _expect_recorded(workspace: Workspace, there: set[str], chosen: ChosenEngine) -> None:

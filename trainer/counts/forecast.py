@@ -37,17 +37,17 @@ class Forecast:
         return f"{self.evaluations:,} evaluations of the base classifier{about}"
 
 
-def forecast(workspace: Workspace, counting: Counting, device: torch.device, evaluations: int) -> Forecast:
+def forecast(workspace: Workspace, counting: Counting, evaluations: int) -> Forecast:
     """What `evaluations` will take by this engine."""
     if not evaluations:
         return Forecast(0, 0.0)
     rate = counting_rate(
         counting.labeller,
-        workspace.inputs("tuning")[:MEASURED_FRAMES].to(device),
+        workspace.inputs("tuning")[:MEASURED_FRAMES].to(counting.device),
         sigma=workspace.config.smoothing.sigma,
         num_classes=len(workspace.dataset.class_names),
         dtype=workspace.config.targets.dtype,
-        device=device,
+        device=counting.device,
     )
     return Forecast(evaluations, evaluations / rate)
 

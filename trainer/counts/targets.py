@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from rrise.calibration.console import Progress
 from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.references import References
-from rrise.trainer.counts.counting import Counting, counting_device, counting_for
+from rrise.trainer.counts.counting import Counting, counting_for
 from rrise.trainer.counts.forecast import forecast
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import CountStore, sample_counts
@@ -76,13 +75,12 @@ def build_targets(
     start = time.monotonic()
     base = workspace.base(allow_code=allow_code)
     chosen = tuple(bundle_streams(workspace) if streams is None else streams)
-    place = counting_device(workspace, base, device)
-    counting = counting_for(workspace, base, device=place, engine=engine)
+    counting = counting_for(workspace, base, device=device, engine=engine)
     stores = [open_stream(workspace, stream, base.digest, counting.engine) for stream in chosen]
     for store, stream in zip(stores, chosen, strict=True):
         store.check_num_samples(stream.num_samples)
     _keep_plans(workspace, chosen, stores)
-    run = _Run(workspace, counting, place, announce)
+    run = _Run(workspace, counting, announce)
     drawn = run.draw(
         [_Wanted(stream, store, stream.num_samples) for stream, store in zip(chosen, stores, strict=True)]
     )
@@ -126,7 +124,6 @@ class _Run:
 
     workspace: Workspace
     counting: Counting
-    device: torch.device
     announce: Callable[[str], object] | None
 
     def draw(self, wanted: Sequence[_Wanted], note: str = "") -> int:
@@ -137,7 +134,7 @@ class _Run:
         total = sum(todo)
         if self.announce is not None and total:
             names = ", ".join(item.stream.name for item, missing in zip(wanted, todo, strict=True) if missing)
-            takes = forecast(self.workspace, self.counting, self.device, total)
+            takes = forecast(self.workspace, self.counting, total)
             self.announce(f"{names}{note}: {takes}")
         try:
             with Progress(total, "evaluations", "Monte Carlo") as progress:
@@ -159,7 +156,7 @@ class _Run:
             item.store,
             item.num_samples,
             batch_size=self.workspace.config.targets.batch_size or None,
-            device=self.device,
+            device=self.counting.device,
             progress=progress.advance,
         )
 

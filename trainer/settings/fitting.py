@@ -73,10 +73,10 @@ def settings_for(
     if data.source != "digits":
         most = LIBRARY_EPOCHS if network else MOST_EPOCHS
         epochs = min(max(round(FRAMES_SEEN / max(trained, 1)), LEAST_EPOCHS), most)
-        tables["base"]["epochs"] = max(round(epochs * factor), 2)
         if factor >= 1:
-            tables["base"] |= TRIED
-            tables["base"]["epochs"] = max(round(epochs * factor / TRIED["copies"]), LEAST_EPOCHS)
+            tables["base"] |= TRIED | {"epochs": max(round(epochs * factor / TRIED["copies"]), LEAST_EPOCHS)}
+        else:
+            tables["base"]["epochs"] = max(round(epochs * factor), 2)
         tables["surrogate"]["epochs"] = max(round(epochs * factor / 2), 2)
         tables["surrogate"]["stored_epochs"] = max(round(epochs * factor), 2)
         tables["targets"]["train"] = _samples(

@@ -54,9 +54,10 @@ def test_draws_in_stages_are_not_thinned() -> None:
     missed = (reference_radius(thinned, np.full(frames, 1000), sigma, 0.1)[:, 0] > radius).mean()
     # Instead of .1, with a standard deviation of .004.
     assert missed > 0.13
+    reference = reference_radius(counts, samples, sigma, stages.levels(samples, 0.1))[:, 0]
     table = dataclasses.replace(
         draw_scores(0, num_frames=frames, num_classes=2), counts=counts, num_samples=samples.astype(np.uint32),
-        label=np.zeros(frames, np.int64), reference=stages.radius(counts, sigma, 0.1)[:, 0], beta=0.1,
+        label=np.zeros(frames, np.int64), reference=reference, beta=0.1,
     )  # fmt: skip
     with pytest.raises(CalibrationError, match=r"in stages \(1000 to 10000 draws a frame\).*refine = 0"):
         thin(table, 1000, rng)
