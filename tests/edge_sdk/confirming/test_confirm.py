@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -56,16 +57,18 @@ def test_a_refuted_certificate_has_no_radius(contrary):
 
 def test_an_open_certificate_stays_what_it_was_and_goes_on_later(honest):
     with Certifier.load(honest) as loaded:
-        # Room for a batch and a half on the test's clock; waiting to get in is real time, a loaded machine's too.
+        # Room for five batches on the test's clock; waiting to get in is real time, a loaded machine's too. Eighty hits
+        # in a row at a probability of .7 are no proof at this level, whatever the noise.
         certifier = _slowly(loaded, step=1e-2)
         frame, certificate = issued(certifier, 1)[0]
-        opened = certifier.confirm(frame, certificate, 0.15)
+        assert helpers.SIGMA * NormalDist().inv_cdf(0.7) < certificate.radius
+        opened = certifier.confirm(frame, certificate, 0.15, alpha=1e-15)
         assert opened.status is Status.CERTIFIED and opened.promise == "bundle"
         assert opened.radius == certificate.radius and opened.confirmation.outcome is Outcome.OPEN
         before = opened.confirmation.samples
         assert before > 0 and before % 16 == 0 and "not confirmed: the deadline" in opened.reason
         assert opened.confirmation.proved < opened.radius
-        later = certifier.confirm(frame, opened, LONG)
+        later = certifier.confirm(frame, opened, LONG, alpha=1e-15)
         assert later.status is Status.CONFIRMED
         assert later.confirmation.samples == before + later.confirmation.new_samples
 
