@@ -33,13 +33,14 @@ def thin(scores: Scores, num_samples: int, rng: np.random.Generator) -> Scores:
     """The table with `num_samples` of each frame's draws; its stored reference radii no longer apply and are left out.
 
     Raises:
-        CalibrationError: a frame has fewer draws than that, or the draws came in stages: how many a frame has then depends on
-            the first of them, so that fewer of them are no fresh sample.
+        CalibrationError: a frame has fewer draws than that, or beta was split over stages or looks: how many draws there are
+            then depends on the first of them, also where every frame went on, so that fewer of them are no fresh sample.
     """
-    if len(np.unique(scores.num_samples)) > 1 and scores.shares_beta():
+    if scores.shares_beta():
         raise CalibrationError(
-            f"draws: got references in stages ({int(scores.num_samples.min())} to {int(scores.num_samples.max())} draws a "
-            "frame), expected draws whose number was fixed for each frame; use counts that were drawn with [targets] refine = 0"
+            f"draws: got references in stages or after several looks ({int(scores.num_samples.min())} to "
+            f"{int(scores.num_samples.max())} draws a frame), expected draws whose number was fixed for each frame; use counts "
+            "that were drawn with [targets] refine = 0 and looks = 1"
         )
     return replace(
         scores,

@@ -31,7 +31,7 @@ def test_thinned_counts_are_distributed_like_fewer_draws() -> None:
 
 def test_a_thinned_table_keeps_everything_but_its_draws() -> None:
     whole = draw_scores(1, num_frames=20)
-    stored = dataclasses.replace(whole, reference=np.zeros(20, np.float32), beta=0.1)
+    stored = dataclasses.replace(whole, reference=whole.computed_reference(0.1), beta=0.1)
     fewer = thin(stored, 100, np.random.default_rng(0))
     assert (fewer.num_samples == 100).all() and fewer.counts.dtype == np.uint32
     assert fewer.reference is None and fewer.beta is None
@@ -59,8 +59,10 @@ def test_draws_in_stages_are_not_thinned() -> None:
         draw_scores(0, num_frames=frames, num_classes=2), counts=counts, num_samples=samples.astype(np.uint32),
         label=np.zeros(frames, np.int64), reference=reference, beta=0.1,
     )  # fmt: skip
-    with pytest.raises(CalibrationError, match=r"in stages \(1000 to 10000 draws a frame\).*refine = 0"):
+    with pytest.raises(CalibrationError, match=r"in stages .*\(1000 to 10000 draws a frame\).*refine = 0"):
         thin(table, 1000, rng)
+    with pytest.raises(CalibrationError, match=r"\(10000 to 10000 draws a frame\)"):
+        thin(table.take(on), 1000, rng)  # where every frame went on, all have as many
 
 
 @pytest.mark.parametrize("asked", [0, -1, 501])
