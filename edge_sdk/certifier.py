@@ -167,7 +167,8 @@ class Certifier(Asking):
             # Not before: a release that was refused must not lock out the one in use at the next start.
             if trust is not None and new.bundle.signature is not None:
                 noted = trust.remember(new.bundle.signature)
-            self._previous = self._take_over(new._loaded)
+            # What was answered before stays answered: with another draw of noise it would be asked twice.
+            self._previous = self._take_over(replace(new._loaded, once=self._loaded.once))
         except BaseException:
             new.close()
             if trust is not None and noted:

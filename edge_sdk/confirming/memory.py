@@ -59,7 +59,8 @@ class Memory:
         Raises:
             EdgeError: the input was asked about with another label, radius or level; or another thread is asking.
         """
-        key = (base_digest, hashlib.sha256(x.data).digest())
+        # At another sigma it is another smoothed classifier: what was proved of one says nothing about the other.
+        key = (f"{base_digest} {float(sigma)!r}", hashlib.sha256(x.data).digest())
         with self._entry:
             found = self._questions.get(key)
             if found is None:

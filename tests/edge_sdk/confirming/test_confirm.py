@@ -13,10 +13,11 @@ from rrise.edge_sdk import BundleError, Certificate, Certifier, EdgeError, Outco
 from rrise.edge_sdk.bundles.bundle import Bundle
 from rrise.edge_sdk.certificate import withheld
 from rrise.edge_sdk.confirming.confirmation import Confirmation
+from rrise.edge_sdk.confirming.memory import Memory
 from rrise.edge_sdk.formats.manifest import Manifest
 from tests.edge_sdk import helpers
 from tests.edge_sdk.auditing.conftest import base_model
-from tests.edge_sdk.confirming.conftest import Clock, carrying, issued
+from tests.edge_sdk.confirming.conftest import Clock, carrying, issued, random_x
 from tests.edge_sdk.helpers import Spec
 
 LONG = 60.0  # on clocks that do not move by themselves
@@ -109,6 +110,15 @@ def test_a_swap_forgets_no_test(honest, tmp_path):
         certifier.swap(other)
         again = certifier.confirm(frame, certifier.certify(frame), LONG)
         assert again.confirmation.samples == first.confirmation.samples
+
+
+def test_at_another_sigma_it_is_another_question():
+    """One base classifier smoothed by other noise: a radius that was proved for the one is none of the other."""
+    memory, x, asked = Memory(), random_x(), []
+    for sigma in (0.25, 0.5, 0.25):
+        with memory.question(x, 1, 0.5, sigma=sigma, alpha=0.01, base_digest="b" * 64) as question:
+            asked.append(question)
+    assert asked[0] is asked[2] and asked[1] is not asked[0]
 
 
 def test_what_has_no_radius_is_returned_as_it_is(honest):

@@ -113,6 +113,19 @@ def test_graph_equals_pytorch_given_the_same_noise(exported: Path, source: Expor
     np.testing.assert_allclose(replayed.probit, probit, atol=1e-5)
 
 
+def test_no_swap_lets_a_frame_be_answered_again(exported: Path, source: ExportSource, tmp_path: Path) -> None:
+    """To the next release, to the same one again, and back: each time it would be another draw, and the best could be kept."""
+    first, second = source.verification.frames[:2]
+    with Certifier.load(exported) as certifier:
+        assert certifier.certify(first).answered
+        certifier.swap(copy(exported, tmp_path / "next"))
+        assert certifier.certify(first).status is Status.INVALID_INPUT
+        with certifier.clone() as twin:
+            assert twin.certify(second).answered
+        certifier.rollback()
+        assert certifier.certify(second).status is Status.INVALID_INPUT
+
+
 @pytest.mark.parametrize("artefact", ["fp32", "fp16", "int8"])
 def test_answers_are_a_function_of_the_sum_bit_for_bit(
     exported: Path, source: ExportSource, artefact: str
@@ -320,7 +333,8 @@ def test_recalibration_uses_one_fresh_draw_for_each_frame(copy_of: Path, source:
     outputs = run_all(OnnxRuntime.load(bundle.model("fp32")), pack.frames, noise=noise)
     reference = pack.radius[np.arange(len(pack)), outputs.label].astype(np.float64)
     excess = np.sort(outputs.radius - np.maximum(reference - GUARD.rho, 0))
-    assert result.rank == bundle.calibrations["fp32"].guarantee.spent(result.attempt).rank(len(pack))
+    record = bundle.calibrations["fp32"]
+    assert result.rank == record.guarantee.spent(record.attempt).spent(result.attempt).rank(len(pack))
     assert result.margin == pytest.approx(max(excess[result.rank - 1], 0.0), abs=1e-7)
     with Certifier.load(copy_of) as certifier:
         assert certifier.state.state is State.CALIBRATED and certifier.state.margin == result.margin
