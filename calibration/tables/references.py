@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 
 from rrise.calibration.errors import CalibrationError
-from rrise.calibration.statistics.bounds import reference_radius
+from rrise.calibration.statistics.bounds import reference_radius, unproved
 from rrise.calibration.storage.digests import PathLike, combined_digest, frame_digests
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.files import names_field, read_arrays, reading, text_field, write_arrays
@@ -30,7 +30,9 @@ class References:
         counts: uint32 [n, K]; num_samples: uint32 [n].
         radius: float32 [n, K], reference radius of every class at `beta`, rounded down.
         split, sigma, class_names, base_digest: as in `Scores`.
-        beta: miss probability of each radius.
+        beta: miss probability of each radius, over all draws of its frame.
+        level: float64 [n], at most beta, where that is split over stages or looks: miss probability of the bound that each
+            frame's radii are. None: beta, for all, as in packs from before levels were kept.
     """
 
     frames: np.ndarray
@@ -45,6 +47,7 @@ class References:
     class_names: Tuple[str, ...]
     base_digest: str
     beta: float
+    level: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         check_counts(self.counts, self.num_samples, len(self.class_names))
@@ -68,6 +71,14 @@ class References:
             raise CalibrationError(
                 f"references: radius must be finite, >= 0 and of shape {self.counts.shape}"
             )
+        if self.level is not None and not (
+            self.level.shape == self.num_samples.shape
+            and self.level.dtype == np.float64
+            and ((self.level > 0) & (self.level <= self.beta)).all()
+        ):
+            raise CalibrationError(
+                f"references: level must be float64 of shape {self.num_samples.shape}, above 0 and at most beta {self.beta}"
+            )
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -86,11 +97,11 @@ class References:
         class_names: Tuple[str, ...],
         base_digest: str,
         beta: float,
-        radius: Optional[np.ndarray] = None,
+        level: Optional[np.ndarray] = None,
     ) -> "References":
         """Build a pack from counts: digests and reference radii are computed here (needs scipy).
 
-        radius: float32 [n, K], instead of those of one look at beta: where beta was split over looks or stages.
+        level: float64 [n], where beta was split over looks or stages: each frame's share.
         """
         return cls(
             frames,
@@ -99,12 +110,23 @@ class References:
             target,
             counts,
             num_samples,
-            radius=reference_radius(counts, num_samples, sigma, beta) if radius is None else radius,
+            radius=reference_radius(counts, num_samples, sigma, beta if level is None else level),
             split=split,
             sigma=sigma,
             class_names=class_names,
             base_digest=base_digest,
             beta=beta,
+            level=level,
+        )
+
+    def unproved(self, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Which of the radii at (rows, classes), int [m] each, are larger than the counts prove, bool [m]; without scipy.
+
+        Each is held against its frame's own level.
+        """
+        level = self.beta if self.level is None else self.level[rows]
+        return unproved(
+            self.counts[rows, classes], self.num_samples[rows], self.radius[rows, classes], self.sigma, level
         )
 
     @property
@@ -117,9 +139,11 @@ class References:
         """One digest of everything that a calibration on this pack depends on, independent of the order of the frames."""
         order = np.argsort(self.digest, kind="stable")
         total = hashlib.sha256(f"{self.sigma!r} {self.beta!r} {self.base_digest}".encode())
-        for name in ("digest", "clip", "counts", "num_samples", "radius"):
-            rows = np.ascontiguousarray(getattr(self, name)[order])
-            total.update(f"{name} {rows.dtype.str} {rows.shape}".encode() + rows.tobytes())
+        for name in ("digest", "clip", "counts", "num_samples", "radius", "level"):
+            column = getattr(self, name)
+            if column is not None:  # a pack without levels keeps the digest that it has
+                rows = np.ascontiguousarray(column[order])
+                total.update(f"{name} {rows.dtype.str} {rows.shape}".encode() + rows.tobytes())
         return total.hexdigest()
 
     def scores(
@@ -158,7 +182,11 @@ class References:
             "base_digest": self.base_digest,
             "beta": self.beta,
         }
-        write_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, meta)
+        write_arrays(path, {**{name: getattr(self, name) for name in _ARRAYS}, **self.optional()}, meta)
+
+    def optional(self) -> Dict[str, np.ndarray]:
+        """The arrays that not every pack has, by name: what a file holds beside the others."""
+        return {} if self.level is None else {"level": self.level}
 
     @classmethod
     def load(cls, path: PathLike) -> "References":
@@ -176,6 +204,7 @@ class References:
                 class_names=names_field(meta, "class_names"),
                 base_digest=text_field(meta, "base_digest"),
                 beta=float(meta["beta"]),
+                level=arrays.get("level"),
             )
         changed = np.flatnonzero(frame_digests(pack.frames) != pack.digest)
         if len(changed):

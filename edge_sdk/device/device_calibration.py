@@ -19,7 +19,6 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD
 from rrise.calibration.promise.record import Calibration
-from rrise.calibration.statistics.bounds import unproved
 from rrise.calibration.storage.attempts import AttemptLog, largest_attempt
 from rrise.calibration.storage.execution import Execution
 from rrise.calibration.storage.formats import check_format
@@ -51,7 +50,8 @@ class DeviceCalibration:
         references: digest of the frames.
         frames: n, independent frames; rank: k, counted from 1.
         margin: radius units, >= 0; subtracted from every radius of this execution.
-        attempt: number in this device's log of the bundle; the rank is that of `guarantee.spent(attempt)`.
+        attempt: number in this device's log of the bundle, j; the rank is that of `guarantee.spent(a).spent(j)`, with a the
+            attempt that the bundle's own record is.
     """
 
     release: str
@@ -128,9 +128,11 @@ def recalibrate(
         EdgeError: the references do not fit, or are too few (says how many are needed).
         BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
 
-    **Guarantee**: that of the bundle, for this execution, over frames like these, whichever attempt is kept: attempt j at
-    calibrating this bundle on this device, on whatever frames, spends delta / (j (j + 1)). Each frame is used once; in the
-    guarded tier with one fresh draw of noise, so that there the same frames again are another attempt.
+    **Guarantee**: that of the bundle, for this execution, over frames like these, whichever attempt is kept, and whichever
+    bundle of its product: attempt j at calibrating this bundle on this device, on whatever frames, spends 1 / (j (j + 1))
+    of the bundle's own share of delta, so that the shares of all attempts at all bundles are at most delta together. Each
+    frame is used once; in the guarded tier with one fresh draw of noise, so that there the same frames again are another
+    attempt.
     """
     bundle.check_graph(artefact, runtime.graph)
     record = bundle.calibrations.get(artefact)
@@ -148,7 +150,9 @@ def recalibrate(
         )
     # Logged before the margin is known, and for a dry run too: who looks twice and keeps the better has two tries.
     attempt = _log(bundle, runtime, references)
-    found = _fit(record, record.guarantee.spent(attempt), references, outputs)
+    # A bundle may have been kept as the best of several, and these may be the frames that it was chosen by.
+    shared = record.guarantee.spent(record.attempt)
+    found = _fit(record, shared.spent(attempt), references, outputs)
     result = DeviceCalibration(
         release=bundle.manifest.digest,
         execution=runtime.execution,
@@ -211,9 +215,8 @@ def _fit(record: Calibration, guarantee: Guarantee, references: References, outp
     rows = np.arange(len(references)) if rules.whole_clips else independent_rows(references)
     label, radius = outputs.label[rows], outputs.radius[rows].astype(np.float64)
     stored = references.radius[rows, label]
-    trials = references.num_samples[rows]
     # A reference radius above what its counts prove would make the margin too small.
-    beyond = unproved(references.counts[rows, label], trials, stored, references.sigma, references.beta)
+    beyond = references.unproved(rows, label)
     if beyond.any():
         raise EdgeError(
             f"recalibrate: {int(beyond.sum())} reference radii are larger than their counts prove; make the pack again"

@@ -80,7 +80,7 @@ def export_png(
         if advance is not None:
             advance(1)
     # Last, so that a folder whose writing was cut short is no pack.
-    arrays = {field: getattr(references, field) for field in _ARRAYS}
+    arrays = {**{field: getattr(references, field) for field in _ARRAYS}, **references.optional()}
     meta = {
         "table": TABLE,
         "split": references.split,
@@ -143,6 +143,7 @@ def import_png(folder: PathLike, *, advance: Optional[Callable[[int], None]] = N
             class_names=names_field(meta, "class_names"),
             base_digest=text_field(meta, "base_digest"),
             beta=float(meta["beta"]),
+            level=arrays.get("level"),
         )
 
 

@@ -209,6 +209,7 @@ def make_bundle(
     references: References | None = None,
     guarantee: Guarantee | None = None,
     offsets: tuple[float, ...] = (),
+    attempt: int = 0,
 ) -> Path:
     """A complete bundle with its own calibration on `num_frames` frames; also writes `<path>-references.npz`."""
     path.mkdir(parents=True)
@@ -221,7 +222,7 @@ def make_bundle(
         scores = score_runtime(
             bare, references or make_references(spec, "calibration", num_frames, 10 + spec.seed)
         )
-        record = calibrate(scores, guarantee or Guarantee.of(error="0.1"), offsets=offsets)
+        record = calibrate(scores, guarantee or Guarantee.of(error="0.1"), offsets=offsets, attempt=attempt)
         offset = record.head.offset
     model = graph(spec, offset, metadata(spec, offset, record.binding() if record else ""))
     (path / "surrogate.onnx").write_bytes(model)

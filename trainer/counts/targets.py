@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration.console import Progress
-from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.statistics.levels import parse_level
 from rrise.calibration.tables.references import References
 from rrise.trainer.counts.counting import Counting, counting_for
@@ -100,8 +99,8 @@ def build_targets(
         found += passes
         workspace.record_cost(f"targets-{stream.name}", passes=passes)
         if stream.name in (*REFERENCE_SPLITS, AUDIT):
-            radius = _radius(workspace, stream, store, counts)
-            _write_references(workspace, stream.split, counts, radius, base.digest)
+            level = _level(workspace, stream, store, counts)
+            _write_references(workspace, stream.split, counts, level, base.digest)
     return TargetsResult(drawn, max(found, 0), time.monotonic() - start, counting.sentence, refined)
 
 
@@ -190,17 +189,17 @@ def _refined(workspace: Workspace, stream: MonteCarloStream, store: CountStore) 
     return np.asarray(np.where(going_on, np.maximum(samples, both.last), samples))
 
 
-def _radius(
+def _level(
     workspace: Workspace, stream: MonteCarloStream, store: CountStore, counts: np.ndarray
-) -> np.ndarray:
-    """Reference radii float32 [n, K] at beta, split over the stages or looks at which the counts may be read."""
-    samples = counts.sum(axis=1, dtype=np.int64)
-    levels = miss_levels(workspace, stream, store, samples, _beta(workspace))
-    return reference_radius(counts, samples, workspace.config.smoothing.sigma, levels)
+) -> np.ndarray | None:
+    """Each frame's share of beta, float64 [n], where it is split over stages or looks at which the counts may be read."""
+    beta = _beta(workspace)
+    levels = miss_levels(workspace, stream, store, counts.sum(axis=1, dtype=np.int64), beta)
+    return levels if (levels < beta).any() else None
 
 
 def _write_references(
-    workspace: Workspace, split: str, counts: np.ndarray, radius: np.ndarray, base_digest: str
+    workspace: Workspace, split: str, counts: np.ndarray, level: np.ndarray | None, base_digest: str
 ) -> None:
     index = workspace.splits.indices(split)
     pack = References.from_counts(
@@ -214,6 +213,6 @@ def _write_references(
         class_names=workspace.dataset.class_names,
         base_digest=base_digest,
         beta=_beta(workspace),
-        radius=radius,
+        level=level,
     )
     pack.save(workspace.references_path(split))

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrise.calibration.errors import CalibrationError
+from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.tables.references import References
 from rrise.edge_sdk import Bundle, BundleError, Certifier, EdgeError, State, Status
+from rrise.edge_sdk.device.belonging import misfit
 from rrise.edge_sdk.device.device_calibration import (
     ATTEMPTS_FILE,
     CALIBRATION_FILE,
@@ -111,6 +113,53 @@ def test_subsets_of_one_pack_are_attempts_and_each_is_stricter(opened, harder):
         sigma=harder.sigma, class_names=harder.class_names, base_digest=harder.base_digest, beta=harder.beta,
     )  # fmt: skip
     assert recalibrate(bundle, "fp32", runtime, drawn, write=False).attempt == 5, "other counts, same frames"
+
+
+def test_a_bundle_that_was_one_of_several_shares_its_share(tmp_path, harder):
+    """The best of seven surrogates, exported and calibrated here on the frames that it was chosen by: attempt 7 has its share.
+
+    With shares of all of delta the best of ten breaks the promise in a fifth of the cases instead of a twentieth.
+    """
+    bundle = Bundle.open(helpers.make_bundle(tmp_path / "seventh", attempt=7))
+    runtime = OnnxRuntime.load(bundle.model("fp32"), threads=2)
+    guarantee = bundle.calibrations["fp32"].guarantee
+    result = recalibrate(bundle, "fp32", runtime, harder)
+    assert result.attempt == 1
+    assert result.rank == guarantee.spent(7).spent(1).rank(300) > guarantee.spent(1).rank(300)
+
+
+@pytest.mark.parametrize("bold", [False, True])
+def test_radii_are_held_against_the_share_of_beta_that_they_have(opened, harder, bold):
+    """In stages a bound has a part of beta: at all of it, radii are too large, and the margin would be too small."""
+    bundle, runtime = opened
+    share = np.where(np.arange(300) % 2, 0.01, 0.09)
+    radius = reference_radius(harder.counts, harder.num_samples, harder.sigma, harder.beta if bold else share)
+    pack = replace(harder, radius=radius, level=share)
+    if not bold:
+        assert (
+            recalibrate(bundle, "fp32", runtime, pack).margin
+            > recalibrate(bundle, "fp32", runtime, harder).margin
+        )
+        return
+    assert not misfit(bundle, bundle.calibrations["fp32"], replace(pack, level=None), split="calibration")
+    with pytest.raises(EdgeError, match="reference radii are larger than their counts prove"):
+        recalibrate(bundle, "fp32", runtime, pack)
+
+
+def test_a_pack_that_was_written_anew_with_its_shares_is_still_the_bundles(opened, harder):
+    bundle, _ = opened
+    share = np.full(300, 0.09)
+    radius = reference_radius(harder.counts, harder.num_samples, harder.sigma, share)
+    pack = replace(harder, radius=radius, level=share)
+    before = replace(pack, level=None)
+
+    def problem(exported, given):
+        named = {"calibration": {"frames": exported.frames_digest, "content": exported.content_digest}}
+        changed = replace(bundle, manifest=replace(bundle.manifest, references=named))
+        return misfit(changed, bundle.calibrations["fp32"], given, split="calibration")
+
+    assert problem(before, pack) == problem(pack, pack) == problem(before, before) == ""
+    assert "radii are not" in problem(pack, before)
 
 
 def test_a_deleted_log_does_not_begin_anew(opened, harder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -55,6 +55,13 @@ def test_a_pack_comes_back_bit_for_bit(colour, written, tmp_path):
     assert size.frames == 3 and size.raw == 3 * 64
     assert size.pictures == sum(path.stat().st_size for path in (tmp_path / "grey/frames").iterdir())
     assert size.text().startswith("3 raw camera images")
+
+
+def test_shares_of_beta_come_back(colour, tmp_path):
+    staged = replace(colour, level=np.full(len(colour), colour.beta / 10))
+    export_png(staged, tmp_path / "staged")
+    assert np.array_equal(import_png(tmp_path / "staged").level, staged.level)
+    assert import_png(tmp_path / "staged").content_digest == staged.content_digest
 
 
 def test_bgr_frames_are_pictures_with_the_right_colours(colour, tmp_path):

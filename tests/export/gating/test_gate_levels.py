@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rrise.calibration import Guarantee, calibrate
-from rrise.calibration.statistics.bounds import reference_radius
 from rrise.calibration.tables.references import References
 from rrise.export.gating.compare import Answers
 from rrise.export.gating.gate import _check_coverage, _check_replay, _scores
@@ -30,7 +29,7 @@ def pack(level: float) -> References:
     return References.from_counts(
         frames, TABLE.clip, TABLE.target, TABLE.counts, TABLE.num_samples, split="calibration", sigma=TABLE.sigma,
         class_names=TABLE.class_names, base_digest=TABLE.base_digest, beta=0.1,
-        radius=reference_radius(TABLE.counts, TABLE.num_samples, TABLE.sigma, level),
+        level=np.full(len(TABLE), level),
     )  # fmt: skip
 
 

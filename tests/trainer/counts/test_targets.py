@@ -264,6 +264,8 @@ def test_undecided_frames_go_on_and_beta_is_split(workspace: Path, tmp_path: Pat
         level = np.where(pack.num_samples == 200, 0.01, 0.09)
         expected = 0.25 * norm.ppf(beta_law.ppf(level, hits, pack.num_samples - hits + 1))
         np.testing.assert_allclose(pack.radius.max(axis=1), np.maximum(expected, 0), atol=1e-6)
+        assert pack.level is not None and np.allclose(pack.level, level)
+    assert Workspace.open(workspace).references("calibration").level is None
     again = build_targets(copy)
     assert again.drawn == 0 and again.found == result.drawn and again.refined == result.refined
     record = calibrate_surrogate(copy).record
