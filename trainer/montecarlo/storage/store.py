@@ -198,9 +198,11 @@ class CountStore:
                 f"stream {self.identity.stream!r}: got looks = {planned}, expected {kept}, which was fixed before its counts "
                 f"were drawn; set [targets] looks = {kept}, or draw new calibration frames"
             )
-        if num_samples not in looks and len(looks) >= planned:
+        # An N that was begun and given up leaves frames of several sizes, each looked at: to go on with it is one look more.
+        number = len({*looks, num_samples})
+        if number > planned and (num_samples not in looks or self.missing(num_samples)):
             raise TrainerError(
-                f"stream {self.identity.stream!r}: {num_samples} samples would be look {len(looks) + 1} at its counts, finished "
+                f"stream {self.identity.stream!r}: {num_samples} samples would be look {number} at its counts, finished "
                 f"at {', '.join(map(str, looks))} before, and [targets] looks = {planned} was fixed beforehand; keep that N, or "
                 "draw new calibration frames (another [splits] seed) with a larger looks"
             )

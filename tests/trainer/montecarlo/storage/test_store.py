@@ -59,6 +59,38 @@ def test_plans_may_change_until_the_first_draw(make_store):
         make_store().plan_looks(1, 20)
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_an_n_that_was_given_up_is_not_gone_on_with_after_a_look(make_store, between):
+    """Frames that stopped between two N were looked at there as well: to finish the larger N would be their third look."""
+    store = make_store()
+    store.plan_looks(2, 20)
+    store.write(0, some_counts())
+    store.write(64, some_counts(6))
+    store.record_look(20)
+    store.plan_looks(2, 60)
+    store.write(
+        64, (3 if between else 6) * some_counts(6) // 2
+    )  # killed, and given up: 20 samples are asked for again
+    store.plan_looks(2, 20)
+    for size in np.unique(store.samples()):
+        store.record_look(int(size))
+    store.plan_looks(2, 20)
+    if between:
+        assert store.looks() == (20, 30)
+        with pytest.raises(
+            TrainerError, match="60 samples would be look 3 at its counts, finished at 20, 30 before"
+        ):
+            make_store().plan_looks(2, 60)
+        store.plan_looks(2, 30)  # those who have 30 keep them, the others get there: two looks each
+    else:
+        assert store.looks() == (20, 60)
+        store.plan_looks(2, 60)
+    store.write(0, 2 * some_counts())
+    store.record_look(40)
+    with pytest.raises(TrainerError, match=f"would be look {4 if between else 3}"):
+        make_store().plan_looks(2, 60)
+
+
 def test_the_first_stage_of_a_store_that_does_not_name_it_is_its_first_look(make_store):
     """Killed in its second stage, a store has frames at numbers of draws that were never planned; none may become the first."""
     store = make_store()
