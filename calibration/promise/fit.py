@@ -61,7 +61,9 @@ def calibrate(
     chosen = scores if guarantee.rules.whole_clips else one_frame_per_clip(scores, seed)
     found = _fit(chosen, guarantee.spent(attempt), head, offsets)
     fitted = head.with_offset(found.offset)
-    radius = fitted.radius(chosen.probit, chosen.label, chosen.difficulty)
+    # Of a random frame of a clip, whatever is ranked: all frames together would count long clips more than the promise does.
+    seen = one_frame_per_clip(scores, seed)
+    radius = fitted.radius(seen.probit, seen.label, seen.difficulty)
     return Calibration(
         head=fitted,
         guarantee=guarantee,
@@ -75,7 +77,7 @@ def calibrate(
         seed=seed,
         class_frames=found.class_frames,
         withheld=found.withheld,
-        issued=(int((radius > 0).sum()), len(chosen)),
+        issued=(int((radius > 0).sum()), len(seen)),
     )
 
 

@@ -52,8 +52,8 @@ class Calibration:
         seed: by which one frame of each clip was drawn.
         class_frames: per-class only: calibration frames of each predicted class.
         withheld: why nothing, or for which classes nothing, is issued; empty where everything is.
-        issued: how many frames of the calibration split received a certificate, and of how many (one of each clip, except
-            for whole-clip); None in a record that was made before this was noted.
+        issued: how many frames of the calibration split received a certificate, and of how many, one of each clip; None in
+            a record that was made before this was noted.
     """
 
     head: CertificateHead

@@ -18,6 +18,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.objective import Objective, Radius
+from rrise.calibration.promise.offsets import one_frame_per_clip
 from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.statistics.levels import level_text
@@ -174,7 +175,7 @@ def make_study(
     wanted = tuple(radii) or (0.0, *planning_radii(tuning.sigma))
     units = num_calibration or len(np.unique(tuning.clip))
     options: Dict[str, Any] = {"objective": objective, "num_calibration": units, "seed": seed}
-    levels = []
+    levels, alone = [], np.isin(tuning.digest, one_frame_per_clip(tuning, seed).digest)
     for error in sorted(set(errors)):
         asked = replace(guarantee, error=error)
         name, difficulty, found = _best(_all_maps(tuning, asked, options), objective)
@@ -183,7 +184,8 @@ def make_study(
             tuning, asked, name, difficulty=difficulty, steps=(-WIDE, WIDE), **options
         )
         interval = _interval(spread, wanted, len(np.unique(tuning.clip)))
-        levels.append(_level_row(asked, name, difficulty, worth, found, units, frame_rate, interval))
+        row = _level_row(asked, name, difficulty, worth, found[:, alone], units, frame_rate, interval)
+        levels.append(row)
     tried = _all_maps(tuning, guarantee, options)
     name, _, found = _best(tried, objective)
     grid = [float(r) for r in np.linspace(0.0, max(float(found.max()), 1e-6), 101)]
@@ -297,6 +299,7 @@ def _level_row(
     frame_rate: float,
     interval: Tuple[Tuple[float, float], ...],
 ) -> LevelRow:
+    """found: radii float32 [runs, m] of one frame of each clip, which the promise speaks of."""
     return LevelRow(
         error=level_text(guarantee.error),
         map=name,

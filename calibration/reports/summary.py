@@ -185,8 +185,9 @@ def behind(
 
 
 def wrong_among_issued(tables: ReportTables) -> AmongIssued:
-    """What the promise permits among issued certificates, by the share that the judged frames receive."""
-    radius = tables.radius(tables.judged.split)
+    """What the promise permits among issued certificates, by the share that the judged frames, one of each clip, receive."""
+    table = tables.judged
+    radius = tables.radius(table.split)[_independent(tables, table)]
     return tables.calibration.guarantee.among_issued(int((radius > 0).sum()), len(radius))
 
 
@@ -233,8 +234,13 @@ def _above(tables: ReportTables, split: str) -> np.ndarray:
     table, record = tables.scores[split], tables.calibration
     radius = tables.radius(split)
     above = radius > reference_for(table, record.guarantee)
-    independent = np.isin(table.digest, one_frame_per_clip(table, record.seed).digest)
+    independent = _independent(tables, table)
     return record.guarantee.rules.counted(above, clip=table.clip, independent=independent, issued=radius > 0)
+
+
+def _independent(tables: ReportTables, table: Scores) -> np.ndarray:
+    """One frame of each clip, bool [n]."""
+    return np.isin(table.digest, one_frame_per_clip(table, tables.calibration.seed).digest)
 
 
 def _floats(values: np.ndarray) -> List[float]:

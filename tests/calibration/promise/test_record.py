@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rrise.calibration import Calibration, CalibrationError, Guarantee, calibrate, clopper_pearson_map
@@ -61,6 +62,21 @@ def test_a_record_says_what_the_promise_permits_among_issued_certificates(tmp_pa
     before = Calibration.load(tmp_path / "old.json")
     assert before.to_json() == old and before.among_issued() is None
     assert "calibrate again" in before.among_issued_text()
+
+
+@pytest.mark.parametrize("kind", ["pac", "whole-clip"])
+def test_a_long_clip_does_not_make_certificates_look_frequent(kind: str) -> None:
+    """Errors may be all in short clips, which are as many clips: among their certificates the share of wrong ones is larger."""
+    scores = draw_scores(0, 600, 2000)
+    sure = scores.probit > np.sort(scores.probit)[300]
+    clips = replace(scores, clip=np.where(sure, 0, scores.clip + 1))
+    record = calibrate(clips, Guarantee.of(kind, error="0.2"), clopper_pearson_map(SIGMA, 2000, 0.1))
+    radius = record.head.radius(clips.probit, clips.label)
+    short = int((radius[~sure] > 0).sum())
+    assert record.issued == (short + 1, int((~sure).sum()) + 1)
+    found = record.among_issued()
+    assert found is not None and found.bound == pytest.approx(0.2 * found.frames / found.issued)
+    assert found.bound > 1.2 * 0.2 * len(radius) / int((radius > 0).sum())
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_coverage_counts_what_the_guarantee_speaks_of(tables: ReportTables) -> N
     }
     record = calibrate(clips["calibration"], Guarantee.of("whole-clip", error="0.4"))
     found = dataclasses.replace(tables, calibration=record, scores=clips)
+    assert summarise(found)["wrong_among_issued"]["frames"] == len(np.unique(clips["test"].clip))
     row, table = coverage_rows(found)[1], clips["verification"]
     above = found.radius("verification") > reference_for(table, record.guarantee)
     assert row.unit == "clips" and row.frames == len(table) // 4
