@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequ
 import click
 
 from rrise.calibration.errors import CheckFailed, RriseError
+from rrise.calibration.requirements import missing
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -89,6 +90,9 @@ def errors_as_status() -> Iterator[None]:
         _stop(f"error: {error}", 2)
     except (OSError, MemoryError) as error:
         _stop(f"error: {error or type(error).__name__}", 2)
+    except ModuleNotFoundError as error:
+        absent = missing(error.name or "")
+        _stop(f"error: {absent}" if absent else _unexpected(error), 2)
     except Exception as error:  # noqa: BLE001 - the outermost: a fault nobody expected is status 2, not Python's 1
         _stop(_unexpected(error), 2)
 

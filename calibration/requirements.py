@@ -6,6 +6,8 @@ named itself. The versions are those of pyproject.toml, as a test makes sure.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 REQUIRED = {
     "cryptography": "cryptography>=42",
     "datasets": "datasets>=2.19",
@@ -13,12 +15,16 @@ REQUIRED = {
     "mcap": "mcap>=1.1",
     "onnx": "onnx>=1.17",
     "onnxruntime": "onnxruntime>=1.18",
+    "onnxscript": "onnxscript>=0.5",
     "opencv-python-headless": "opencv-python-headless>=4.8",
     "orthogonium": "orthogonium>=0.0.4",
     "openvino": "openvino>=2024.4",
     "pillow": "pillow>=10",
     "rerun-sdk": "rerun-sdk>=0.23",
     "rosbags": "rosbags>=0.10",
+    "safetensors": "safetensors>=0.4",
+    "scikit-learn": "scikit-learn>=1.3",
+    "scipy": "scipy>=1.15",
     "tensorboard": "tensorboard>=2.15",
     "tensorrt": "tensorrt>=10.3",
     "timm": "timm>=1.0",
@@ -26,8 +32,34 @@ REQUIRED = {
     "torchvision": "torchvision>=0.21",
     "transformers": "transformers>=4.48",
     "wandb": "wandb>=0.17",
+    "zarr": "zarr>=3.0.8",
 }
 """Name in the package index -> what pyproject.toml asks of it; of TensorRT, which it does not name, what JetPack 6.2 has."""
+
+
+MODULES = {"cv2": "opencv-python-headless", "PIL": "pillow", "rerun": "rerun-sdk", "sklearn": "scikit-learn"}
+"""Modules that are called otherwise than their package."""
+
+TRAINING = (
+    "torch", "zarr", "safetensors", "scipy", "sklearn", "PIL", "onnx", "onnxscript", "onnxruntime",
+)  # fmt: skip
+"""Modules that training and export cannot do without: those of the extra `train`."""
+
+
+def missing(module: str) -> str:
+    """What to say where an import of `module` found nothing; empty for one that no extra of rrise brings.
+
+    Where it is one of TRAINING that the robot's packages do not use, all of these that are absent are named at once.
+    """
+    root = module.split(".")[0]
+    if MODULES.get(root, root) not in REQUIRED:
+        return ""
+    wanted = [root]
+    if root in ("torch", "zarr", "safetensors", "onnx", "onnxscript"):
+        wanted += [name for name in TRAINING if name != root and find_spec(name) is None]
+    packages = [MODULES.get(name, name) for name in wanted]
+    whole = " (all that training and export need)" if root in TRAINING and len(wanted) > 1 else ""
+    return f"{packages[0]} is not installed, and this command needs it: {install(*packages)}{whole}"
 
 
 def install(*packages: str) -> str:

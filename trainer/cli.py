@@ -6,21 +6,24 @@ from pathlib import Path
 
 import click
 
-from rrise.calibration.console import SuggestingGroup, duration, summary
-from rrise.trainer.base_classifier.stage import train_base
-from rrise.trainer.commands.attack import attack_command
-from rrise.trainer.commands.demo import demo
-from rrise.trainer.commands.engines import agree_command, show_speed
-from rrise.trainer.commands.report import report, study
-from rrise.trainer.commands.rows import accuracy_rows, guarantee_rows, percent_cells, radii_cells
-from rrise.trainer.commands.stages import device_option, stage, training
-from rrise.trainer.commands.start import init, run, say
-from rrise.trainer.counts.certify import certify_test_split
-from rrise.trainer.counts.targets import build_targets
-from rrise.trainer.reports.workspace_page import update_page
-from rrise.trainer.scores.calibrate import calibrate_surrogate
-from rrise.trainer.surrogates.stage import train_surrogate
-from rrise.trainer.workspace import Workspace
+from rrise.calibration.console import SuggestingGroup, duration, errors_as_status, summary
+
+# Where PyTorch is not installed, every command says so, and ends with status 2.
+with errors_as_status():
+    from rrise.trainer.base_classifier.stage import train_base
+    from rrise.trainer.commands.attack import attack_command
+    from rrise.trainer.commands.demo import demo
+    from rrise.trainer.commands.engines import agree_command, show_speed
+    from rrise.trainer.commands.report import report, study
+    from rrise.trainer.commands.rows import accuracy_rows, guarantee_rows, percent_cells, radii_cells
+    from rrise.trainer.commands.stages import device_option, stage, training
+    from rrise.trainer.commands.start import init, run, say
+    from rrise.trainer.counts.certify import certify_test_split
+    from rrise.trainer.counts.targets import build_targets
+    from rrise.trainer.reports.workspace_page import update_page
+    from rrise.trainer.scores.calibrate import calibrate_surrogate
+    from rrise.trainer.surrogates.stage import train_surrogate
+    from rrise.trainer.workspace import Workspace
 
 
 @click.group(cls=SuggestingGroup)
@@ -177,7 +180,7 @@ def certify(workspace: Path, device: str, allow_code: bool, json_flag: bool) -> 
         )
     )
     rows.append(("drawn now", f"{result.sampling.drawn:,} evaluations, {duration(result.sampling.seconds)}"))
-    rows.append(("next", f"rrise-train calibrate {opened.path} (judged by the audit)"))
+    rows.append(("next", f"{opened.command('rrise-train calibrate')} (judged by the audit)"))
     rows.append(update_page(opened, "rrise-train certify"))
     summary("CERTIFY (Monte Carlo)", rows, result.to_json(), json_flag)
 

@@ -66,6 +66,12 @@ class Workspace:
             )
         return Workspace(root, load_config(root / "rrise.toml"))
 
+    def command(self, words: str) -> str:
+        """How a command of this workspace is typed: "rrise-train base" with the folder, and what lets code of its own run."""
+        asked = self.config.base
+        code = " --allow-code" if asked.factory or asked.black_box else ""
+        return f"{words} {self.path}{code}"
+
     @property
     def base_path(self) -> Path:
         return self.path / "base.safetensors"

@@ -217,7 +217,10 @@ def read_arrays(
         ) from error
     check_format(f"{what} {path}", meta.pop(FORMAT_FIELD, 1), ARRAYS_FORMATS, "make it again")
     if table is not None and meta.get("table") != table:
-        raise CalibrationError(f"{path}: got a table of {meta.get('table')!r}, expected {table}")
+        found = (
+            f"a table of {meta['table']!r}" if meta.get("table") else "an .npz file that is no table of rrise"
+        )
+        raise CalibrationError(f"{path}: got {found}, expected {table}; give the {what} itself")
     missing = sorted(set(required) - set(arrays))
     if missing:
         raise CalibrationError(

@@ -109,7 +109,12 @@ def recalibrate(bundle: Path, references: Path, dry_run: bool, json_flag: bool, 
 @click.option(
     "--interval", default=30.0, show_default=True, help="Seconds between tested frames: a new scene each."
 )
-@click.option("--alpha", default=0.005, show_default=True, help="Probability of ever alarming without cause.")
+@click.option(
+    "--alpha",
+    default=0.005,
+    show_default=True,
+    help="Probability of ever alarming without cause, beside the 0.005 that the reference frames mislead.",
+)
 @json_option
 @runtime_options
 @trust_options

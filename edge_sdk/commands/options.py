@@ -28,7 +28,11 @@ def runtime_options(command: _Command) -> _Command:
         click.option("--runtime", default="auto", show_default=True, help="onnxruntime, tensorrt, or auto."),
         click.option("--provider", help="Of ONNX Runtime: cpu, cuda or tensorrt; strict. [default: cpu]"),
         click.option(
-            "--threads", default=1, show_default=True, help="Of ONNX Runtime; more is another execution."
+            "--threads",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Of ONNX Runtime; more is another execution.",
         ),
     ):
         command = option(command)

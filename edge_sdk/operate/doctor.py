@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -44,7 +45,7 @@ class Finding:
 def examine(root: Path = Path("/")) -> List[Finding]:
     """Everything that can be said without changing or loading anything heavy. `root` is the file system to look at."""
     checks: Tuple[Callable[[Path], List[Finding]], ...] = (
-        _machine, _memory, _onnxruntime, _tensorrt, _cuda, _jetson, _clocks, _temperatures,
+        _machine, _memory, _onnxruntime, _readers, _tensorrt, _cuda, _jetson, _clocks, _temperatures,
     )  # fmt: skip
     return [finding for check in checks for finding in check(root)]
 
@@ -92,6 +93,23 @@ def _onnxruntime(root: Path) -> List[Finding]:
     names = [name.replace("ExecutionProvider", "") for name in module.get_available_providers()]
     # A list of what was compiled in, which proves nothing: the certifier checks after loading.
     return [Finding("onnxruntime", f"{module.__version__}, built with {', '.join(names)}"), _telemetry()]
+
+
+def _readers(root: Path) -> List[Finding]:
+    """What reads pictures and cameras; a program that brings arrays of its own needs neither."""
+    found = []
+    for name, module, package in (
+        ("picture files", "PIL", "pillow"),
+        ("cameras, videos", "cv2", "opencv-python-headless"),
+    ):
+        if importlib.util.find_spec(module) is not None:
+            found.append(Finding(name, f"{package.split('-')[0]} {_version(package)}".strip()))
+        else:
+            advice = (
+                f"{install(package)}{' (on a Jetson: the system has its own)' if module == 'cv2' else ''}"
+            )
+            found.append(Finding(name, "not readable", Severity.NOTE, advice))
+    return found
 
 
 def _telemetry() -> Finding:

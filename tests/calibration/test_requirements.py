@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rrise.calibration.requirements import REQUIRED, install
+from rrise.calibration import requirements
+from rrise.calibration.requirements import MODULES, REQUIRED, TRAINING, install, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,3 +39,18 @@ def test_no_message_sends_its_reader_to_an_index_that_has_no_rrise() -> None:
 
 def test_the_command_installs_what_it_names() -> None:
     assert install("mcap", "rosbags") == "`python -m pip install 'mcap>=1.1' 'rosbags>=0.10'`"
+
+
+def test_training_modules_are_those_of_the_extra() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    assert [MODULES.get(name, name) for name in TRAINING] == [re.split("[<>=;]", line)[0] for line in extra]
+
+
+def test_all_that_training_lacks_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {"torch", "zarr", "sklearn"}
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name in absent else object())
+    assert install("torch", "zarr", "scikit-learn") in missing("torch")
+    assert missing("scipy").endswith(install("scipy")), "reports need no PyTorch"
+    assert install("pillow") in missing("PIL.Image")
+    assert missing("robot_code") == ""

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,10 @@ from click.testing import CliRunner, Result
 from rrise.calibration.tables.evaluation import AuditVerdict
 from rrise.trainer.attacks.attack import AttackResult, FalseCertificateRate
 from rrise.trainer.cli import main
+from rrise.trainer.errors import TrainerError
+from rrise.trainer.networks import read_header
+from rrise.trainer.reports.stages import look
+from rrise.trainer.settings.config import BaseConfig, Config
 from rrise.trainer.workspace import Workspace
 from tests.trainer.data.pictures import class_folders, picture
 from tests.trainer.helpers import copied, edit
@@ -65,6 +73,7 @@ def test_second_attempt_is_shown(workspace: Path, tmp_path: Path) -> None:
         (["base", "{}"], "rrise-train init"),
         (["surrogat", "{}"], "Did you mean 'surrogate'"),
         (["base", "{}", "--agian"], "--again"),
+        (["base", "{}", "--minutes", "-3"], "--minutes"),
     ],
 )
 def test_what_could_not_run_is_status_2(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -203,3 +212,44 @@ def test_run_leaves_the_comparison_out_and_says_what_it_would_take(workspace: Pa
     assert "selection, certify-100, certify-200, audit: 32,000 evaluations" in compared.stderr
     assert "to compare" not in compared.stdout and "Monte Carlo, N = 200" in compared.stdout
     assert json.loads((copy.path / "report" / "report.json").read_text())["judged_on"] == "test"
+
+
+def test_init_refuses_images_that_are_gone_though_it_has_read_them_before(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data", count=12)
+    assert run("init", tmp_path / "w", "--data", tmp_path / "data").exit_code == 0
+    (tmp_path / "data").rename(tmp_path / "moved")
+    result = run("init", tmp_path / "w", "--data", tmp_path / "data")
+    assert result.exit_code == 2 and f"{str(tmp_path / 'data')!r}: no such file or folder" in result.stderr
+
+
+@pytest.mark.parametrize(("file", "stage"), [("base", "base"), ("surrogate", "surrogate")])
+def test_a_network_that_is_not_there_names_the_stage(tmp_path: Path, file: str, stage: str) -> None:
+    with pytest.raises(TrainerError, match=f"run `rrise-train {stage} {tmp_path}` first"):
+        read_header(tmp_path / f"{file}.safetensors")
+    with pytest.raises(TrainerError, match="no such file; expected a safetensors file"):
+        read_header(tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize(
+    "own", [{"factory": "a:b", "weights": "w.safetensors"}, {"black_box": "a:b", "version": "1"}]
+)
+def test_the_next_command_lets_code_of_ones_own_run(tmp_path: Path, own: dict[str, str]) -> None:
+    asked = Config(base=replace(BaseConfig(), **own))  # type: ignore[arg-type]
+    opened = Workspace(tmp_path, asked)
+    assert {stage.command[-13:] for stage in look(opened).stages} == {" --allow-code"}
+    assert opened.command("rrise-train run") == f"rrise-train run {tmp_path} --allow-code"
+    assert Workspace(tmp_path, Config()).command("rrise-train run") == f"rrise-train run {tmp_path}"
+
+
+def test_without_pytorch_every_command_names_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root / "src")])}
+    for words in (["rrise.trainer", "run", "w"], ["rrise.trainer", "-h"], ["rrise.export", "onnx", "w"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *words], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 2, done.stderr
+        assert "torch is not installed" in done.stderr and "pip install 'torch>=2.6'" in done.stderr

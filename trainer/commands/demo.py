@@ -19,6 +19,7 @@ from rrise.calibration.console import duration, json_option, run_command, summar
 from rrise.calibration.errors import CheckFailed
 from rrise.calibration.requirements import install
 from rrise.trainer.errors import TrainerError
+from rrise.trainer.settings.config import load_config
 from rrise.trainer.workspace import Workspace
 
 PICTURES = 20
@@ -55,6 +56,7 @@ def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
     what the commands print goes to standard error.
     """
     folder = folder or (Path("demo") if data == "digits" else Path("runs") / Path(data).stem)
+    check_data(folder, data)
     start = time.monotonic()
     for step in steps_of(folder, data, preset):
         show(step, json_flag)
@@ -77,6 +79,18 @@ def demo(folder: Path | None, data: str, preset: str, json_flag: bool) -> None:
         "seconds": seconds,
     }
     summary("The loop is closed", closing_rows(folder, seconds), made, json_flag)
+
+
+def check_data(folder: Path, data: str) -> None:
+    """Refuse data of one's own where `folder` is a workspace of others, which would be used without a word."""
+    if data == "digits" or "://" in data or not (folder / "rrise.toml").exists():
+        return
+    known = load_config(folder / "rrise.toml").data.source
+    if known == "digits" or (folder / known).resolve() != Path(data).resolve():
+        raise TrainerError(
+            f"--data: got {data}, but the workspace {folder} is of {known}; expected another folder for these data, or none of "
+            "them to go on with that workspace"
+        )
 
 
 def steps_of(folder: Path, data: str, preset: str) -> list[Step]:

@@ -62,7 +62,11 @@ def fitting_config(
     check_preset(preset)
     room = DataRoom(workspace, data, PreprocessConfig(), grid=False)
     source = room.source
-    assert source is not None
+    if source is None:  # WORKSPACE has a catalogue from before, which stands in for images that are gone
+        named = data.held_out if data.held_out and Path(data.source).exists() else data.source
+        raise TrainerError(
+            f"data source {named!r}: no such file or folder; settings are made from the images themselves, expected them there"
+        )
     held_out = None if source.held_out is None else int(source.held_out.sum())
     height, width = room.geometry.height, room.geometry.width
     return settings_for(

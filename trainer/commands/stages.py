@@ -33,7 +33,9 @@ def training(function: _Command) -> _Command:
     """What stages that train take: --again, --device and --minutes."""
     for option in (
         click.option(
-            "--minutes", type=float, help="Stop in time with everything saved; the same command continues."
+            "--minutes",
+            type=click.FloatRange(0, min_open=True),
+            help="Stop in time with everything saved; the same command continues.",
         ),
         device_option,
         click.option("--again", is_flag=True, help="Train anew although there is a result."),

@@ -62,7 +62,9 @@ from rrise.trainer.workspace import Workspace
     help='"timm/NAME", "transformers/FOLDER" and the like, or "package.module:function".',
 )
 @click.option(
-    "--weights", default="", help="The network's safetensors file, from which it is fine-tuned under noise."
+    "--weights",
+    default="",
+    help="The network's safetensors file: a library's network is fine-tuned from it under noise, your own is taken as it is.",
 )
 @click.option("--camera", default="", help="Frames of the robot's camera, such as 640x480 (width x height).")
 @click.option("--clips", default="", help='Which file names belong together, such as "{clip}_{frame}".')
@@ -196,7 +198,7 @@ def _show(made: Workspace, json_flag: bool) -> None:
         rows.append(("attention", too_few))
     rows += [
         ("settings", f"{made.path / 'rrise.toml'} (edit them now: the first stage draws the splits)"),
-        ("next", f"rrise-train run {made.path}"),
+        ("next", made.command("rrise-train run")),
         update_page(made, "rrise-train init"),
     ]
     summary("workspace", rows, _json(found, sizes, expected), json_flag)
@@ -275,7 +277,7 @@ def run(workspace: Path, device: str, compare: bool, allow_code: bool, json_flag
         *summary_rows(numbers),
         ("report", str(opened.path / "report" / "report.html")),
         update_page(opened, "rrise-train run"),
-        ("next", f"rrise-export onnx {opened.path}"),
+        ("next", opened.command("rrise-export onnx")),
         *([] if compared else [_comparison_row(opened, drawn)]),
     ]
     summary("all stages are done", rows, dict(numbers), json_flag)
@@ -288,7 +290,7 @@ def _comparison_row(workspace: Workspace, drawn: TargetsResult) -> tuple[str, st
     seconds = evaluations / drawn.rate if drawn.drawn else None
     return (
         "to compare",
-        f"rrise-train run {workspace.path} --compare (CERTIFY and audit on {count} test frames: "
+        f"{workspace.command('rrise-train run')} --compare (CERTIFY and audit on {count} test frames: "
         f"{Forecast(evaluations, seconds)}; no bundle needs it)",
     )
 

@@ -166,6 +166,10 @@ def load_network(path: Path, *, allow_code: bool = False) -> Network:
     return Network(module.eval(), spec, metadata, file_digest(path))
 
 
+WRITTEN_BY = {"base.safetensors": "base", "surrogate.safetensors": "surrogate"}
+"""The stage that writes each network of a workspace."""
+
+
 def read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; the metadata alone without `weights`."""
     try:
@@ -173,7 +177,9 @@ def read_safetensors(path: Path, *, weights: bool = True) -> tuple[dict[str, Ten
             names = list(file.keys()) if weights else []
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError as error:
-        raise TrainerError(f"{path}: no such file; run the stage that writes it first") from error
+        stage = WRITTEN_BY.get(path.name)
+        advice = f"run `rrise-train {stage} {path.parent}` first" if stage else "expected a safetensors file"
+        raise TrainerError(f"{path}: no such file; {advice}") from error
     except (SafetensorError, OSError) as error:
         raise TrainerError(f"{path}: not a readable safetensors file ({error}){_conversion(path)}") from error
 

@@ -101,7 +101,7 @@ def _base(workspace: Workspace, digest: str) -> Stage:
         accuracy = _last(workspace.path / "log" / "base.jsonl").get("noisy_accuracy")
         if made.get("recipe") and accuracy is not None:
             what += f", accuracy of one noisy pass {accuracy:.3f} while training"
-    return _stage("base classifier", workspace.base_path, what, f"rrise-train base {workspace.path}")
+    return _stage("base classifier", workspace.base_path, what, workspace.command("rrise-train base"))
 
 
 def _last(path: Path) -> Mapping[str, Any]:
@@ -126,7 +126,7 @@ def _targets(workspace: Workspace) -> Stage:
         "class counts",
         missing[0] if missing else packs[1],
         f"{spent:,} evaluations by Monte Carlo",
-        f"rrise-train targets {workspace.path}",
+        workspace.command("rrise-train targets"),
     )
 
 
@@ -141,7 +141,7 @@ def _surrogate(workspace: Workspace, base: str, made: Mapping[str, Any], copies:
     old = bool(made) and made.get("base_digest") != base
     what += "; of another base classifier" if old else ""
     return _stage(
-        "surrogate", workspace.surrogate_path, what, f"rrise-train surrogate {workspace.path}", old=old
+        "surrogate", workspace.surrogate_path, what, workspace.command("rrise-train surrogate"), old=old
     )
 
 
@@ -158,7 +158,7 @@ def _record(workspace: Workspace, surrogate: str) -> tuple[Path | None, Calibrat
 
 
 def _calibration(workspace: Workspace, record: Calibration | None, folder: Path | None) -> Stage:
-    command = f"rrise-train calibrate {workspace.path}"
+    command = workspace.command("rrise-train calibrate")
     if record is None or folder is None:
         old = next(iter(workspace.path.glob("scores/pytorch-*/calibration.json")), None)
         return Stage(
@@ -174,7 +174,7 @@ def _calibration(workspace: Workspace, record: Calibration | None, folder: Path 
 def _comparison(workspace: Workspace) -> Stage:
     budgets = ", ".join(f"{budget:,}" for budget in sorted(workspace.config.targets.certify))
     what = f"CERTIFY with N = {budgets}, and the audit of certificates on test frames"
-    command = f"rrise-train certify {workspace.path}"
+    command = workspace.command("rrise-train certify")
     return _stage("comparison (no bundle needs it)", workspace.certify_path, what, command, absent=OPTIONAL)
 
 
@@ -188,7 +188,7 @@ def _attack(workspace: Workspace) -> tuple[Stage, ...]:
         what = f"false certificates on a share of {rate:.3f} of frames, moved by up to {rho:g} in L2"
     except (RriseError, KeyError, TypeError) as error:
         what = f"unreadable: {error}"
-    return (_stage("attack", path, what, f"rrise-train attack {workspace.path}"),)
+    return (_stage("attack", path, what, workspace.command("rrise-train attack")),)
 
 
 def _export(workspace: Workspace, bundle: Mapping[str, Any], surrogate: str) -> Stage:
@@ -200,4 +200,4 @@ def _export(workspace: Workspace, bundle: Mapping[str, Any], surrogate: str) -> 
         old = bundle.get("surrogate_digest") != surrogate
         what += "; of another surrogate" if old else ""
     path = workspace.path / "bundle" / "manifest.json"
-    return _stage("bundle", path, what, f"rrise-export onnx {workspace.path}", old=old)
+    return _stage("bundle", path, what, workspace.command("rrise-export onnx"), old=old)

@@ -73,7 +73,7 @@ def page_of(workspace: Workspace, after: str) -> Page:
     )
     page.paragraph(data_sentence(workspace))
     if found.next:
-        page.note(f"Next: {found.next} (or all that is left: rrise-train run {workspace.path})")
+        page.note(f"Next: {found.next} (or all that is left: {workspace.command('rrise-train run')})")
     if found.record is not None and found.folder is not None:
         _results(page, workspace, found.record, found.folder)
     _stages(page, workspace, found)

@@ -140,6 +140,7 @@ def _check_numbers(config: Config) -> None:
         ("[surrogate] stored_epochs", config.surrogate.stored_epochs),
         ("[base] stem_stride", config.base.stem_stride),
     ]
+    positive.append(("[data] every", config.data.every))
     positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
     positive += [("[targets] certify", size) for size in config.targets.certify]
     positive.append(("[targets] looks", config.targets.looks))
@@ -265,7 +266,7 @@ def _check_networks(base: BaseConfig) -> None:
     if base.network and not base.network.startswith(LIBRARIES):
         raise TrainerError(
             f"[base] network: got {base.network!r}, expected {', '.join(name + 'NAME' for name in LIBRARIES)}, or nothing "
-            "for the residual network of widths and blocks"
+            'for the residual network of widths and blocks; a network of your own is a factory, "package.module:function"'
         )
     if base.network and (base.factory or base.onnx or base.black_box):
         raise TrainerError(
@@ -274,14 +275,15 @@ def _check_networks(base: BaseConfig) -> None:
     own = base.factory or base.network
     if base.weights and not own:
         raise TrainerError(
-            "[base] weights: got a file, expected a factory or a network that it belongs to as well"
+            "[base] weights: got a file, expected a factory or a network that it belongs to as well (`init --network`)"
         )
     folder = base.network.startswith("transformers/")  # which may hold its weights
     if base.train in ("none", "fine-tune") and own and not base.weights and not folder:
         raise TrainerError(f"[base] train = {base.train!r}: got no weights, expected the file to start from")
     if base.factory and not base.weights and base.train != "scratch":
         raise TrainerError(
-            '[base] factory and weights go together: give both for your own classifier, or train = "scratch"'
+            f"[base] factory: got {base.factory!r} without weights, expected both for your own classifier "
+            '(`init --weights FILE`), or train = "scratch"'
         )
     if base.recipe != "gaussian" and not base.strengths:
         raise TrainerError(

@@ -104,3 +104,12 @@ def test_telemetry_that_is_on_is_named(tmp_path, monkeypatch, value, level):
     if value is not None:
         monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
     assert _found(tmp_path)["ONNX Runtime telemetry"].level is level
+
+
+def test_what_reads_pictures_and_cameras_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("rrise.edge_sdk.operate.doctor.importlib.util.find_spec", lambda name: None)
+    found = _found(tmp_path)
+    for name, package in (("picture files", "pillow"), ("cameras, videos", "opencv-python-headless")):
+        assert found[name].level is Severity.NOTE and f"'{package}>=" in found[name].advice
+    monkeypatch.setattr("rrise.edge_sdk.operate.doctor.importlib.util.find_spec", lambda name: object())
+    assert all(_found(tmp_path)[name].level is Severity.OK for name in ("picture files", "cameras, videos"))

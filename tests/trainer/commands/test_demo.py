@@ -13,7 +13,16 @@ from PIL import Image
 from rrise.calibration.errors import CheckFailed
 from rrise.trainer import Workspace
 from rrise.trainer.cli import main
-from rrise.trainer.commands.demo import Step, execute, run_aside, run_warm, save_pictures, show, steps_of
+from rrise.trainer.commands.demo import (
+    Step,
+    check_data,
+    execute,
+    run_aside,
+    run_warm,
+    save_pictures,
+    show,
+    steps_of,
+)
 from rrise.trainer.errors import TrainerError
 
 LOOP = ["rrise-train init", "rrise-train run", "rrise-export onnx"]
@@ -84,3 +93,15 @@ def test_pictures_are_the_test_frames(workspace: Path, tmp_path: Path) -> None:
     names = [opened.class_names[label] for label in opened.labels("test")[:5]]
     assert [file.stem.split("-")[1] for file in files] == names
     assert np.array_equal(np.asarray(Image.open(files[2])), opened.frames("test")[2][:, :, 0])
+
+
+def test_other_data_than_the_workspace_has_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rrise.toml").write_text('[data]\nsource = "mine"\n')
+    check_data(tmp_path, str(tmp_path / "mine"))
+    check_data(tmp_path, "digits")  # nobody asked
+    with pytest.raises(TrainerError, match=r"got others, but the workspace .* is of mine"):
+        check_data(tmp_path, "others")
+    (tmp_path / "rrise.toml").write_text("")
+    with pytest.raises(TrainerError, match="is of digits"):
+        check_data(tmp_path, "others")
+    check_data(tmp_path / "new", "others")
