@@ -220,7 +220,7 @@ def read_arrays(
         found = (
             f"a table of {meta['table']!r}" if meta.get("table") else "an .npz file that is no table of rrise"
         )
-        raise CalibrationError(f"{path}: got {found}, expected {table}; give the {what} itself")
+        raise CalibrationError(f"{path}: got {found}, expected {table}; give the file of the {what}")
     missing = sorted(set(required) - set(arrays))
     if missing:
         raise CalibrationError(

@@ -73,22 +73,34 @@ def test_i_have_images(tmp_path: Path) -> None:
 def test_i_have_a_classifier(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
+    from rrise.trainer.settings.config import load_config
+
     shutil.copy(ROOT / "examples" / "own_classifier.py", tmp_path / "my_package.py")
     sys.path.insert(0, str(tmp_path))
     try:
         import my_package
     finally:
         sys.path.pop(0)
-    run("rrise-train init runs/own --data digits", tmp_path)
-    save_file(my_package.make().state_dict(), tmp_path / "runs" / "own" / "classifier.safetensors")
-    settings = tmp_path / "runs" / "own" / "rrise.toml"
-    text = settings.read_text(encoding="utf-8")
-    for key, value in re.findall(r'^(\w+) = (".*")$', blocks("classifier.md", "toml")[0], re.MULTILINE):
-        text = re.sub(rf"^#? ?{key} = .*$", f"{key} = {value}", text, count=1, flags=re.MULTILINE)
-    settings.write_text(text, encoding="utf-8")
+    save_pictures(tmp_path / "my_images", 300)
+    save_file(my_package.make().state_dict(), tmp_path / "classifier.safetensors")
     for line in "".join(blocks("classifier.md", "sh")).splitlines():
         run(line, tmp_path)
     assert (tmp_path / "runs" / "own" / "base.safetensors").exists()
+    settings = tmp_path / "runs" / "own" / "rrise.toml"
+    text = settings.read_text(encoding="utf-8")
+    for block in blocks("classifier.md", "toml"):
+        lines = re.findall(r'^(\w+) = (".*?")', block, re.MULTILINE)
+        assert lines
+        asked = (
+            text
+            if block.startswith("[base]\ntrain")
+            else re.sub('(?m)^(factory|weights) = ".*?"', r'\1 = ""', text)
+        )
+        for key, value in lines:
+            asked, times = re.subn(rf'(?m)^{key} = ".*?"', f"{key} = {value}", asked, count=1)
+            assert times == 1, key
+        settings.write_text(asked, encoding="utf-8")
+        load_config(settings)
 
 
 def test_i_have_a_robot_and_a_bundle(bundle: Path, workspace: Path, tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ def test_another_table_and_a_missing_array_are_named(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="got a table of 'references', expected scores"):
         read_arrays(tmp_path / "t.npz", "scores", ["a"], table="scores")
     write_arrays(tmp_path / "u.npz", {"a": np.arange(3)}, {})
-    with pytest.raises(CalibrationError, match="no table of rrise, expected scores; give the scores file"):
-        read_arrays(tmp_path / "u.npz", "scores file", ["a"], table="scores")
+    with pytest.raises(
+        CalibrationError, match="no table of rrise, expected scores; give the file of the results"
+    ):
+        read_arrays(tmp_path / "u.npz", "results", ["a"], table="scores")
     with pytest.raises(CalibrationError, match="has no b, c"):
         read_arrays(tmp_path / "t.npz", "scores", ["a", "c", "b"])
 
