@@ -217,7 +217,8 @@ class Guarantee:
         common = (
             "The surrogate, the map and the artefact were chosen without the calibration counts.",
             "The Monte Carlo noise of different frames is independent.",
-            "The number of draws of each frame was fixed before its counts were seen.",
+            "The number of draws of each frame was fixed before its counts were seen, or beta was split beforehand over "
+            "the numbers at which they may be looked at.",
             "No calibration frame was dropped because of its counts.",
             "Every further attempt at this product, whatever its frames and settings, is logged and spends its share of delta.",
         )
