@@ -192,7 +192,28 @@ class Guarantee:
             raise CalibrationError(f"attempt: got {attempt}, expected a number from a log, or 0 without one")
         if attempt == 0:
             return self
-        share = Fraction(1, attempt * (attempt + 1))
+        return self._share(Fraction(1, attempt * (attempt + 1)))
+
+    def spent_here(self, attempt: int, here: int) -> "Guarantee":
+        """The stricter promise for a device's attempt number `here` at a bundle whose own record is attempt `attempt`.
+
+        With i = attempt + here - 1 it spends a share of 1 / (i^2 (i + 1)). There are i pairs with the same i, so that the shares
+        of all attempts at all bundles of a product are at most 1 together; the first at the first has as much as the
+        bundle had, so that it asks for no larger offset on an execution that answers alike. A bundle that no log counted
+        (0) is the only one, and `here` alone counts.
+
+        **Guarantee**: as of `spent`, over bundles and attempts at each: a bundle may be kept by what the calibration frames
+        showed, and be calibrated on a device on the same frames.
+        """
+        if attempt == 0:
+            return self.spent(here)
+        if min(attempt, here) < 1:
+            raise CalibrationError(f"attempt: got {attempt} and {here}, expected numbers from two logs")
+        number = attempt + here - 1
+        return self._share(Fraction(1, number**2 * (number + 1)))
+
+    def _share(self, share: Fraction) -> "Guarantee":
+        """The same at a share of delta, or of eps where there is no delta."""
         if self.confidence is None:
             return replace(self, error=self.error * share)
         return replace(self, confidence=1 - self.delta * share)

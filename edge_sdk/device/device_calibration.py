@@ -50,7 +50,7 @@ class DeviceCalibration:
         references: digest of the frames.
         frames: n, independent frames; rank: k, counted from 1.
         margin: radius units, >= 0; subtracted from every radius of this execution.
-        attempt: number in this device's log of the bundle, j; the rank is that of `guarantee.spent(a).spent(j)`, with a the
+        attempt: number in this device's log of the bundle, j; the rank is that of `guarantee.spent_here(a, j)`, with a the
             attempt that the bundle's own record is.
     """
 
@@ -129,10 +129,10 @@ def recalibrate(
         BundleError: the graph contradicts the bundle, or the artefact was never calibrated.
 
     **Guarantee**: that of the bundle, for this execution, over frames like these, whichever attempt is kept, and whichever
-    bundle of its product: attempt j at calibrating this bundle on this device, on whatever frames, spends 1 / (j (j + 1))
-    of the bundle's own share of delta, so that the shares of all attempts at all bundles are at most delta together. Each
-    frame is used once; in the guarded tier with one fresh draw of noise, so that there the same frames again are another
-    attempt.
+    bundle of its product: attempt j at calibrating this bundle on this device, on whatever frames, spends a share of delta
+    that its own attempt and the bundle's decide (`Guarantee.spent_here`); the shares of all attempts at all bundles are at
+    most delta together. Each frame is used once; in the guarded tier with one fresh draw of noise, so that there the same
+    frames again are another attempt.
     """
     bundle.check_graph(artefact, runtime.graph)
     record = bundle.calibrations.get(artefact)
@@ -151,8 +151,7 @@ def recalibrate(
     # Logged before the margin is known, and for a dry run too: who looks twice and keeps the better has two tries.
     attempt = _log(bundle, runtime, references)
     # A bundle may have been kept as the best of several, and these may be the frames that it was chosen by.
-    shared = record.guarantee.spent(record.attempt)
-    found = _fit(record, shared.spent(attempt), references, outputs)
+    found = _fit(record, record.guarantee.spent_here(record.attempt, attempt), references, outputs)
     result = DeviceCalibration(
         release=bundle.manifest.digest,
         execution=runtime.execution,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -379,6 +380,7 @@ def test_a_bundle_may_issue_given_radii_and_nothing_else(
     rows = ("digest", "frames", "clip", "target", "counts", "num_samples", "radius")
     lower = replace(pack, **{name: getattr(pack, name)[1:] for name in rows})
     lower = replace(lower, radius=np.maximum(lower.radius - np.float32(0.02), 0))
+    shutil.rmtree(out / "device")  # as if on another device: a second attempt here would be stricter by far
     assert 0 < recalibrate(bundle, "fp32", runtime, lower, write=False).margin < 0.1
     # Another execution whose probits rise by a rounding is not verified, unless the caller takes the risk.
     for artefact_runtime, verdict in (

@@ -100,3 +100,15 @@ def test_the_bound_among_issued_certificates_and_its_warning() -> None:
     assert Guarantee.of().among_issued(10, 1000).bound == 1.0
     nothing = Guarantee.of().among_issued(0, 1000)
     assert nothing.bound == 1.0 and "no certificate was issued" in nothing.sentence()
+
+
+def test_what_devices_spend_at_all_bundles_of_a_product_is_at_most_delta_together() -> None:
+    pac, marginal = Guarantee.of(), Guarantee.of("marginal")
+    pairs = [(bundle, here) for bundle in range(1, 60) for here in range(1, 60)]
+    assert sum(pac.spent_here(*pair).delta for pair in pairs) < pac.delta
+    assert sum(marginal.spent_here(*pair).error for pair in pairs) < marginal.error
+    assert pac.spent_here(1, 1) == pac.spent(1) and pac.spent_here(0, 3) == pac.spent(3)
+    assert pac.spent_here(7, 1).delta == pac.delta / 392 < pac.spent(7).delta
+    for impossible in ((1, 0), (-1, 1), (0, -1)):
+        with pytest.raises(CalibrationError, match="attempt"):
+            pac.spent_here(*impossible)

@@ -125,7 +125,7 @@ def test_a_bundle_that_was_one_of_several_shares_its_share(tmp_path, harder):
     guarantee = bundle.calibrations["fp32"].guarantee
     result = recalibrate(bundle, "fp32", runtime, harder)
     assert result.attempt == 1
-    assert result.rank == guarantee.spent(7).spent(1).rank(300) > guarantee.spent(1).rank(300)
+    assert result.rank == guarantee.spent_here(7, 1).rank(300) > guarantee.spent(1).rank(300)
 
 
 @pytest.mark.parametrize("bold", [False, True])

@@ -334,7 +334,7 @@ def test_recalibration_uses_one_fresh_draw_for_each_frame(copy_of: Path, source:
     reference = pack.radius[np.arange(len(pack)), outputs.label].astype(np.float64)
     excess = np.sort(outputs.radius - np.maximum(reference - GUARD.rho, 0))
     record = bundle.calibrations["fp32"]
-    assert result.rank == record.guarantee.spent(record.attempt).spent(result.attempt).rank(len(pack))
+    assert result.rank == record.guarantee.spent_here(record.attempt, result.attempt).rank(len(pack))
     assert result.margin == pytest.approx(max(excess[result.rank - 1], 0.0), abs=1e-7)
     with Certifier.load(copy_of) as certifier:
         assert certifier.state.state is State.CALIBRATED and certifier.state.margin == result.margin
