@@ -214,8 +214,9 @@ def test_the_plain_rule_does_not_hold_among_issued_frames(selective_runs: "dict[
     assert (selective_runs["plain"] > 0.1).mean() > 0.5
 
 
-def test_realised_coverage_follows_its_beta_law() -> None:
-    """1,000 calibrations of 200 frames with uniform scores: coverage of the k-th smallest is Beta(k, n + 1 - k).
+@pytest.mark.parametrize("runs", [300, pytest.param(1000, marks=pytest.mark.long)])
+def test_realised_coverage_follows_its_beta_law(runs: int) -> None:
+    """Calibrations of 200 frames with uniform scores: coverage of the k-th smallest is Beta(k, n + 1 - k).
 
     Kolmogorov-Smirnov at level 1e-6.
     """
@@ -225,7 +226,7 @@ def test_realised_coverage_follows_its_beta_law() -> None:
     nothing[np.arange(200), (base.label + 1) % 3] = 50  # references of 0: the score is the raw radius itself
     for kind in ("pac", "marginal"):
         coverage, rank = [], 0
-        for _ in range(1000):
+        for _ in range(runs):
             probit = rng.uniform(0, 1, 200).astype(np.float32)
             record = calibrate(replace(base, counts=nothing, probit=probit), Guarantee.of(kind))
             coverage.append(record.head.offset[0] / SIGMA)

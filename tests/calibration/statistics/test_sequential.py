@@ -33,9 +33,10 @@ def ever_confirmed(p: float, z0: float, alpha: float, paths: int, horizon: int, 
     return float(ever.mean())
 
 
+@pytest.mark.parametrize("paths", [600, pytest.param(2000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("z0", [0.0, 0.8, 2.0])
-def test_type_one_error_at_the_boundary(z0):
-    alpha, paths = 0.05, 2000
+def test_type_one_error_at_the_boundary(z0, paths):
+    alpha = 0.05
     rate = ever_confirmed(stats.norm.cdf(z0), z0, alpha, paths, 1500, seed=1)
     # Looking after every sample. A valid test exceeds this bound with probability below 1e-4.
     assert rate <= stats.binom.ppf(1 - 1e-4, paths, alpha) / paths
@@ -90,9 +91,10 @@ def test_the_largest_confirmed_step():
     assert confirmed[3] == 0
 
 
-def test_steps_do_not_spend_alpha():
+@pytest.mark.parametrize("paths", [400, pytest.param(1500, marks=pytest.mark.long)])
+def test_steps_do_not_spend_alpha(paths):
     """The true radius lies anywhere between the steps; a step above it is confirmed at most alpha of the time."""
-    rng, alpha, paths = np.random.default_rng(3), 0.1, 1500
+    rng, alpha = np.random.default_rng(3), 0.1
     test = SequentialTest(1.0, alpha)
     proposal = np.full(paths, 1.6)
     for true in (0.0, 0.5, 1.0):
