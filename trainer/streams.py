@@ -125,7 +125,7 @@ def miss_levels(
     """
     if in_stages(workspace, stream):
         return stages(workspace, stream).levels(samples, beta)
-    looks = workspace.config.targets.looks if stream.name in PROMISED else max(len(store.looks()), 1)
+    looks = workspace.config.targets.looks if stream.name in PROMISED else max(len(store.plans.looks()), 1)
     return np.full(len(samples), beta / looks)
 
 

@@ -167,8 +167,8 @@ def _keep_plans(
     asked = workspace.config.targets
     for store, stream in zip(stores, streams, strict=True):
         if stream.name in PROMISED:
-            store.plan_looks(asked.looks, stream.num_samples)
-            store.plan_refinement(stream.num_samples, asked.refine)
+            store.plans.fix_looks(asked.looks, stream.num_samples)
+            store.plans.fix_refinement(stream.num_samples, asked.refine)
 
 
 def _beta(workspace: Workspace) -> float:

@@ -89,7 +89,7 @@ def sample_counts(
             if np.ndim(num_samples) == 0 and crew.rank == 0:
                 # Usually one N. After a larger one was begun and given up there are several, each a look.
                 for size in np.unique(store.samples()):
-                    store.record_look(int(size))
+                    store.plans.record_look(int(size))
     finally:
         counter.close()
 

@@ -126,14 +126,14 @@ def test_every_finished_n_is_remembered_as_a_look(make_store, network, preproces
 
     with pytest.raises(KeyboardInterrupt):
         sample_counts(network, preprocess, frames, store, 20, progress=interrupt)
-    assert store.looks() == ()
+    assert store.plans.looks() == ()
     for n in (20, 20, N, 10):
         sample_counts(network, preprocess, frames, make_store(), n)
-    assert store.looks() == (20, N) and make_store().looks() == (20, N)
+    assert store.plans.looks() == (20, N) and make_store().plans.looks() == (20, N)
     sample_counts(
         network, preprocess, frames, make_store(stream="other"), np.where(np.arange(70) < 9, 10, 20)
     )
-    assert make_store(stream="other").looks() == ()
+    assert make_store(stream="other").plans.looks() == ()
 
 
 def test_a_larger_n_given_up_half_way_counts_as_a_look(make_store, network, preprocess, frames):
@@ -149,9 +149,9 @@ def test_a_larger_n_given_up_half_way_counts_as_a_look(make_store, network, prep
 
     with pytest.raises(KeyboardInterrupt):
         sample_counts(network, preprocess, frames, store, N, progress=interrupt)
-    assert store.looks() == (20,) and set(store.samples()) == {20, N}
+    assert store.plans.looks() == (20,) and set(store.samples()) == {20, N}
     sample_counts(network, preprocess, frames, store, 20)
-    assert store.looks() == (20, N)
+    assert store.plans.looks() == (20, N)
 
 
 def test_frames_may_have_different_n(make_store, network, preprocess, frames, reference):

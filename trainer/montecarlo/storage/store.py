@@ -29,6 +29,7 @@ from rrise.trainer.montecarlo.storage.identity import (
 )
 from rrise.trainer.montecarlo.storage.location import Location
 from rrise.trainer.montecarlo.storage.metadata import check_root, check_stream
+from rrise.trainer.montecarlo.storage.plans import Plans
 
 
 class CountStore:
@@ -151,9 +152,9 @@ class CountStore:
 
         Counts repeat exactly on one device type; on another processor, float rounding may turn a near tie.
         """
-        runs: Any = self._open_again().attrs.get("runs", [])
+        runs = self.attribute("runs") or []
         if circumstances not in runs:
-            self._note("runs", [*runs, circumstances], "the circumstances of this run")
+            self.note("runs", [*runs, circumstances], "the circumstances of this run")
 
     def write(self, start: int, counts: np.ndarray) -> None:
         """Replace the counts of the image block that begins at frame `start`, in one atomic step.
@@ -173,80 +174,17 @@ class CountStore:
         if (np.asarray(self._samples[start : start + len(counts)]) != _row_sums(counts)).any():
             self.write(start, counts)
 
-    def looks(self) -> tuple[int, ...]:
-        """The N at which all frames were finished, smallest first: the counts could be looked at there.
+    @property
+    def plans(self) -> Plans:
+        """What was fixed about the draws before the first of them, and where the counts could be looked at."""
+        return Plans(self)
 
-        Raising N after looking costs confidence: a bound that shall hold with miss probability beta at whichever of them
-        one stops is taken at beta / planned at each, with a number `plan_looks` that was fixed before the first. Beta
-        divided by the looks so far is not enough: over nine looks it misses with probability .14 instead of .1.
-        """
-        found: Any = self._open_again().attrs.get("looks", [])
-        return tuple(int(size) for size in found)
+    def attribute(self, name: str) -> Any:
+        """An attribute of the stream as it is now, None where it was never noted; another process may have written it."""
+        return self._open_again().attrs.get(name)
 
-    def plan_looks(self, planned: int, num_samples: int) -> int:
-        """Keep how many looks there may be, before the first draw; returns that number.
-
-        Raises:
-            TrainerError: another number was kept before, or finishing at `num_samples` would be a look too many.
-        """
-        looks = self.looks()
-        # Counts from before the number was kept: those looks were what they were.
-        first = max(len(looks), 1) if looks else planned
-        kept = self._fixed("planned_looks", first, "the number of looks")
-        if kept != planned:
-            raise TrainerError(
-                f"stream {self.identity.stream!r}: got looks = {planned}, expected {kept}, which was fixed before its counts "
-                f"were drawn; set [targets] looks = {kept}, or draw new calibration frames"
-            )
-        # An N that was begun and given up leaves frames of several sizes, each looked at: to go on with it is one look more.
-        number = len({*looks, num_samples})
-        if number > planned and (num_samples not in looks or self.missing(num_samples)):
-            raise TrainerError(
-                f"stream {self.identity.stream!r}: {num_samples} samples would be look {number} at its counts, finished "
-                f"at {', '.join(map(str, looks))} before, and [targets] looks = {planned} was fixed beforehand; keep that N, or "
-                "draw new calibration frames (another [splits] seed) with a larger looks"
-            )
-        return planned
-
-    def plan_refinement(self, first: int, last: int) -> None:
-        """Keep, before the first draw, how many draws every frame has, and at how many those end that go on; 0: none do.
-
-        Raises:
-            TrainerError: other numbers were kept before, or the counts were looked at without any.
-        """
-        looks = self.looks()
-        kept = self._fixed("planned_refinement", 0 if looks else last, "the planned refinement")
-        if kept != last:
-            raise TrainerError(
-                f"stream {self.identity.stream!r}: got refine = {last}, expected {kept}, which was fixed before its counts "
-                f"were drawn; set [targets] refine = {kept}, or draw new calibration frames (another [splits] seed)"
-            )
-        if not last:
-            return
-        # Of a store from before it was kept, the first look is that at the end of the first stage.
-        began = self._fixed("planned_first", min(looks) if looks else first, "the planned first stage")
-        if began != first:
-            name = self.identity.stream
-            raise TrainerError(
-                f"stream {name!r}: got {first} first draws with refine = {last}, expected {began}, which was fixed before its "
-                f"counts were drawn; set [targets] {name} = {began}, or draw new calibration frames (another [splits] seed)"
-            )
-
-    def record_look(self, num_samples: int) -> None:
-        """Note that every frame has `num_samples` now."""
-        looks = self.looks()
-        if num_samples not in looks:
-            self._note("looks", sorted((*looks, num_samples)), "that the samples are complete")
-
-    def _fixed(self, name: str, first: int, what: str) -> int:
-        """The number that the attribute `name` keeps: `first`, as long as nothing is drawn. what: for the message."""
-        kept: Any = self._open_again().attrs.get(name)
-        if kept is None or (int(kept) != first and not self.samples().any()):
-            self._note(name, first, what)
-            return first
-        return int(kept)
-
-    def _note(self, name: str, value: Any, what: str) -> None:
+    def note(self, name: str, value: Any, what: str) -> None:
+        """Write an attribute of the stream. what: for the message. Raises: TrainerError: the disk is full or read-only."""
         try:
             self._group.attrs[name] = value
         except OSError as error:

@@ -43,67 +43,67 @@ def test_reopening_finds_the_counts(make_store):
 def test_plans_may_change_until_the_first_draw(make_store):
     """Who looks at the forecast, stops and edits the settings has seen no count."""
     store = make_store()
-    store.plan_looks(1, 20)
-    store.plan_refinement(20, 0)
-    store.plan_refinement(20, 60)
-    store.plan_refinement(10, 40)
-    store.plan_looks(2, 20)
+    store.plans.fix_looks(1, 20)
+    store.plans.fix_refinement(20, 0)
+    store.plans.fix_refinement(20, 60)
+    store.plans.fix_refinement(10, 40)
+    store.plans.fix_looks(2, 20)
     store.write(0, some_counts())
-    store.plan_looks(2, 20)
-    store.plan_refinement(10, 40)
+    store.plans.fix_looks(2, 20)
+    store.plans.fix_refinement(10, 40)
     with pytest.raises(TrainerError, match="got refine = 60, expected 40, which was fixed before its counts"):
-        make_store().plan_refinement(10, 60)
+        make_store().plans.fix_refinement(10, 60)
     with pytest.raises(TrainerError, match=r"got 20 first draws with refine = 40, expected 10.*train = 10"):
-        make_store().plan_refinement(20, 40)
+        make_store().plans.fix_refinement(20, 40)
     with pytest.raises(TrainerError, match="got looks = 1, expected 2"):
-        make_store().plan_looks(1, 20)
+        make_store().plans.fix_looks(1, 20)
 
 
 @pytest.mark.parametrize("between", [False, True])
 def test_an_n_that_was_given_up_is_not_gone_on_with_after_a_look(make_store, between):
     """Frames that stopped between two N were looked at there as well: to finish the larger N would be their third look."""
     store = make_store()
-    store.plan_looks(2, 20)
+    store.plans.fix_looks(2, 20)
     store.write(0, some_counts())
     store.write(64, some_counts(6))
-    store.record_look(20)
-    store.plan_looks(2, 60)
+    store.plans.record_look(20)
+    store.plans.fix_looks(2, 60)
     store.write(
         64, (3 if between else 6) * some_counts(6) // 2
     )  # killed, and given up: 20 samples are asked for again
-    store.plan_looks(2, 20)
+    store.plans.fix_looks(2, 20)
     for size in np.unique(store.samples()):
-        store.record_look(int(size))
-    store.plan_looks(2, 20)
+        store.plans.record_look(int(size))
+    store.plans.fix_looks(2, 20)
     if between:
-        assert store.looks() == (20, 30)
+        assert store.plans.looks() == (20, 30)
         with pytest.raises(
             TrainerError, match="60 samples would be look 3 at its counts, finished at 20, 30 before"
         ):
-            make_store().plan_looks(2, 60)
-        store.plan_looks(2, 30)  # those who have 30 keep them, the others get there: two looks each
+            make_store().plans.fix_looks(2, 60)
+        store.plans.fix_looks(2, 30)  # those who have 30 keep them, the others get there: two looks each
     else:
-        assert store.looks() == (20, 60)
-        store.plan_looks(2, 60)
+        assert store.plans.looks() == (20, 60)
+        store.plans.fix_looks(2, 60)
     store.write(0, 2 * some_counts())
-    store.record_look(40)
+    store.plans.record_look(40)
     with pytest.raises(TrainerError, match=f"would be look {4 if between else 3}"):
-        make_store().plan_looks(2, 60)
+        make_store().plans.fix_looks(2, 60)
 
 
 def test_the_first_stage_of_a_store_that_does_not_name_it_is_its_first_look(make_store):
     """Killed in its second stage, a store has frames at numbers of draws that were never planned; none may become the first."""
     store = make_store()
-    store.plan_refinement(20, 60)
+    store.plans.fix_refinement(20, 60)
     group = zarr.open_group(store.path, mode="r+")["train"]
     attributes = {name: value for name, value in group.attrs.items() if name != "planned_first"}
     group.attrs.put(attributes)
     store.write(0, some_counts())
     for size in (20, 40, 60):
-        store.record_look(size)
-    make_store().plan_refinement(20, 60)
+        store.plans.record_look(size)
+    make_store().plans.fix_refinement(20, 60)
     with pytest.raises(TrainerError, match="got 40 first draws with refine = 60, expected 20"):
-        make_store().plan_refinement(40, 60)
+        make_store().plans.fix_refinement(40, 60)
 
 
 def test_streams_share_a_store_and_nothing_else(make_store):
