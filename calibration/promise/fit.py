@@ -12,7 +12,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.head import WITHHELD, CertificateHead
 from rrise.calibration.promise.maps import IDENTITY, RadiusMap
-from rrise.calibration.promise.offsets import excesses, one_frame_per_clip, reference_for
+from rrise.calibration.promise.offsets import excesses, independent_frames, one_frame_per_clip, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import unproved
 from rrise.calibration.tables.scores import Scores
@@ -272,7 +272,7 @@ def check_rank(scores: Scores, radius: np.ndarray, calibration: Calibration) -> 
     allowed = 0 if calibration.rank is None else calibration.num_frames - calibration.rank
     if calibration.guarantee.rules.whole_clips:
         return RankCheck(len(np.unique(scores.clip[above])), allowed)
-    chosen = np.isin(scores.digest, one_frame_per_clip(scores, calibration.seed).digest)
+    chosen = independent_frames(scores, calibration.seed)
     groups = []
     for label, frames in enumerate(calibration.class_frames):
         rank = calibration.guarantee.spent(calibration.attempt).rank(frames)

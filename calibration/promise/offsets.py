@@ -119,3 +119,8 @@ def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
     order = by_digest[np.random.default_rng(seed).permutation(len(scores))]
     _, first = np.unique(scores.clip[order], return_index=True)
     return scores if len(first) == len(scores) else scores.take(np.sort(order[first]))
+
+
+def independent_frames(scores: Scores, seed: int) -> np.ndarray:
+    """Which frames are those of `one_frame_per_clip`, bool [n]."""
+    return np.isin(scores.digest, one_frame_per_clip(scores, seed).digest)

@@ -18,7 +18,7 @@ from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.crossfit import cross_fitted_radii, map_names
 from rrise.calibration.promise.guarantee import Guarantee
 from rrise.calibration.promise.objective import Objective, Radius
-from rrise.calibration.promise.offsets import one_frame_per_clip
+from rrise.calibration.promise.offsets import independent_frames
 from rrise.calibration.promise.plan import planning_radii
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.statistics.levels import level_text
@@ -175,7 +175,7 @@ def make_study(
     wanted = tuple(radii) or (0.0, *planning_radii(tuning.sigma))
     units = num_calibration or len(np.unique(tuning.clip))
     options: Dict[str, Any] = {"objective": objective, "num_calibration": units, "seed": seed}
-    levels, alone = [], np.isin(tuning.digest, one_frame_per_clip(tuning, seed).digest)
+    levels, alone = [], independent_frames(tuning, seed)
     for error in sorted(set(errors)):
         asked = replace(guarantee, error=error)
         name, difficulty, found = _best(_all_maps(tuning, asked, options), objective)

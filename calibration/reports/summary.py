@@ -9,7 +9,7 @@ import numpy as np
 
 from rrise.calibration.errors import CalibrationError
 from rrise.calibration.promise.guarantee import AmongIssued
-from rrise.calibration.promise.offsets import one_frame_per_clip, reference_for
+from rrise.calibration.promise.offsets import independent_frames, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.statistics.shares import Difference
@@ -187,7 +187,7 @@ def behind(
 def wrong_among_issued(tables: ReportTables) -> AmongIssued:
     """What the promise permits among issued certificates, by the share that the judged frames, one of each clip, receive."""
     table = tables.judged
-    radius = tables.radius(table.split)[_independent(tables, table)]
+    radius = tables.radius(table.split)[independent_frames(table, tables.calibration.seed)]
     return tables.calibration.guarantee.among_issued(int((radius > 0).sum()), len(radius))
 
 
@@ -234,13 +234,8 @@ def _above(tables: ReportTables, split: str) -> np.ndarray:
     table, record = tables.scores[split], tables.calibration
     radius = tables.radius(split)
     above = radius > reference_for(table, record.guarantee)
-    independent = _independent(tables, table)
+    independent = independent_frames(table, record.seed)
     return record.guarantee.rules.counted(above, clip=table.clip, independent=independent, issued=radius > 0)
-
-
-def _independent(tables: ReportTables, table: Scores) -> np.ndarray:
-    """One frame of each clip, bool [n]."""
-    return np.isin(table.digest, one_frame_per_clip(table, tables.calibration.seed).digest)
 
 
 def _floats(values: np.ndarray) -> List[float]:

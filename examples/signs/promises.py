@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rrise.calibration import CalibrationError, Scores
-from rrise.calibration.promise.offsets import one_frame_per_clip
+from rrise.calibration.promise.offsets import independent_frames
 from rrise.calibration.promise.plan import Plan
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.levels import parse_level
@@ -130,7 +130,7 @@ def units_of(record: Calibration, table: Scores, wrong: np.ndarray, issued: np.n
     Things are whole clips, or one drawn frame of each clip, or those of these that have a certificate. wrong, issued:
     bool [n]. Frames of a clip resemble each other; what is counted here is independent.
     """
-    drawn = np.isin(table.digest, one_frame_per_clip(table, 0).digest)
+    drawn = independent_frames(table, 0)
     return record.guarantee.rules.counted(wrong, clip=table.clip, independent=drawn, issued=issued)
 
 

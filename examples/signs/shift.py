@@ -10,7 +10,7 @@ import numpy as np
 
 from examples.signs.corruptions import corrupt, distance
 from rrise.calibration import Scores
-from rrise.calibration.promise.offsets import one_frame_per_clip
+from rrise.calibration.promise.offsets import independent_frames
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.statistics.bounds import certified_radius
 from rrise.calibration.statistics.drift import POWERS, DriftReference, DriftTest, SleepingMartingale
@@ -89,7 +89,7 @@ class Bench:
         pack = self.workspace.references(split)
         label = np.zeros(len(pack), np.int64)
         table: Scores = pack.scores(label, np.zeros(len(pack), np.float32), None, self.record.execution)
-        rows = np.isin(pack.digest, one_frame_per_clip(table, 0).digest)
+        rows = independent_frames(table, 0)
         return pack.frames[rows], pack.target[rows]
 
     def _seen(self, frames: np.ndarray) -> Predicted:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rrise.calibration.errors import RriseError
 from rrise.calibration.promise.fit import check_rank
-from rrise.calibration.promise.offsets import one_frame_per_clip, proved_reference, reference_for
+from rrise.calibration.promise.offsets import independent_frames, proved_reference, reference_for
 from rrise.calibration.promise.record import Calibration
 from rrise.calibration.storage.onnx_limits import MAX_IR_VERSION, OPSET
 from rrise.calibration.tables.references import References
@@ -249,7 +249,7 @@ def _trials(record: Calibration, scores: Scores, radius: np.ndarray) -> List[Tup
     return record.guarantee.rules.trials(
         above,
         clip=scores.clip,
-        independent=np.isin(scores.digest, one_frame_per_clip(scores, record.seed).digest),
+        independent=independent_frames(scores, record.seed),
         issued=radius > 0,
         label=scores.label,
         classes=len(scores.class_names),
