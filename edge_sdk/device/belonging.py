@@ -45,8 +45,10 @@ def misfit(bundle: Bundle, record: Calibration, references: References, *, split
         return f"{int(beyond.sum())} of their reference radii are larger than their counts prove; make the pack again"
     exported = manifest.references.get(references.split, {})
     # The same numbers with levels beside them, as a workspace writes its packs anew, belong to a bundle from before, too.
-    contents = (references.content_digest, replace(references, level=None).content_digest)
-    if exported.get("frames") == references.frames_digest and exported.get("content") not in contents:
+    forms = (references, replace(references, level=None))
+    if exported.get("frames") == references.frames_digest and all(
+        exported.get("content") != form.content_digest for form in forms
+    ):
         return f"their frames are those of the export, but their counts, clips or radii are not; {_OWN}"
     if not len(references) or int(references.num_samples.min()) < record.num_samples[0]:
         return f"they need frames with at least {record.num_samples[0]} Monte Carlo samples each, as in calibration"

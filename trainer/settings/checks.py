@@ -139,8 +139,8 @@ def _check_numbers(config: Config) -> None:
         ("[surrogate] samples_per_view", config.surrogate.samples_per_view),
         ("[surrogate] stored_epochs", config.surrogate.stored_epochs),
         ("[base] stem_stride", config.base.stem_stride),
+        ("[data] every", config.data.every),
     ]
-    positive.append(("[data] every", config.data.every))
     positive += [(f"[targets] {name}", getattr(config.targets, name)) for name in _STREAM_SIZES]
     positive += [("[targets] certify", size) for size in config.targets.certify]
     positive.append(("[targets] looks", config.targets.looks))
