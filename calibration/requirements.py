@@ -44,18 +44,20 @@ TRAINING = (
     "torch", "zarr", "safetensors", "scipy", "sklearn", "PIL", "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 """Modules that training and export cannot do without: those of the extra `train`."""
+USED_ELSEWHERE = ("scipy", "sklearn", "PIL", "onnxruntime")
+"""Those of them that a command of the robot may lack as well."""
 
 
 def missing(module: str) -> str:
     """What to say where an import of `module` found nothing; empty for one that no extra of rrise brings.
 
-    Where it is one of TRAINING that the robot's packages do not use, all of these that are absent are named at once.
+    Where it is one of TRAINING that nothing else uses, all of TRAINING that are absent are named at once.
     """
     root = module.split(".")[0]
     if MODULES.get(root, root) not in REQUIRED:
         return ""
     wanted = [root]
-    if root in ("torch", "zarr", "safetensors", "onnx", "onnxscript"):
+    if root in TRAINING and root not in USED_ELSEWHERE:
         wanted += [name for name in TRAINING if name != root and find_spec(name) is None]
     packages = [MODULES.get(name, name) for name in wanted]
     whole = " (all that training and export need)" if root in TRAINING and len(wanted) > 1 else ""

@@ -44,6 +44,8 @@ class Workspace:
     def create(path: str | Path, config: Config | None = None) -> Workspace:
         """Make the folder and its rrise.toml; a folder that already holds the same settings is simply opened."""
         root, config = Path(path), config or Config()
+        if root.exists() and not root.is_dir():
+            raise TrainerError(f"{root}: got a file, expected a new folder, or one without an rrise.toml")
         if (root / "rrise.toml").exists():
             workspace = Workspace.open(root)
             if workspace.config != config:

@@ -115,12 +115,15 @@ def one_frame_per_clip(scores: Scores, seed: int) -> Scores:
 
     The draw depends on the frames and the seed, not on the order of the rows.
     """
-    by_digest = np.argsort(scores.digest, kind="stable")
-    order = by_digest[np.random.default_rng(seed).permutation(len(scores))]
-    _, first = np.unique(scores.clip[order], return_index=True)
-    return scores if len(first) == len(scores) else scores.take(np.sort(order[first]))
+    chosen = independent_frames(scores, seed)
+    return scores if chosen.all() else scores.take(np.flatnonzero(chosen))
 
 
 def independent_frames(scores: Scores, seed: int) -> np.ndarray:
-    """Which frames are those of `one_frame_per_clip`, bool [n]."""
-    return np.isin(scores.digest, one_frame_per_clip(scores, seed).digest)
+    """Which frames are those of `one_frame_per_clip`, bool [n]: a row of each clip, whatever copies of it other rows hold."""
+    by_digest = np.argsort(scores.digest, kind="stable")
+    order = by_digest[np.random.default_rng(seed).permutation(len(scores))]
+    _, first = np.unique(scores.clip[order], return_index=True)
+    chosen = np.zeros(len(scores), bool)
+    chosen[order[first]] = True
+    return chosen

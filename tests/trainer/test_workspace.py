@@ -24,6 +24,13 @@ def test_create_twice_opens_and_other_settings_are_refused(tmp_path: Path) -> No
         Workspace.create(tmp_path / "w", replace(Config(), smoothing=SmoothingConfig(0.5)))
 
 
+def test_a_file_is_no_folder_for_a_workspace(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("x")
+    with pytest.raises(TrainerError, match="w: got a file, expected a new folder"):
+        Workspace.create(tmp_path / "w")
+    assert (tmp_path / "w").read_text() == "x"
+
+
 def test_open_needs_a_workspace(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match="rrise-train init"):
         Workspace.open(tmp_path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class Catalogue:
     geometry: Geometry
     key: str
     skipped: tuple[str, ...] = ()
+    asked: dict[str, Any] = field(default_factory=dict)
+    """The settings that it was read with; empty in catalogues from before they were kept."""
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -47,6 +50,7 @@ class Catalogue:
         rows: np.ndarray,
         digests: np.ndarray,
         skipped: tuple[str, ...] = (),
+        asked: dict[str, Any] | None = None,
     ) -> Catalogue:
         """Those pictures of a source whose numbers are `rows`, with their digests."""
         return Catalogue(
@@ -59,6 +63,7 @@ class Catalogue:
             geometry,
             key,
             skipped,
+            asked or {},
         )
 
     @cached_property
@@ -85,6 +90,7 @@ class Catalogue:
                 "geometry": self.geometry.to_json(),
                 "key": self.key,
                 "skipped": list(self.skipped),
+                "asked": self.asked,
             },
         )
 
@@ -101,6 +107,7 @@ class Catalogue:
                 geometry=Geometry(*meta["geometry"]),
                 key=meta["key"],
                 skipped=tuple(meta["skipped"]),
+                asked=dict(meta.get("asked", {})),
             )
-        except (CalibrationError, KeyError, TypeError):
+        except (CalibrationError, KeyError, TypeError, ValueError):
             return None

@@ -48,6 +48,7 @@ class DataRoom:
             return open_digits()
         places = [self._path(text) for text in (self._data.source, self._data.held_out) if text]
         if not all(path.exists() for path in places) and self._kept is not None:
+            self._expect_same(self._kept)
             return None
         asked, kept = self._data, self._cache / "recordings.npz"
         opened = [
@@ -192,7 +193,7 @@ class DataRoom:
         if found.failures and not self._data.skip_broken:
             raise broken_pictures(list(found.failures))
         skipped = tuple(source.pictures.where(failure.number) for failure in found.failures)
-        return Catalogue.of(source, geometry, key, found.rows, found.digests, skipped), found
+        return Catalogue.of(source, geometry, key, found.rows, found.digests, skipped, self._asked_for), found
 
     def _made_from(self, known: Catalogue) -> dict[str, Any]:
         return {"format": FORMAT, "preprocessing": self.preprocess.to_json(), "content": known.content}
@@ -201,6 +202,25 @@ class DataRoom:
     def _kept(self) -> Catalogue | None:
         path = self._cache / "catalogue.npz"
         return Catalogue.load(path) if path.exists() else None
+
+    @property
+    def _asked_for(self) -> dict[str, Any]:
+        """The settings that decide what is read, as the catalogue keeps them."""
+        asked = {
+            name: list(item) if isinstance(item, tuple) else item for name, item in vars(self._data).items()
+        }
+        return {**asked, "encoding": "bgr8" if self._asked.encoding == "bgr8" else "not bgr8"}
+
+    def _expect_same(self, kept: Catalogue) -> None:
+        """Raise where frames that are kept were read with other settings: a misspelt source must not go unnoticed."""
+        for name, asked in self._asked_for.items():
+            if kept.asked and kept.asked.get(name, asked) != asked:
+                section = "preprocess" if name == "encoding" else "data"
+                raise TrainerError(
+                    f"[{section}] {name}: got {asked!r}, expected {kept.asked[name]!r}, with which the frames of this "
+                    f"workspace were read: [data] source {self._data.source!r} or held_out is not there to read them "
+                    "again; mend the settings, or put the images there"
+                )
 
     def _key(self, source: DataSource) -> str:
         asked = self._data

@@ -16,6 +16,7 @@ from rrise.calibration.promise.maps import step_map
 from rrise.calibration.promise.offsets import (
     LEAST,
     excesses,
+    independent_frames,
     label_reference,
     one_frame_per_clip,
     proved_reference,
@@ -118,6 +119,13 @@ def test_one_frame_per_clip_is_uniform_and_does_not_depend_on_row_order() -> Non
     assert (hits[:10] == 2000).all()
     # 50 frames, each drawn with probability 1/5: six standard deviations, false alarm below 1e-7.
     assert np.abs(hits[10:] - 400).max() < 6 * np.sqrt(2000 * 0.2 * 0.8)
+
+
+def test_a_copy_in_another_clip_does_not_count_twice() -> None:
+    scores = replace(draw_scores(0, 60), clip=np.repeat(np.arange(12), 5))
+    digest = scores.digest.copy()
+    digest[5:10] = digest[:5]  # the second clip holds the very frames of the first
+    assert independent_frames(replace(scores, digest=digest), 0).reshape(12, 5).sum(1).tolist() == [1] * 12
 
 
 def test_clip_maxima() -> None:

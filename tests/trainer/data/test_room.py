@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer.data import load_dataset
+from rrise.trainer.data.catalogue import Catalogue
 from rrise.trainer.data.readers import pictures
 from rrise.trainer.data.room import DataRoom
 from rrise.trainer.data.settings import DataConfig, PreprocessConfig
@@ -63,6 +65,32 @@ def test_without_the_images_later_commands_go_on(root: Path) -> None:
     assert gone.inputs(np.arange(10))[torch.arange(10)].shape == (10, 3, 3, 4)
     with pytest.raises(TrainerError, match="are gone, and this command needs frame 4"):
         gone.dataset.take(np.array([4]))[:]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("source", "../dta"), ("clips", "{clip}_{frame}"), ("camera", (9, 9))]
+)
+def test_a_misspelt_source_is_not_the_one_that_was_read(root: Path, name: str, value: object) -> None:
+    assert room(root).catalogue.content
+    (root / "data").rename(root / "elsewhere")
+    asked = DataConfig(**{"source": "../data", name: value})  # type: ignore[arg-type]
+    with pytest.raises(
+        TrainerError, match=rf"\[data\] {name}: got .*with which the frames of this workspace were read"
+    ):
+        _ = DataRoom(root / "w", asked, HALF, grid=False).catalogue
+    with pytest.raises(TrainerError, match=r"\[preprocess\] encoding"):
+        _ = room(root, PreprocessConfig(size=(3, 4), encoding="bgr8")).catalogue
+
+
+def test_a_catalogue_without_its_settings_still_holds(root: Path) -> None:
+    """As older versions wrote it."""
+    path = root / "w" / "cache" / "catalogue.npz"
+    content = room(root).catalogue.content
+    known = Catalogue.load(path)
+    assert known is not None and known.asked["source"] == "../data"
+    replace(known, asked={}).save(path)
+    (root / "data").rename(root / "elsewhere")
+    assert room(root).catalogue.content == content
 
 
 def test_another_size_is_preprocessed_anew(root: Path) -> None:
