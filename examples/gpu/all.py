@@ -3,26 +3,31 @@
     python examples/gpu/all.py --data cifar10.npz --out runs/gpu                       # all of it, within --minutes
     python examples/gpu/all.py --data digits --out runs/gpu --device cpu --small       # the same steps, on any machine
 
-One classifier end to end by the own commands: training throughput, certified accuracy, CERTIFY; counting by
-every engine against the usual loop and against the plain forward pass; every runtime of the edge SDK on the resulting bundle.
-Each step leaves OUT/STEP.json and is not repeated; OUT/all.json and OUT/all.html have what there is. A step that fails does not
-stop those that do not need it. Exit status: 0 every step is done, 1 a step failed, 2 it could not run, 3 time was up: call again.
+First every stage on a small task within a minute, so that what is broken shows at once. Then one classifier end to end by the own
+commands (training throughput, certified accuracy, CERTIFY), counting by every engine against the usual loop and against the plain
+forward pass, and every runtime of the edge SDK on the resulting bundle. Each step leaves OUT/STEP.json and is not repeated;
+OUT/all.json and OUT/all.html have what there is, failures with the end of their log too. A step that fails does not stop
+those that do not need it. Exit status: 0 every step is done, 1 a step failed, 2 it could not run, 3 time was up: call again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+import rrise
 from rrise import trainer
 from rrise.calibration.console import duration, run_command
 from rrise.calibration.reports.page import Page
@@ -31,8 +36,15 @@ from rrise.edge_sdk.operate.bench import describe_machine
 
 HERE = Path(__file__).resolve().parent
 TIME_IS_UP = 3
-LEAST_SECONDS = 5.0
+LEAST_SECONDS = 15.0
 """No step is begun with less time left."""
+SAVING = 12.0
+"""Seconds before the end at which a training is told to save and stop."""
+PACKAGES = (
+    "torch", "triton", "numpy", "scipy", "zarr", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
+)  # fmt: skip
+LINES = 20
+"""Last lines of the log of a step that failed, in all.json."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Step:
     """One command. needs: steps that must be done before. good: exit statuses with a result to keep.
 
     partial: what was done is kept when the command is ended, and the next call continues. limit: its seconds of a call.
+    timed: it takes --minutes, and saves within them.
     """
 
     name: str
@@ -48,6 +61,7 @@ class Step:
     good: tuple[int, ...] = (0,)
     partial: bool = False
     limit: float = 600.0
+    timed: bool = False
 
 
 def module(package: str, *words: object) -> tuple[str, ...]:
@@ -62,36 +76,35 @@ def script(name: str, *words: object) -> tuple[str, ...]:
 
 def all_steps(out: Path, device: str, small: bool) -> list[Step]:
     """Most valuable first, as far as what needs what allows."""
-    workspace, bundle = out / "workspace", out / "bundle"
+    workspace, bundle, tiny = out / "workspace", out / "bundle", out / "small"
     packs: tuple[str | Path, ...] = ("--calibration", workspace / "references/calibration.npz")
     packs += ("--references", workspace / "references/verification.npz")
+    where = ("--device", device, "--json")
     quick = ("--network", "resnet20", "--dtype", "float32", "--seconds", 0.1, "--rounds", 1)
-    return [
-        Step("base", module("trainer", "base", workspace, "--device", device, "--json"), partial=True),
+
+    def counting(name: str, *words: object) -> tuple[str, ...]:
+        return script("counting_speed.py", *where, *(quick if small else ("--network", name, *words)))
+
+    def trained(stage: str, *needs: str) -> Step:
+        return Step(stage, module("trainer", stage, workspace, *where), needs, partial=True, timed=True)
+
+    steps = [
+        Step("small", module("trainer", "run", tiny, "--compare", *where), partial=True, limit=150),
         Step(
-            "targets",
-            module("trainer", "targets", workspace, "--device", device, "--json"),
-            ("base",),
-            partial=True,
+            "attack",
+            module("trainer", "attack", tiny, "--rho", 0.1, "--steps", 5, "--samples", 1000, *where),
+            ("small",),
+            limit=60,
         ),
-        Step(
-            "surrogate",
-            module("trainer", "surrogate", workspace, "--device", device, "--json"),
-            ("targets",),
-            partial=True,
-        ),
+        Step("counting", counting("resnet18", "--minutes", 0.6), limit=120),
+        trained("base"),
+        Step("targets", module("trainer", "targets", workspace, *where), ("base",), partial=True),
+        trained("surrogate", "targets"),
         Step("calibrate", module("trainer", "calibrate", workspace, "--json"), ("surrogate",)),
-        Step("certify", module("trainer", "certify", workspace, "--json"), ("targets",), partial=True),
         Step(
             "export",
             module("export", "onnx", workspace, "--out", bundle, "--force", "--json"),
             ("surrogate",),
-        ),
-        Step("info", module("edge_sdk", "info", bundle, "--json"), ("export",)),
-        Step(
-            "counting",
-            script("counting_speed.py", "--device", device, "--json", *(quick if small else ())),
-            limit=150,
         ),
         # 1: a runtime that ran does not agree; 2: there is no CUDA. Both are findings.
         Step(
@@ -99,8 +112,18 @@ def all_steps(out: Path, device: str, small: bool) -> list[Step]:
             script("runtimes.py", bundle, "--count", 50 if small else 2000, *packs),
             ("export",),
             (0, 1, 2),
+            limit=150,
         ),
+        Step("info", module("edge_sdk", "info", bundle, "--json"), ("export",)),
+        Step("certify", module("trainer", "certify", workspace, *where), ("targets",), partial=True),
     ]
+    # 2: it cannot be compiled here, which its log explains.
+    compiled = module("trainer", "agree", tiny, "--engine", "torch-compile", "--draws", 20000, *where)
+    slow = [
+        Step("counting-resnet50", counting("resnet50", "--minutes", 0.6, "--rounds", 3), limit=150),
+        Step("compiled", compiled, ("small",), (0, 2), limit=120),
+    ]
+    return steps if small else [*steps, *slow]
 
 
 @click.command()
@@ -126,17 +149,44 @@ def main(data: str, out: Path, settings: Path | None, device: str, minutes: floa
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "workspace" / "rrise.toml").exists():
         trainer.Workspace.create(out / "workspace", settings_for(data, settings, small))
+    if not (out / "small" / "rrise.toml").exists():
+        trainer.Workspace.create(out / "small", settings_for("digits", None, True))
     steps = all_steps(out, device, small)
+    found = gather(out, steps, device)
     for step in steps:
         if not done(out, step) and all((out / f"{name}.json").exists() for name in step.needs):
             run_step(out, step, end)
-    finished = [step.name for step in steps if done(out, step)]
-    found = {name: read_json(out / f"{name}.json", "the result of a step") for name in finished}
-    write_json(out / "all.json", {"machine": describe_machine(), "device": device, "steps": found})
-    (out / "all.html").write_text(page(steps, found), encoding="utf-8")
+            found = gather(out, steps, device)  # after every step: the call may be ended from outside
     click.echo(f"{out / 'all.json'}, {out / 'all.html'}: {len(found)} of {len(steps)} steps")
     if len(found) < len(steps):
-        sys.exit(TIME_IS_UP if time.monotonic() > end - LEAST_SECONDS else 1)
+        sys.exit(TIME_IS_UP if time.monotonic() > end - LEAST_SECONDS - SAVING else 1)
+
+
+def gather(out: Path, steps: Sequence[Step], device: str) -> dict[str, Any]:
+    """The results that there are, by step, after they were written to all.json and all.html."""
+    finished = [step.name for step in steps if done(out, step)]
+    found = {name: read_json(out / f"{name}.json", "the result of a step") for name in finished}
+    logs = {step.name: out / f"{step.name}.log" for step in steps if step.name not in found}
+    failed = {name: last_lines(path, LINES) for name, path in logs.items() if path.exists()}
+    about = {"machine": describe_machine(), "packages": versions(), "device": device}
+    write_json(out / "all.json", {**about, "steps": found, "not done": failed})
+    (out / "all.html").write_text(page(steps, found), encoding="utf-8")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what can run here; those that are not there are left out."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Of a log; what a progress line overwrote is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    return [line.rsplit("\r", 1)[-1] for line in text.split("\n")][-count:]
 
 
 def settings_for(data: str, settings: Path | None, small: bool) -> trainer.Config:
@@ -167,31 +217,50 @@ def run_step(out: Path, step: Step, end: float) -> None:
     left = end - time.monotonic()
     if left < LEAST_SECONDS:
         return
-    click.echo(f"{step.name}: {' '.join(step.command)}", err=True)
-    start = time.monotonic()
+    limit = min(left, step.limit)
+    command = list(step.command)
+    if step.timed:
+        command += ["--minutes", f"{max(limit - SAVING, 1.0) / 60:.3f}"]
+    click.echo(f"{step.name}: {' '.join(command)}", err=True)
+    start, path = time.monotonic(), out / f"{step.name}.log"
     # Its own log, so that what it said is there also where the call is killed.
-    with (out / f"{step.name}.log").open("w", encoding="utf-8") as log:
-        try:
-            ended = subprocess.run(
-                step.command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=min(left, step.limit)
-            )
-        except subprocess.TimeoutExpired:
-            click.echo(
-                f"{step.name}: time is up{', it continues next time' if step.partial else ''}", err=True
-            )
-            return
+    with path.open("w", encoding="utf-8") as log:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment())
+        status, printed = waited(started, limit)
     seconds = time.monotonic() - start
-    if ended.returncode not in step.good:
-        told = (out / f"{step.name}.log").read_text(encoding="utf-8").strip().splitlines()[-1:] or ["nothing"]
-        click.echo(f"{step.name}: exit status {ended.returncode}: {told[0]}", err=True)
+    if status not in step.good:
+        told = last_lines(path, 1)[0] or "it said nothing"
+        again = "; it continues next time" if step.partial else ""
+        click.echo(f"{step.name}: exit status {status} after {duration(seconds)}: {told}{again}", err=True)
         return
     result = {
-        "command": list(step.command),
-        "status": ended.returncode,
+        "command": command,
+        "status": status,
         "seconds": seconds,
-        "result": parsed(ended.stdout),
+        "result": parsed(printed) if printed.strip() else last_lines(path, LINES),
     }
     write_json(out / f"{step.name}.json", result)
+
+
+def waited(started: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
+    """Exit status and output of a command, which is asked to end when its time is up, and ended soon after that."""
+    for left, end in ((seconds, started.terminate), (10.0, started.kill)):
+        try:
+            printed, _ = started.communicate(timeout=left)
+            return started.returncode, printed
+        except subprocess.TimeoutExpired:
+            end()
+    printed, _ = started.communicate()
+    return started.returncode, printed
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with the rrise that it runs: a checkout may be on the path without being installed."""
+    paths = [
+        str(Path(rrise.__file__).resolve().parent.parent),
+        *os.environ.get("PYTHONPATH", "").split(os.pathsep),
+    ]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def parsed(text: str) -> Any:

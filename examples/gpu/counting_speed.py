@@ -27,6 +27,7 @@ from rrise.calibration.storage.digests import frame_digests
 from rrise.trainer import Preprocess
 from rrise.trainer.classifiers.base_file import NotWritten, exported
 from rrise.trainer.montecarlo import CountStore, sample_counts
+from rrise.trainer.montecarlo.engine_choice import SLOW_TO_OPEN
 from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
 from rrise.trainer.montecarlo.engines import NAMES, installed
 from rrise.trainer.montecarlo.speed.benchmark import run_benchmark
@@ -86,10 +87,26 @@ def say(name: str, text: str) -> None:
 @click.option("--dtype", "dtypes", multiple=True, default=("float32", "bfloat16"), show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Time of each contender in each round.")
 @click.option("--rounds", default=5, show_default=True)
+@click.option(
+    "--minutes", default=1.0, show_default=True, help="Of comparing one network; the first round is finished."
+)
+@click.option(
+    "--engine",
+    "wanted",
+    multiple=True,
+    help="By default all that are installed but torch-compile, which takes minutes.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @run_command
 def main(
-    device: str, names: tuple[str, ...], dtypes: tuple[str, ...], seconds: float, rounds: int, as_json: bool
+    device: str,
+    names: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    seconds: float,
+    rounds: int,
+    minutes: float,
+    wanted: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compare the engines with the usual loop and with the plain forward pass."""
     lines: list[tuple[str, str]] = []
@@ -108,10 +125,13 @@ def main(
         noisy = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0))
         data = exported(network, noisy)
         source = ClassifierForms(None if isinstance(data, NotWritten) else data[0], network)
-        engines = tuple((engine, dtype) for dtype in dtypes for engine in NAMES if installed(engine))
+        chosen = wanted or tuple(
+            engine for engine in NAMES if installed(engine) and engine not in SLOW_TO_OPEN
+        )
+        engines = tuple((engine, dtype) for dtype in dtypes for engine in chosen)
         result = run_benchmark(
             source, preprocess, frames, classes, engines=engines, device=device, rounds=rounds, seconds=seconds,
-            progress=partial(say, name),
+            minutes=minutes, progress=partial(say, name),
         )  # fmt: skip
         results[name] = result.to_json()
         lines += [(f"{name}: {label}", value) for label, value in result.lines()]

@@ -3,18 +3,20 @@
     python examples/gpu/runtimes.py BUNDLE                         # an RTX GPU or a Jetson: `tensorrt`, else `tensorrt_rtx`
     python examples/gpu/runtimes.py BUNDLE --module tensorrt_rtx --calibration CAL.npz --references VER.npz
 
-The bundle is copied first, so nothing of it is changed. A runtime that does not work here is reported with the reason,
-and the others go on. Exit status 0: CUDA was there and each runtime that ran agrees; 1: one does not; 2: no CUDA.
+The bundle is copied first, so nothing of it is changed. A runtime that is not there is skipped with the reason, and the others
+go on; the driver's own calls are tried also where none is. Exit status 0: CUDA was there and each runtime that ran agrees; 1: one
+does not, or failed; 2: no CUDA.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import shutil
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ from rrise.edge_sdk.runtime.cuda import Driver
 from rrise.edge_sdk.runtime.onnxruntime import OnnxRuntime
 from rrise.edge_sdk.runtime.tensorrt import TensorRTRuntime
 from rrise.export.on_device import export_tensorrt
+
+SIZE = 1 << 16
+"""Bytes that the driver's calls are tried with."""
 
 
 def compare(mine: Outputs, theirs: Outputs) -> dict[str, Any]:
@@ -76,6 +81,48 @@ def examine(
     return result
 
 
+def driver_works(driver: Driver) -> dict[str, Any]:
+    """The driver's calls that every engine needs, without an engine: copies to, within and from the device, and in a graph."""
+    with ExitStack() as stack:
+        driver.attach()
+        stream, event = driver.stream(), driver.event()
+        stack.callback(driver.close_stream, stream)
+        stack.callback(driver.close_event, event)
+        sent, back = (pinned(driver, stack) for _ in range(2))
+        first, second = driver.allocate(SIZE), driver.allocate(SIZE)
+        stack.callback(driver.free, first)
+        stack.callback(driver.free, second)
+        upload, download = driver.upload(first, sent, stream), driver.download(back, second, stream)
+
+        def work() -> None:
+            upload()
+            driver.copy_on_device(second, first, SIZE, stream)
+            download()
+
+        found: dict[str, Any] = {
+            "device address": driver.holds(first),
+            "host address": driver.holds(sent.ctypes.data),
+        }
+        graph = driver.capture(stream, work)
+        stack.callback(driver.close_graph, graph)
+        replay = driver.bound("cuGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+        for number, (name, run) in enumerate({"copied": work, "replayed": replay}.items(), start=1):
+            sent[:], back[:] = np.arange(SIZE) % (250 + number), 0
+            driver.wait_for(2, event, stream)
+            run()
+            driver.synchronize(stream)
+            found[name] = bool((sent == back).all())
+    expected = {"device address": True, "host address": False, "copied": True, "replayed": True}
+    return {**found, "works": found == expected}
+
+
+def pinned(driver: Driver, stack: ExitStack) -> np.ndarray:
+    """SIZE bytes of page-locked memory."""
+    address = driver.pinned(SIZE)
+    stack.callback(driver.free_pinned, address)
+    return np.frombuffer(memoryview((ctypes.c_ubyte * SIZE).from_address(address)), np.uint8)
+
+
 def device_frames(runtime: TensorRTRuntime, frames: np.ndarray) -> dict[str, Any]:
     """Do frames in GPU memory give the bits of frames from the host? With torch, where it is there."""
     try:
@@ -106,6 +153,8 @@ def attempt(work: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
     """A result, or why there is none: one broken runtime must not hide what the others do."""
     try:
         return dict(work(*arguments, **options))
+    except RuntimeUnavailable as error:
+        return {"skipped": str(error)}
     except Exception as error:  # noqa: BLE001 - a runtime may raise anything, and the others go on
         return {"error": f"{type(error).__name__}: {error}"}
 
@@ -135,17 +184,18 @@ def with_cuda(
     bundle: Bundle, artefact: str, frames: np.ndarray, packs: dict[str, References]
 ) -> dict[str, Any]:
     """ONNX Runtime on CUDA, strict, through bound buffers."""
+    with suppress(ImportError):
+        importlib.import_module(
+            "torch"
+        )  # brings CUDA's libraries, which ONNX Runtime finds once they are loaded
     with closing(OnnxRuntime.load(bundle.model(artefact), provider="cuda")) as runtime:
         return examine(bundle, artefact, runtime, frames, packs)
 
 
 def agrees(result: dict[str, Any]) -> bool:
-    """Whether nothing that was loaded failed, is not finite or not repeatable, or failed its verification.
-
-    A runtime that could not be loaded does not count, as long as one of the GPU's could.
-    """
+    """Whether nothing failed, is not finite or not repeatable, or failed its verification; what is not there does not count."""
     runtimes = [result[name] for name in ("tensorrt", "onnxruntime cuda") if name in result]
-    if runtimes and all("error" in runtime for runtime in runtimes):
+    if any("error" in runtime for runtime in runtimes) or result.get("works") is False:
         return False
     for name, value in result.items():
         if isinstance(value, dict) and not agrees(value):
@@ -169,10 +219,12 @@ def report(
     """Everything, on a copy of the bundle."""
     result: dict[str, Any] = {"machine": describe_machine()}
     try:
-        device = Driver.open().device
+        driver = Driver.open()
+        device = driver.device
     except RriseError as error:
         return {**result, "cuda": None, "reason": str(error)}
     result["cuda"] = {"device": device.architecture, "driver": device.driver}
+    result["driver"] = attempt(driver_works, driver)
     with tempfile.TemporaryDirectory() as folder:
         opened = Bundle.open(shutil.copytree(bundle, Path(folder) / "bundle"))
         name = opened.artefact_name(artefact)

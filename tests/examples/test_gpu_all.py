@@ -11,7 +11,19 @@ from tests.examples.test_examples import ROOT
 from tests.programs import run_script
 
 SCRIPT = ROOT / "examples" / "gpu" / "all.py"
-STEPS = ["base", "counting", "targets", "surrogate", "calibrate", "certify", "export", "info", "runtimes"]
+STEPS = [
+    "small",
+    "attack",
+    "counting",
+    "base",
+    "targets",
+    "surrogate",
+    "calibrate",
+    "certify",
+    "export",
+    "info",
+    "runtimes",
+]
 
 
 def call(out: Path, *words: object) -> tuple[int, str]:
@@ -40,3 +52,21 @@ def test_every_step_runs_and_none_runs_twice(tmp_path: Path) -> None:
     assert status == 0 and (tmp_path / "info.json").exists()
     for path, time in before.items():
         assert path.name == "info.json" or path.stat().st_mtime_ns == time
+
+
+def test_what_failed_is_in_the_one_file_that_is_carried_home(tmp_path: Path) -> None:
+    """A base classifier of no known network: nothing that needs it begins, and the file says why."""
+    assert call(tmp_path, "--minutes", 0)[0] == 3
+    for name in ("small", "workspace"):
+        settings = tmp_path / name / "rrise.toml"
+        settings.write_text(settings.read_text().replace('method = "', 'method = "un'))
+    (tmp_path / "counting.json").write_text('{"seconds": 1.0, "result": {}}')
+    status, said = call(tmp_path, "--minutes", 5)
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert (
+        status == 1
+        and sorted(found["not done"]) == ["base", "small"]
+        and sorted(found["steps"]) == ["counting"]
+    )
+    assert "expected one of" in " ".join(found["not done"]["base"]) and "torch" in found["packages"]
+    assert "base: exit status 2" in said and "small: exit status 2" in said

@@ -58,7 +58,8 @@ def test_with_stand_ins_everything_is_in_the_json(
     assert ["mode", "enqueue"] in plain["execution"]["options"]
     assert deployed["verification"]["verdict"] == "passed"
     assert "skipped" in found["tensorrt"]["device frames"]
-    assert "CUDAExecutionProvider" in found["onnxruntime cuda"]["error"]
+    assert "CUDAExecutionProvider" in found["onnxruntime cuda"]["skipped"]
+    assert found["driver"]["works"] and found["driver"]["replayed"]
     assert found["latency"]["tensorrt"]["certify"]["samples"] == 5
     assert found["latency"]["tensorrt"]["state"] == "calibrated"
     assert result.exit_code == 0 and not (bundle / "device").exists() and not library.leaks()
@@ -69,7 +70,13 @@ def test_what_differs_is_counted_and_fails(script: ModuleType) -> None:
         "against itself": {"frames": 3, "radius": {"same bits": 3}},
         "verification": {"verdict": "passed"},
     }
-    assert script.agrees({"tensorrt": {"as deployed": sound}, "onnxruntime cuda": {"error": "not installed"}})
+    assert script.agrees(
+        {"tensorrt": {"as deployed": sound}, "onnxruntime cuda": {"skipped": "not installed"}}
+    )
+    assert script.agrees(
+        {"driver": {"works": True}, "tensorrt": {"skipped": "no"}, "onnxruntime cuda": {"skipped": "no"}}
+    )
+    assert not script.agrees({"driver": {"works": False}, "tensorrt": {"as deployed": sound}})
     for wrong in (
         {"against itself": {"frames": 3, "radius": {"same bits": 2}}},
         {"verification": {"verdict": "numerics"}},

@@ -22,7 +22,7 @@ from rrise.calibration.storage.files import write_json
 from rrise.calibration.tables.evaluation import AuditVerdict, audit, issued_share
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.attacks.search import Search, search
-from rrise.trainer.counts.counting import counting_for
+from rrise.trainer.counts.counting import counting_device, counting_for
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo import count_inputs
 from rrise.trainer.networks import Network
@@ -86,7 +86,12 @@ class AttackResult:
 
 
 def attack(
-    workspace: Workspace, settings: Search, *, num_samples: int = 10000, allow_code: bool = False
+    workspace: Workspace,
+    settings: Search,
+    *,
+    num_samples: int = 10000,
+    device: str = "",
+    allow_code: bool = False,
 ) -> AttackResult:
     """Attack the PyTorch execution of the surrogate on the test frames, and write attack.json.
 
@@ -95,6 +100,8 @@ def attack(
     Args:
         settings: budget and effort of the search.
         num_samples: fresh Monte Carlo samples at each moved frame, which judge its certificate.
+        device: where the search and the judge run the base classifier, see `counting_device`. What is judged is the PyTorch
+            execution, which is calibrated on the processor and stays there.
 
     Raises:
         TrainerError: the surrogate is not calibrated yet.
@@ -111,12 +118,10 @@ def attack(
         )
     record = Calibration.load(path)
     clean, before = workspace.inputs("test"), Scores.load(scored)
-    moved = on_grid(
-        search(base.module, surrogate, record.head, clean, len(before.class_names), settings),
-        clean,
-        settings.rho,
-    )
-    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed))
+    place = counting_device(workspace, base, device)
+    found = search(base.module, surrogate, record.head, clean, len(before.class_names), settings, place)
+    moved = on_grid(found, clean, settings.rho)
+    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed), device)
     guard = record.guarantee.guard
     covered = guard is not None and settings.rho <= guard.rho
     radii = (0.0, record.head.sigma / 2, record.head.sigma)
@@ -165,7 +170,13 @@ def rate(scores: Scores, record: Calibration) -> FalseCertificateRate:
 
 
 def _judged(
-    workspace: Workspace, base: Network, surrogate: Network, moved: Tensor, num_samples: int, seed: int
+    workspace: Workspace,
+    base: Network,
+    surrogate: Network,
+    moved: Tensor,
+    num_samples: int,
+    seed: int,
+    device: str = "",
 ) -> Scores:
     """One pass on every moved frame, with one draw of guard noise, beside fresh Monte Carlo counts at that frame."""
     delivered = moved.numpy()
@@ -178,7 +189,7 @@ def _judged(
         label=predicted.label,
         probit=predicted.probit,
         difficulty=predicted.difficulty,
-        counts=count_at(workspace, base, moved, num_samples),
+        counts=count_at(workspace, base, moved, num_samples, device),
         num_samples=np.full(len(delivered), num_samples, np.uint32),
         split="test",
         sigma=workspace.config.smoothing.sigma,
@@ -195,14 +206,17 @@ def _one_pass(surrogate: Network, delivered: np.ndarray, seed: int) -> Predicted
     return predict_inputs(surrogate.module, delivered + noise / np.float32(PIXEL_SCALE))
 
 
-def count_at(workspace: Workspace, base: Network, inputs: Tensor, num_samples: int) -> np.ndarray:
+def count_at(
+    workspace: Workspace, base: Network, inputs: Tensor, num_samples: int, device: str = ""
+) -> np.ndarray:
     """Class counts uint32 [n, K] of the base classifier around preprocessed frames float32 [n, C, h, w].
 
     Their noise is independent of every stream of the workspace.
     """
+    counting = counting_for(workspace, base, device=device)
     with Progress(len(inputs) * num_samples, "evaluations", "judging") as progress:
         return count_inputs(
-            counting_for(workspace, base).labeller,
+            counting.labeller,
             inputs,
             num_samples,
             num_classes=len(workspace.dataset.class_names),
@@ -210,5 +224,6 @@ def count_at(workspace: Workspace, base: Network, inputs: Tensor, num_samples: i
             seed=workspace.config.smoothing.seed,
             stream="attack",
             dtype=workspace.config.targets.dtype,
+            device=counting.device,
             progress=progress.advance,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +68,7 @@ def search(
     clean: Tensor,
     num_classes: int,
     settings: Search,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Move each of `clean`, float32 [n, C, h, w] in [0, 1], by at most rho so that its issued radius overshoots.
 
@@ -75,9 +77,15 @@ def search(
     up to a little more than the smallest certificate needs, and spends the rest of its way on the classifier. Of all
     results, half-way ones too, the attacker keeps frame by frame the one that most often issues a radius above his own
     estimate of the true one; where none issues anything, the one that comes nearest to it.
+
+    device: where gradients and votes are computed; None is the processor. Noise is drawn on the processor, so that every device
+    sees the same, and so does what a candidate issues: the execution that was calibrated runs there. The result lies there, too.
     """
-    generator = seeded(settings.seed)
-    labels = label_function(base, num_classes, "float32")
+    place, generator = device or torch.device("cpu"), seeded(settings.seed)
+    labels = label_function(base, num_classes, "float32", place)
+    # Copies: what is calibrated stays where it is.
+    followed = replace(surrogate, module=_copied(surrogate.module, place))
+    base = base if isinstance(base, BlackBoxModule) else _copied(base, place)
     parts = []
     aims = min(CLASSES, num_classes)
     with Progress(len(clean) * aims * settings.restarts * settings.steps, "steps", "attack") as progress:
@@ -85,16 +93,25 @@ def search(
             with torch.inference_mode():
                 ranked = _logits(surrogate, part).topk(aims, dim=1).indices
             found = [part]
+            clean_part = part.to(place)
             for label in ranked.clone().unbind(1):
                 needed = needed_log_odds(head, label.numpy())
                 for start in range(settings.restarts):
                     first = part if start < 2 else _anywhere(part, settings.rho, generator)
                     enough = needed if start % 2 else torch.full_like(needed, math.inf)
-                    aim = Aim(label, enough)
-                    found += _ascend(base, surrogate, part, first, aim, head.sigma, settings, generator)
+                    aim = Aim(label.to(place), enough.to(place))
+                    ends = _ascend(
+                        base, followed, clean_part, first.to(place), aim, head.sigma, settings, generator
+                    )
+                    found += [end.cpu() for end in ends]
                     progress.advance(len(part) * settings.steps)
-            parts.append(_keep_best(labels, surrogate, head, found, generator))
+            parts.append(_keep_best(labels, surrogate, head, found, generator, place))
     return torch.cat(parts)
+
+
+def _copied(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module itself on the processor, elsewhere a copy."""
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device)
 
 
 @dataclass(frozen=True)
@@ -198,7 +215,7 @@ def _log_odds(
     draws = settings.draws if noise else 1
     many = x.repeat(draws, 1, 1, 1)
     if noise:
-        many = many + noise * torch.randn(many.shape, generator=generator)
+        many = many + noise * torch.randn(many.shape, generator=generator).to(x.device)
     logs = network(many).log_softmax(1).view(draws, len(x), -1)
     mine = label[None, :, None].expand(draws, -1, 1)
     others = logs.scatter(2, mine, -math.inf).logsumexp(2)
@@ -212,11 +229,12 @@ def _keep_best(
     head: CertificateHead,
     found: list[Tensor],
     generator: torch.Generator,
+    device: torch.device,
 ) -> Tensor:
     """Of several results per frame, the one with the largest estimated overshoot."""
     # The same noise for every candidate: else the luckiest of a dozen estimates wins, not the best move.
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    overshoots = torch.stack([_overshoot(labels, surrogate, head, x, seeded(seed)) for x in found])
+    overshoots = torch.stack([_overshoot(labels, surrogate, head, x, seeded(seed), device) for x in found])
     best = overshoots.argmax(0)
     return torch.stack(found)[best, torch.arange(len(best))]
 
@@ -227,6 +245,7 @@ def _overshoot(
     head: CertificateHead,
     x: Tensor,
     generator: torch.Generator,
+    device: torch.device,
 ) -> Tensor:
     """How much the attacker likes each frame, float64 [B].
 
@@ -237,7 +256,8 @@ def _overshoot(
     votes = []
     with torch.inference_mode():
         for _ in range(VOTES):
-            votes.append(labels(x + head.sigma * torch.randn(x.shape, generator=generator)).numpy())
+            noisy = x + head.sigma * torch.randn(x.shape, generator=generator)
+            votes.append(labels(noisy.to(device)).cpu().numpy())
     counts = np.stack(votes)
     total = np.zeros(len(x))
     for _ in range(SAMPLED_PASSES if noise else 1):

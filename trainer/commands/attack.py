@@ -10,7 +10,7 @@ from rrise.calibration.console import summary
 from rrise.calibration.errors import CheckFailed
 from rrise.trainer.attacks.attack import FalseCertificateRate, attack
 from rrise.trainer.attacks.search import Search
-from rrise.trainer.commands.stages import stage
+from rrise.trainer.commands.stages import device_option, stage
 from rrise.trainer.reports.workspace_page import update_page
 from rrise.trainer.workspace import Workspace
 
@@ -29,6 +29,7 @@ WEAK = "; hardly anything is issued at the last, so few false certificates there
     "--samples", default=10000, show_default=True, help="Monte Carlo samples that judge each frame."
 )
 @click.option("--seed", default=0, show_default=True)
+@device_option
 def attack_command(
     workspace: Path,
     rho: float | None,
@@ -37,6 +38,7 @@ def attack_command(
     restarts: int,
     samples: int,
     seed: int,
+    device: str,
     allow_code: bool,
     json_flag: bool,
 ) -> None:
@@ -47,6 +49,7 @@ def attack_command(
         opened,
         Search(budget, steps, draws, seed, restarts),
         num_samples=samples,
+        device=device,
         allow_code=allow_code,
     )
     rows = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -71,7 +72,7 @@ class ModuleLabeller:
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, K] of float32 [B, C, H, W]; the first call checks the network, as a call of the labeller does."""
-        with user_code(f"the base classifier fails on float32 {list(x.shape)}"):
+        with user_code(f"the base classifier fails on float32 {list(x.shape)}"), exact(self.dtype, x.device):
             if self._original is not None:
                 self._check_once(x, self._original)
             return self._logits(x)
@@ -170,11 +171,25 @@ class BlackBoxLabeller:
         return labels
 
 
+@contextmanager
+def exact(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Inside, float32 on a GPU is float32: by default its convolutions would round their inputs to the 10 bits of TF32."""
+    if dtype is not torch.float32 or device.type != "cuda":
+        yield
+        return
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def labels_from_logits(logits: Tensor, num_classes: int) -> Tensor:
     """argmax int64 [B] of logits [B, K]; K where one of them is NaN, so that it can be counted without a branch."""
-    # The maximum of a row with a NaN is NaN: one pass finds both.
+    # The maximum of a row with a NaN is NaN: one pass finds both. The number is filled in, not made a tensor in host memory,
+    # which a CUDA graph could not copy.
     top = logits.max(dim=1)
-    return torch.where(top.values.isnan(), num_classes, top.indices)
+    return top.indices.masked_fill(top.values.isnan(), num_classes)
 
 
 def check_logits(logits: object, x: Tensor, num_classes: int) -> None:

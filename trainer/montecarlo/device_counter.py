@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rrise.trainer.brought.user_code import out_of_memory
+from rrise.trainer.brought.user_code import describe_error, out_of_memory
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import Labeller
 from rrise.trainer.montecarlo.counter import Tick, equal_batches, ignore
@@ -28,6 +30,11 @@ log = logging.getLogger(__name__)
 SMALLEST_TRIAL = 32
 # A larger batch must be this much faster to be worth its memory.
 WORTHWHILE = 1.03
+TRIAL_SECONDS, LONGEST_STEP = 0.25, 0.5
+"""About how long a batch size is tried, and the length of a step from which on no larger one is."""
+
+FOUND: WeakKeyDictionary[Labeller, dict[tuple[int, ...], int]] = WeakKeyDictionary()
+"""Batch sizes that were found by trial, of every labeller by the shape of its inputs and the size of a group."""
 
 
 class DeviceCounter:
@@ -67,13 +74,22 @@ class DeviceCounter:
 
     def load(self, frames: Tensor) -> None:
         """Take the preprocessed frames of an image block, float32 [rows, C, H, W], on the device."""
+        with _current(self.device):
+            self._load(frames)
+
+    def _load(self, frames: Tensor) -> None:
         if not len(self._frames):
             self._allocate(frames)
+            self._check_noise()
         # The static buffer keeps its address, which a captured graph has baked in.
         self._rows = len(frames)
         self._frames[: self._rows].copy_(frames.permute(0, 2, 3, 1))
         if self._wanted is None:
-            self._wanted = self.batch_size = self._find_batch_size()
+            largest = self._identity.image_block * self._identity.sample_block
+            known, place = FOUND.setdefault(self._labeller, {}), (*self._frames.shape[1:], largest)
+            if place not in known:
+                known[place] = self._find_batch_size(largest)
+            self._wanted = self.batch_size = known[place]
 
     def _allocate(self, frames: Tensor) -> None:
         rows, channels, height, width = frames.shape
@@ -86,11 +102,40 @@ class DeviceCounter:
         columns = self._identity.num_classes + 1
         self._counts = torch.zeros(rows * columns, dtype=torch.int64, device=self.device)
 
+    def _check_noise(self) -> None:
+        """Give up compiled noise for the plain one where it cannot be compiled, as without a C compiler."""
+        if self._noisy is noisy_copies:
+            return
+        row, frame, sample = torch.zeros(
+            3, self._wanted or SMALLEST_TRIAL, dtype=torch.int64, device=self.device
+        )
+        try:
+            self._noisy(self._frames, row, frame, sample + 0, self._sigma, self._key)
+        except Exception as error:  # compilers raise whatever they like
+            if out_of_memory(error):
+                raise
+            log.warning(
+                "the noise cannot be compiled here (%s); it is drawn uncompiled", describe_error(error)
+            )
+            self._noisy = noisy_copies
+
     def count(self, cells: list[Cell], tick: Tick = ignore) -> np.ndarray:
         """Class counts of `cells`, int64 [rows, K + 1]; the last column counts outputs that were NaN.
 
         Steps run behind the program's back, so that a tick after each would tell when it was asked for: there is none.
+
+        Raises TrainerError where they do not add up to the evaluations that were asked for, which nothing but a defect explains.
         """
+        with _current(self.device):
+            counts, asked = self._count(cells), len(cells) * self._identity.sample_block
+        if counts.sum() != asked:
+            raise TrainerError(
+                f"counting on {self.device}: got {counts.sum()} evaluations, expected {asked}; nothing was stored. Count on the "
+                "processor (--device cpu)"
+            )
+        return counts
+
+    def _count(self, cells: list[Cell]) -> np.ndarray:
         total = len(cells) * self._identity.sample_block
         size = equal_batches(total, self.batch_size)
         self._prepare(size)
@@ -138,9 +183,8 @@ class DeviceCounter:
         self._counts.scatter_add_(0, row * columns + labels, inside.to(torch.int64))
         self._place[0] += len(offsets)
 
-    def _find_batch_size(self) -> int:
-        """Double the batch while that pays; at most one group, and less than what runs out of memory."""
-        largest = self._identity.image_block * self._identity.sample_block
+    def _find_batch_size(self, largest: int) -> int:
+        """Double the batch while that pays; at most one group, `largest`, and less than what runs out of memory."""
         best, best_rate = 1, 0.0
         size = min(SMALLEST_TRIAL, largest)
         while True:
@@ -153,7 +197,7 @@ class DeviceCounter:
             if rate < WORTHWHILE * best_rate:
                 break
             best, best_rate = size, rate
-            if size == largest:
+            if size == largest or size / rate > LONGEST_STEP:
                 break
             size = min(2 * size, largest)
         self._step = None
@@ -163,14 +207,19 @@ class DeviceCounter:
         """Evaluations per second in batches of `size`."""
         self._prepare(size)
         self._cells.zero_()
+        self._seconds(size, 1)  # warms up
+        once = self._seconds(size, 1)
+        repeats = int(min(8, TRIAL_SECONDS / once))
+        return size / once if repeats < 2 else size * repeats / self._seconds(size, repeats)
+
+    def _seconds(self, size: int, repeats: int) -> float:
         assert self._step is not None
-        for repeats in (2, 8):  # the first are for warming up
-            self._place.copy_(torch.tensor([0, size * repeats]))
-            start = time.perf_counter()
-            for _ in range(repeats):
-                self._step()
-            int(self._place[0])  # waits for the device
-        return size * repeats / (time.perf_counter() - start)
+        self._place.copy_(torch.tensor([0, size * repeats]))
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self._step()
+        int(self._place[0])  # waits for the device
+        return max(time.perf_counter() - start, 1e-9)
 
     def close(self) -> None:
         """Release the graph and its memory."""
@@ -200,9 +249,18 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # A capture that fails leaves its own stream the current one. Thread-local: other threads may go on allocating.
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
         step()
     return graph.replay
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """The device as the current one, whose streams and graphs PyTorch makes: on another one nothing would be captured."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _has_triton() -> bool:

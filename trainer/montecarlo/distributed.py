@@ -48,7 +48,15 @@ class Team:
         """`wanted`, or the CPU; plain "cuda" becomes this process's own GPU."""
         device = torch.device(wanted or "cpu")
         if device.type == "cuda" and device.index is None and self.size > 1:
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if number >= there:
+                raise TrainerError(
+                    f"process {number} of this machine: got {there} GPUs, expected one for each process; start as many "
+                    "processes as there are GPUs (torchrun --nproc-per-node)"
+                )
+            # What allocates without naming a device, such as pinned memory, would do so on the first one.
+            torch.cuda.set_device(number)
+            return torch.device("cuda", number)
         return device
 
     def wait(self) -> None:

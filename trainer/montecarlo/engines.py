@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from rrise.calibration.requirements import install
+from rrise.trainer.brought.user_code import describe_error, out_of_memory
 from rrise.trainer.errors import TrainerError
-from rrise.trainer.montecarlo.classifier import ModuleLabeller, labels_from_logits
+from rrise.trainer.montecarlo.classifier import ModuleLabeller, exact, labels_from_logits
 from rrise.trainer.montecarlo.engine_labeller import (
     ClassifierForms,
     EngineLabeller,
@@ -43,6 +44,7 @@ INSTALL = {
 }
 """Every engine: the module that it needs, and the package that has it."""
 NAMES = tuple(INSTALL)
+CUDA = "CUDAExecutionProvider"
 
 
 class TorchEngine(EngineLabeller):
@@ -85,7 +87,8 @@ class CompiledEngine(TorchEngine):
             self._labeller.logits(x)
             self._compiled = torch.compile(self._labeller.module)
         ready = x.to(self._labeller.dtype).contiguous(memory_format=self._labeller.memory_format)
-        return self._compiled(ready)
+        with exact(self._labeller.dtype, x.device):
+            return self._compiled(ready)
 
 
 class OnnxRuntimeEngine(EngineLabeller):
@@ -102,8 +105,15 @@ class OnnxRuntimeEngine(EngineLabeller):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         provider: Any = "CPUExecutionProvider"
         if device.type == "cuda":
-            # TF32 is another arithmetic than the float32 that the name of the engine says.
-            provider = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": "0"})
+            _expect_provider(runtime, CUDA)
+            # TF32 is another arithmetic than the float32 that the name of the engine says; an algorithm that is found by
+            # timing may be another at each start, and is looked for anew at each batch size.
+            chosen = {
+                "device_id": str(device.index or 0),
+                "use_tf32": "0",
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+            provider = (CUDA, chosen)
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         self._session = loaded(
             lambda: runtime.InferenceSession(whole_file(source, self.name), options, providers=[provider])
@@ -247,7 +257,26 @@ def open_engine(
     if not installed(name):
         module, package = INSTALL[name]
         raise TrainerError(f"engine {name!r}: the package {module} is not installed: {install(package)}")
-    return ENGINES[name](source, num_classes, dtype, device)
+    try:
+        return ENGINES[name](source, num_classes, dtype, device)
+    except TrainerError:
+        raise
+    except Exception as error:  # runtimes raise classes of their own
+        if out_of_memory(error):
+            raise
+        raise TrainerError(
+            f"engine {name!r}: cannot be opened on {device} ({describe_error(error)}); take another engine"
+        ) from error
+
+
+def _expect_provider(runtime: Any, provider: str) -> None:
+    """Raises TrainerError where this build of ONNX Runtime lacks a provider: asked beforehand, it says so more clearly."""
+    there = runtime.get_available_providers()
+    if provider not in there:
+        raise TrainerError(
+            f"engine 'onnxruntime': onnxruntime {runtime.__version__} has no {provider} (it has {', '.join(there)}); install "
+            "onnxruntime-gpu, or take another engine"
+        )
 
 
 def installed(name: str) -> bool:

@@ -281,7 +281,7 @@ def _circumstances(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} {name}",
-        "tf32": str(device.type == "cuda" and torch.backends.cudnn.allow_tf32),
+        "tf32": "False",  # no engine takes it; counts of before may have been drawn with it
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

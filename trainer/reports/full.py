@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ from rrise.calibration.tables.certify import CertifyCounts
 from rrise.calibration.tables.scores import Scores
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.reports.stages import look
-from rrise.trainer.reports.workspace_page import data_sentence
+from rrise.trainer.reports.workspace_page import data_sentence, own_version
 from rrise.trainer.workspace import Workspace
 
 
@@ -39,10 +38,10 @@ def full_report(workspace: Workspace) -> dict[str, Any]:
         cost=workspace.cost(),
         frame_rate=workspace.config.guarantee.frame_rate,
     )
-    now, version = time.strftime("%Y-%m-%d %H:%M"), importlib.metadata.version("rrise")
+    now = time.strftime("%Y-%m-%d %H:%M")
     about = [("workspace", workspace.path.resolve().name), ("data", data_sentence(workspace))]
     if found.copies:
         about.append(
             ("copies", f"{found.copies} noisy copies of the frame beside the surrogate, in the same pass")
         )
-    return write_report(tables, workspace.path / "report", about, f"Written {now} by rrise {version}.")
+    return write_report(tables, workspace.path / "report", about, f"Written {now} by rrise {own_version()}.")

@@ -63,13 +63,21 @@ def update_page(workspace: Workspace, after: str) -> tuple[str, str]:
     return "page", str(path)
 
 
+def own_version() -> str:
+    """The version of rrise that is installed, for people; of a checkout that is only on the path there is none."""
+    try:
+        return importlib.metadata.version("rrise")
+    except importlib.metadata.PackageNotFoundError:
+        return "(a checkout)"
+
+
 def page_of(workspace: Workspace, after: str) -> Page:
     """The page as it is now. Raises RriseError or OSError where a file of the workspace is damaged."""
     found = look(workspace)
     now = time.strftime("%Y-%m-%d %H:%M")
     page = Page(
         f"rrise: {workspace.path.resolve().name}",
-        f"Updated {now} by rrise {importlib.metadata.version('rrise')}, after `{after}`.",
+        f"Updated {now} by rrise {own_version()}, after `{after}`.",
     )
     page.paragraph(data_sentence(workspace))
     if found.next:

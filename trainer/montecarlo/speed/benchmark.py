@@ -2,8 +2,9 @@
 
 Reference 1 is the sampling loop of locuslab/smoothing (Cohen et al. 2019), written anew: one frame at a time, repeat,
 randn_like, add, float32, argmax, copy to the host, count in Python. Engines of every dtype are compared with this float32
-loop. Reference 2 is the limit: forward passes on batches that are already there, without noise and counting, at the
-best of several batch sizes, by whichever engine is fastest.
+loop, which runs as PyTorch comes: on a GPU its convolutions take TF32, and those of our float32 do not. Reference 2 is the
+limit: forward passes on batches that are already there, without noise and counting, at the best of several batch sizes, by
+whichever engine is fastest.
 
 On a machine that other programs share, wall time measures them as well; processor time stands beside it on a CPU.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rrise.trainer.brought.user_code import describe_error
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
 from rrise.trainer.montecarlo.engines import open_engine
@@ -129,7 +131,7 @@ def run_benchmark(
     engines: tuple[tuple[str, str], ...] = (("torch", "float32"), ("torch", "bfloat16")),
     device: str | torch.device = "cpu",
     batch_size: int | None = None,
-    batch_sizes: tuple[int, ...] = (16, 64, 256),
+    batch_sizes: tuple[int, ...] = (),
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     minutes: float = MINUTES,
@@ -141,7 +143,8 @@ def run_benchmark(
         source: the base classifier; the usual loop needs its module, or runs the first engine.
         frames: uint8 [n, H, W, C], n >= 1; repeated up to one image block.
         engines: name and dtype of each; those that cannot run here are left out, and told.
-        batch_size: of counting; None as in `sample_counts`. batch_sizes: tried for the plain forward pass.
+        batch_size: of counting; None as in `sample_counts`. batch_sizes: tried for the plain forward pass; none: those that fit
+            the device.
         seconds: about how long each contender runs in each round.
         minutes: no round begins after them, and none is longer than its share; the first is always finished.
 
@@ -150,6 +153,7 @@ def run_benchmark(
     """
     start, place = time.monotonic(), torch.device(device)
     # The plain passes are tried first, then compared in rounds: each engine, the loop and the noise.
+    batch_sizes = batch_sizes or ((64, 256, 1024) if place.type == "cuda" else (16, 64, 256))
     seconds = min(seconds, 60.0 * minutes / (2 * len(engines) + 2) / 2)
     frames = np.resize(frames, (64, *frames.shape[1:]))
     x = copy.deepcopy(preprocess).to(place)(torch.from_numpy(frames[:1]).to(place))
@@ -176,13 +180,25 @@ def run_benchmark(
         contenders["loop"] = loop_contender(loop, x[0], num_classes, seconds)
         contenders["noise"] = noise_contender(x[0].numel(), num_classes)
         progress("comparing")
-        rates = _interleaved(contenders, rounds, seconds, start + 60.0 * minutes)
-    rows = tuple(
-        Row(engine, rates[f"plain {i}"], where, rates[f"count {i}"])
-        for i, (engine, where, _) in enumerate(found)
-    )
+        rates, failed = _interleaved(contenders, rounds, seconds, start + 60.0 * minutes)
+    if {"loop", "noise"} & set(failed) or not any(f"count {i}" in rates for i in range(len(found))):
+        raise TrainerError(
+            f"benchmark: {'; '.join(f'{name} failed: {text}' for name, text in failed.items())}"
+        )
+    rows = []
+    for i, (engine, where, _) in enumerate(found):
+        names = (f"plain {i}", f"count {i}")
+        if set(names) <= set(rates):
+            rows.append(Row(engine, rates[names[0]], where, rates[names[1]]))
+        else:
+            left_out.append(f"{engine}: {next(failed[name] for name in names if name in failed)}")
     return CountingBenchmark(
-        describe_device(place), tuple(x.shape[1:]), rates["loop"], rates["noise"], rows, tuple(left_out)
+        describe_device(place),
+        tuple(x.shape[1:]),
+        rates["loop"],
+        rates["noise"],
+        tuple(rows),
+        tuple(left_out),
     )
 
 
@@ -202,21 +218,26 @@ def describe_device(device: torch.device) -> str:
 
 def _interleaved(
     contenders: dict[str, Contender], rounds: int, seconds: float, end: float
-) -> dict[str, Throughput]:
-    """Median rates over rounds in which every contender runs once, so that all see the same machine.
+) -> tuple[dict[str, Throughput], dict[str, str]]:
+    """Median rates over rounds in which every contender runs once, so that all see the same machine; and who failed, and why.
 
     None begins after `end`, but for the first.
     """
     rates: dict[str, list[Throughput]] = {name: [] for name in contenders}
+    failed: dict[str, str] = {}
     for number in range(rounds):
         if number and time.monotonic() > end:
             break
-        for name, contender in contenders.items():
-            rates[name].append(contender(seconds))
+        for name in [name for name in rates if name not in failed]:
+            try:
+                rates[name].append(contenders[name](seconds))
+            except (RuntimeError, MemoryError, TrainerError) as error:
+                failed[name] = describe_error(error)
     return {
         name: Throughput(
             statistics.median(rate.wall for rate in values),
             statistics.median(rate.processor for rate in values),
         )
         for name, values in rates.items()
-    }
+        if name not in failed
+    }, failed

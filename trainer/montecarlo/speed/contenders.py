@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rrise.calibration.storage.digests import frame_digests
+from rrise.trainer.brought.user_code import out_of_memory
 from rrise.trainer.montecarlo.engine_labeller import EngineLabeller
 from rrise.trainer.montecarlo.noise import Cell, NoiseKey
 from rrise.trainer.montecarlo.sampler import sample_counts
@@ -153,8 +154,13 @@ def fastest_plain(
         for workers in sorted({1, threads if labeller.concurrent else 1}):
             if best is not None and size * workers > LONGEST * best[0]:
                 continue
-            contender = _plain(labeller, x, size, workers)
-            rate = contender(seconds).wall
+            try:
+                contender = _plain(labeller, x, size, workers)
+                rate = contender(seconds).wall
+            except (RuntimeError, MemoryError) as error:
+                if best is None or not out_of_memory(error):
+                    raise
+                continue
             if best is None or rate > best[0]:
                 each = ", one per thread" if workers > 1 else ""
                 best = (rate, contender, f"batches of {size}{each}")
