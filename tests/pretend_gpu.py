@@ -40,15 +40,16 @@ CAPTURING: list[Capture] = []
 class OnGpu(torch.Tensor):
     """A tensor on cuda:0."""
 
-    device = property(lambda self: CUDA)  # type: ignore[assignment]
+    device = property(lambda self: CUDA)
     is_cuda, is_cpu = True, False
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
 
-    __array__ = numpy
+    def __array__(self, *_: Any, **named: Any) -> Any:
+        return self.numpy()
 
-    def pin_memory(self, **_: Any) -> Any:
+    def pin_memory(self, device: Any = None) -> Any:
         raise RuntimeError("cannot pin a tensor on cuda:0, only dense CPU tensors can be pinned")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
