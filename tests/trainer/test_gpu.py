@@ -28,6 +28,7 @@ from rrise.trainer.learning.recipes import Teaching, consistency, fresh, gaussia
 from rrise.trainer.learning.views import View
 from rrise.trainer.montecarlo import CountStore, sample_counts, sampler
 from rrise.trainer.montecarlo.device_counter import DeviceCounter
+from rrise.trainer.montecarlo.distributed import Team
 from rrise.trainer.montecarlo.engine_choice import choose_engine
 from rrise.trainer.montecarlo.engine_labeller import ClassifierForms
 from rrise.trainer.networks import Network
@@ -213,6 +214,17 @@ def test_the_attack_searches_on_a_gpu_with_the_same_noise(
     assert not any(
         isinstance(weight, OnGpu) for module in (base, surrogate.module) for weight in module.parameters()
     )
+
+
+def test_every_process_has_a_gpu_of_its_own(pretend_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert Team(0, 2).device("cuda") == CUDA and taken == [0]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(TrainerError, match="got 1 GPUs, expected one for each process"):
+        Team(1, 2).device("cuda")
+    assert Team(0, 1).device("cuda") == torch.device("cuda") and taken == [0]
 
 
 @pytest.mark.long

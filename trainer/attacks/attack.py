@@ -100,8 +100,8 @@ def attack(
     Args:
         settings: budget and effort of the search.
         num_samples: fresh Monte Carlo samples at each moved frame, which judge its certificate.
-        device: where the search and the judge run the base classifier, see `counting_device`. What is judged is the PyTorch
-            execution, which is calibrated on the processor and stays there.
+        device: where the search runs, see `counting_device`. The judge runs there too where the counts of this workspace are from
+            such a device, else where they are from. What is judged is the PyTorch execution, on the processor, as calibrated.
 
     Raises:
         TrainerError: the surrogate is not calibrated yet.
@@ -118,10 +118,11 @@ def attack(
         )
     record = Calibration.load(path)
     clean, before = workspace.inputs("test"), Scores.load(scored)
-    place = counting_device(workspace, base, device)
+    place, begun = counting_device(workspace, base, device), counting_device(workspace, base, "auto")
+    judge = place if place.type == begun.type else begun
     found = search(base.module, surrogate, record.head, clean, len(before.class_names), settings, place)
     moved = on_grid(found, clean, settings.rho)
-    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed), device)
+    table = _judged(workspace, base, surrogate, moved, num_samples, judging_seed(settings.seed), str(judge))
     guard = record.guarantee.guard
     covered = guard is not None and settings.rho <= guard.rho
     radii = (0.0, record.head.sigma / 2, record.head.sigma)

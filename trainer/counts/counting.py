@@ -18,7 +18,7 @@ from rrise.trainer.classifiers.blackbox import BlackBoxModule, classifier_of, la
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning.hardware import choose_device
 from rrise.trainer.montecarlo.classifier import Labeller, make_labeller
-from rrise.trainer.montecarlo.counter import usual_batch
+from rrise.trainer.montecarlo.counter import LARGEST_BATCH, usual_batch
 from rrise.trainer.montecarlo.distributed import team
 from rrise.trainer.montecarlo.engine_choice import AUTO, ChosenEngine, choose_engine
 from rrise.trainer.montecarlo.engine_labeller import ClassifierForms, EngineLabeller
@@ -109,9 +109,10 @@ def _wanted(asked: str, there: set[str]) -> str:
 
 
 def noisy_batch(workspace: Workspace, device: torch.device) -> Tensor:
-    """Tuning frames with noise, float32 [B, C, h, w], as many as a counted batch has: what engines are tried on."""
+    """Tuning frames with noise, float32 [B, C, h, w], about as many as a counted batch has: what engines are tried on."""
     inputs = workspace.inputs("tuning")
-    rows = usual_batch(inputs[0].numel())
+    # Of eight rows a GPU would only say how long its kernels take to start.
+    rows = usual_batch(inputs[0].numel()) if device.type == "cpu" else LARGEST_BATCH
     frames = inputs.repeat(-(-rows // len(inputs)), 1, 1, 1)[:rows]
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
     return (frames + workspace.config.smoothing.sigma * noise).to(device)

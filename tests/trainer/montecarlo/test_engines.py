@@ -166,6 +166,19 @@ def test_tensorrt_is_guarded(source: ClassifierForms, monkeypatch: pytest.Monkey
     assert set(NAMES) == set(engines.ENGINES) == set(engines.INSTALL)
 
 
+def test_an_engine_that_raises_what_it_likes_when_it_is_opened_is_refused_as_ours(
+    source: ClassifierForms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> EngineLabeller:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setitem(engines.ENGINES, "onnxruntime", broken)
+    with pytest.raises(
+        TrainerError, match=r"engine 'onnxruntime': cannot be opened on cpu \(TypeError: pybind11"
+    ):
+        opened("onnxruntime", source)
+
+
 def test_a_classifier_that_depends_on_its_batch_is_refused_by_every_engine(tmp_path: Path) -> None:
     class Centred(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from rrise.trainer import workspace as workspace_module
 from rrise.trainer.cli import main
 from rrise.trainer.reports.frames import EACH, address, chosen
 from rrise.trainer.reports.stages import DONE, NOT_YET, OPTIONAL, OUTDATED, look
-from rrise.trainer.reports.workspace_page import update_page
+from rrise.trainer.reports.workspace_page import own_version, update_page
 from rrise.trainer.workspace import Workspace
 from tests.trainer.helpers import copied
 
@@ -201,3 +202,14 @@ def test_a_workspace_that_was_just_made_has_a_page(tmp_path: Path) -> None:
     page = Outline((tmp_path / "w" / "report" / "index.html").read_text())
     assert result.exit_code == 0 and f"Next: rrise-train base {tmp_path / 'w'}" in page.shown
     assert "not yet" in page.shown and not (tmp_path / "w" / "splits.npz").exists()
+
+
+def test_a_checkout_on_the_path_needs_no_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`trainer run` ended with an error after all its work where rrise was run by PYTHONPATH alone."""
+    assert own_version()[0].isdigit()
+
+    def nothing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    assert own_version() == "(a checkout)"

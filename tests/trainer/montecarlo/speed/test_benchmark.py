@@ -84,3 +84,30 @@ def test_no_round_begins_after_its_time_but_the_first():
     assert calls == ["a", "b"]
     _interleaved(contenders, 3, 1.0, time.monotonic() + 3600)
     assert calls == ["a", "b"] * 4
+
+
+def test_an_engine_that_fails_on_the_way_is_left_out_of_the_comparison():
+    def sound(seconds: float) -> Throughput:
+        return Throughput(2.0, 2.0)
+
+    def broken(seconds: float) -> Throughput:
+        raise RuntimeError("Failed to find C compiler")
+
+    rates, failed = _interleaved({"a": broken, "b": sound}, 3, 1.0, time.monotonic() + 3600)
+    assert rates == {"b": Throughput(2.0, 2.0)} and failed == {"a": "RuntimeError: Failed to find C compiler"}
+
+
+def test_a_counting_that_fails_leaves_its_engine_out(network, preprocess, frames, monkeypatch):
+    made = contenders.counting_contender
+
+    def counting(labeller, *rest):
+        def run(seconds: float) -> Throughput:
+            raise RuntimeError("no graph")
+
+        return run if labeller.dtype == "bfloat16" else made(labeller, *rest)
+
+    monkeypatch.setattr("rrise.trainer.montecarlo.speed.benchmark.counting_contender", counting)
+    asked = (("torch", "float32"), ("torch", "bfloat16"))
+    result = run_benchmark(ClassifierForms(module=network), preprocess, frames, 3, engines=asked, **SHORT)
+    assert [row.engine.split()[2] for row in result.rows] == ["float32"]
+    assert len(result.left_out) == 1 and result.left_out[0].endswith("RuntimeError: no graph")
