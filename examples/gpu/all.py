@@ -109,7 +109,7 @@ def all_steps(out: Path, device: str, small: bool) -> list[Step]:
                 *where,
             ),
             ("small",),
-            limit=150,
+            limit=600 if small else 150,
         ),
         Step("counting", counting("resnet18", "--minutes", 0.6), limit=120),
         trained("base"),
