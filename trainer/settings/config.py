@@ -127,8 +127,7 @@ class SurrogateConfig:
     difficulty_frames training frames.
 
     start: "base" (the base classifier's weights, which hold its mistakes) or "scratch". widths, blocks: of another residual
-    network than the base classifier's. Where that has as many stages, none of them wider or longer, the other begins as it;
-    else it starts from scratch. members: surrogates whose log-probabilities are averaged.
+    network than the base classifier's; it starts from scratch. members: surrogates whose log-probabilities are averaged.
     loss: "ce", and for stored counts of many samples "js", "probit" or "both". stored_samples: of the stored ones that are
     used, 0 = all. stored_views: augment and blend the frames of stored counts as well, though the counts are those of
     the frames as they are. teacher: a surrogate's file, whose probabilities at each view get the weight teacher_share

@@ -143,7 +143,7 @@ def ways(workspace: Workspace, work: Work) -> list[Way]:
     if not zero and not methods:
         raise TrainerError(
             '[surrogate] method = "unchanged": this surrogate does not start at the base classifier\'s weights (a black box or '
-            'ONNX file, start = "scratch", or a network that its weights do not fit into), expected method = "stored" or "fresh"'
+            'ONNX file, start = "scratch", or other widths), expected method = "stored" or "fresh"'
         )
     return [
         Way(method, noise)

@@ -21,8 +21,7 @@ from rrise.trainer.learning.kept import Kept
 from rrise.trainer.learning.recipes import Teaching, fresh, stored
 from rrise.trainer.learning.views import View
 from rrise.trainer.learning.watch import Measure
-from rrise.trainer.networks import Ensemble, Network, ResNet, build_network, load_network
-from rrise.trainer.networks.growing import begin_as, contains
+from rrise.trainer.networks import Ensemble, Network, build_network, load_network
 from rrise.trainer.settings.config import SurrogateConfig, plain
 from rrise.trainer.streams import stored_counts
 from rrise.trainer.workspace import Workspace
@@ -67,10 +66,9 @@ class Work:
 
     @property
     def starts_at_base(self) -> bool:
-        """Whether the base classifier's weights are where training starts: those of its own network, or within a larger one."""
+        """Whether the base classifier's weights are where training starts."""
         black_box = self.base.spec["kind"] in BLACK_BOXES
-        fits = not self.asked.widths or contains(self.member_spec(), single(self.base.spec))
-        return not black_box and self.asked.start == "base" and fits
+        return not black_box and self.asked.start == "base" and not self.asked.widths
 
     def member_spec(self) -> dict[str, Any]:
         """Of one network: the base classifier's own (of an ensemble a member's), or the configured residual network."""
@@ -133,17 +131,13 @@ class Work:
 
     def _initial(self, member: int) -> nn.Module:
         """The weights to start from."""
-        found = self.base.module
-        first = found.members[0] if isinstance(found, Ensemble) else found
-        spec, start = self.member_spec(), single(self.base.spec)
-        if self.starts_at_base and spec == start:
-            return copy.deepcopy(first)
+        if self.starts_at_base:
+            found = self.base.module
+            network = found.members[0] if isinstance(found, Ensemble) else found
+            return copy.deepcopy(network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.asked.seed + 100 * member)
-            network = build_network(spec, allow_code=self.allow_code)
-        if self.starts_at_base and isinstance(network, ResNet) and isinstance(first, ResNet):
-            begin_as(network, first, (spec["blocks"], start["blocks"]))
-        return network
+            return build_network(self.member_spec(), allow_code=self.allow_code)
 
     def _stored(self, way: Way) -> LossFunction:
         """The paper's way: stored class counts of the training frames themselves."""

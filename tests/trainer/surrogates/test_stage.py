@@ -111,28 +111,6 @@ def test_the_unchanged_base_classifier_is_candidate_zero(workspace: Path) -> Non
     assert zero.agreement == label_agreement(table)
 
 
-def test_a_larger_surrogate_begins_as_the_base_classifier(workspace: Path, tmp_path: Path) -> None:
-    copy = copied(workspace, tmp_path)
-    base = copy.base()
-    wider = [2 * width for width in base.spec["widths"]]
-    before, after = (copy.path / "rrise.toml").read_text().split("[surrogate]")
-    for old, new in (
-        ('method = "auto"', 'method = "unchanged"'),
-        ("widths = []", f"widths = {wider}"),
-        ("blocks = []", f"blocks = {base.spec['blocks']}"),
-    ):
-        assert old in after
-        after = after.replace(old, new, 1)
-    (copy.path / "rrise.toml").write_text(before + "[surrogate]" + after)
-    copy = Workspace.open(copy.path)
-    (zero,) = train_surrogate(copy, again=True).candidates
-    network = copy.surrogate()
-    assert network.spec["widths"] == wider and zero.trained == 0
-    x = copy.inputs("tuning")[torch.arange(32)]
-    with torch.no_grad():
-        assert torch.allclose(network.module(x), base.module(x), atol=1e-4)
-
-
 def candidate(method: str, agreement: float) -> SurrogateCandidate:
     return SurrogateCandidate(method, 0.0, agreement, 1.0, 0.1, 0, 0)
 
