@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rrise.edge_sdk.device.loading import State
 from rrise.export import products
 from rrise.export.cli import main
 from rrise.trainer import Workspace
+from rrise.trainer.data.catalogue import Catalogue
 from tests.export import damage
 
 
@@ -141,10 +143,16 @@ def test_a_build_server_needs_no_pictures(workspace: Path, tmp_path: Path) -> No
             shutil.copy(workspace / name, lean / name)
     shutil.copytree(workspace / "references", lean / "references")
     (lean / "cache").mkdir()
-    shutil.copy(workspace / "cache" / "catalogue.npz", lean / "cache" / "catalogue.npz")
-    settings = lean / "rrise.toml"
-    source = Workspace.open(workspace).config.data.source
-    settings.write_text(settings.read_text().replace(source, str(tmp_path / "gone.npz")))
+    settings, source, gone = (
+        lean / "rrise.toml",
+        Workspace.open(workspace).config.data.source,
+        str(tmp_path / "gone.npz"),
+    )
+    settings.write_text(settings.read_text().replace(source, gone))
+    known = Catalogue.load(workspace / "cache" / "catalogue.npz")
+    assert known is not None and known.asked["source"] == source
+    # As where the pictures were read from a place that this machine does not have.
+    replace(known, asked={**known.asked, "source": gone}).save(lean / "cache" / "catalogue.npz")
     result = CliRunner().invoke(main, ["onnx", str(lean)])
     assert result.exit_code == 0, result.output
     with Certifier.load(lean / "bundle") as certifier:
