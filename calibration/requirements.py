@@ -6,7 +6,9 @@ named itself. The versions are those of pyproject.toml, as a test makes sure.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
+from typing import Dict, Iterable
 
 REQUIRED = {
     "cryptography": "cryptography>=42",
@@ -71,3 +73,14 @@ def install(*packages: str) -> str:
     "`python -m pip install 'mcap>=1.1' 'rosbags>=0.10'`"
     """
     return f"`python -m pip install {' '.join(repr(REQUIRED[name]) for name in packages)}`"
+
+
+def installed_versions(packages: Iterable[str]) -> Dict[str, str]:
+    """Name -> installed version of each of `packages`; those that are not installed are left out."""
+    import importlib.metadata  # slow to import, and few commands ask
+
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -13,14 +13,12 @@ those that do not need it. Exit status: 0 every step is done, 1 a step failed, 2
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ import rrise
 from rrise import trainer
 from rrise.calibration.console import duration, run_command
 from rrise.calibration.reports.page import Page
+from rrise.calibration.requirements import installed_versions
 from rrise.calibration.storage.files import read_json, write_json
 from rrise.edge_sdk.operate.bench import describe_machine
 
@@ -43,8 +42,12 @@ SAVING = 12.0
 PACKAGES = (
     "torch", "triton", "numpy", "scipy", "zarr", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
 )  # fmt: skip
+"""Those that decide what can run here."""
 LINES = 20
 """Last lines of the log of a step that failed, in all.json."""
+
+
+SHORT_ATTACK = {"--rho": 0.1, "--steps": 3, "--draws": 2, "--restarts": 1, "--samples": 1000}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def all_steps(out: Path, device: str, small: bool) -> list[Step]:
     packs: tuple[str | Path, ...] = ("--calibration", workspace / "references/calibration.npz")
     packs += ("--references", workspace / "references/verification.npz")
     where = ("--device", device, "--json")
+    effort = [word for pair in SHORT_ATTACK.items() for word in pair]
     quick = ("--network", "resnet20", "--dtype", "float32", "--seconds", 0.1, "--rounds", 1)
 
     def counting(name: str, *words: object) -> tuple[str, ...]:
@@ -92,22 +96,7 @@ def all_steps(out: Path, device: str, small: bool) -> list[Step]:
         Step("small", module("trainer", "run", tiny, "--compare", *where), partial=True, limit=150),
         Step(
             "attack",
-            module(
-                "trainer",
-                "attack",
-                tiny,
-                "--rho",
-                0.1,
-                "--steps",
-                3,
-                "--draws",
-                2,
-                "--restarts",
-                1,
-                "--samples",
-                1000,
-                *where,
-            ),
+            module("trainer", "attack", tiny, *effort, *where),
             ("small",),
             limit=600 if small else 150,
         ),
@@ -183,18 +172,9 @@ def gather(out: Path, steps: Sequence[Step], device: str) -> dict[str, Any]:
     found = {name: read_json(out / f"{name}.json", "the result of a step") for name in finished}
     logs = {step.name: out / f"{step.name}.log" for step in steps if step.name not in found}
     failed = {name: last_lines(path, LINES) for name, path in logs.items() if path.exists()}
-    about = {"machine": describe_machine(), "packages": versions(), "device": device}
+    about = {"machine": describe_machine(), "packages": installed_versions(PACKAGES), "device": device}
     write_json(out / "all.json", {**about, "steps": found, "not done": failed})
     (out / "all.html").write_text(page(steps, found), encoding="utf-8")
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that decide what can run here; those that are not there are left out."""
-    found = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
     return found
 
 

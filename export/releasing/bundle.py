@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import math
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 import numpy as np
 
 from rrise.calibration.promise.record import Calibration
+from rrise.calibration.requirements import installed_versions
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.tables.scores import Scores
 from rrise.edge_sdk.bundles.probe import Expected, Probe
@@ -290,10 +290,4 @@ def _manifest(source: ExportSource, products: Sequence[Product], files: Mapping[
 
 def versions() -> Dict[str, str]:
     """Name -> version of rrise and of the packages that a bundle is made with."""
-    found = {}
-    for package in ("rrise", *PACKAGES):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(("rrise", *PACKAGES))

@@ -177,7 +177,7 @@ def _judged(
     moved: Tensor,
     num_samples: int,
     seed: int,
-    device: str = "",
+    device: str,
 ) -> Scores:
     """One pass on every moved frame, with one draw of guard noise, beside fresh Monte Carlo counts at that frame."""
     delivered = moved.numpy()

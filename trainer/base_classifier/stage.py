@@ -26,6 +26,7 @@ from rrise.trainer.brought.network_checks import check_answers, check_trainable
 from rrise.trainer.brought.onnx_files import embedded
 from rrise.trainer.classifiers import base_file
 from rrise.trainer.classifiers.blackbox import BlackBoxModule, label_function, onnx_spec, open_black_box
+from rrise.trainer.data.settings import plain
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
 from rrise.trainer.learning.feed import seeded
@@ -37,7 +38,6 @@ from rrise.trainer.networks import (
     save_network,
     with_defaults,
 )
-from rrise.trainer.settings.config import plain
 from rrise.trainer.workspace import Workspace
 
 FILE_FRAMES = 64

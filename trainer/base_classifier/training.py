@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rrise.trainer.base_classifier.specs import base_spec, load_start
 from rrise.trainer.classifiers.blackbox import label_function
+from rrise.trainer.data.settings import plain
 from rrise.trainer.learning import Session, Trained, train_network
 from rrise.trainer.learning.engine import LossFunction
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, schedule_for
@@ -21,7 +22,7 @@ from rrise.trainer.learning.recipes import consistency, gaussian
 from rrise.trainer.learning.views import View, noisy
 from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, build_network, save_network
-from rrise.trainer.settings.config import BaseConfig, plain
+from rrise.trainer.settings.config import BaseConfig
 from rrise.trainer.workspace import Workspace
 
 DEFAULTS = {"settings": plain(asdict(BaseConfig()))}

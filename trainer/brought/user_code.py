@@ -12,8 +12,8 @@ LONGEST = 400
 
 
 @contextmanager
-def user_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a TrainerError "`what` (cause)", which ends a command with status 2.
+def user_code(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever the user's code, or a runtime, raises into a TrainerError "`what` (cause)`advice`", which is exit status 2.
 
     Errors of rrise pass as they are. So does running out of memory, for callers that then try a smaller batch, and what
     ends the process from outside (KeyboardInterrupt); SystemExit, which a module may raise when imported, does not.
@@ -25,7 +25,7 @@ def user_code(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise
-        raise TrainerError(f"{what} ({describe_error(error)})") from error
+        raise TrainerError(f"{what} ({describe_error(error)}){advice}") from error
 
 
 def describe_error(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from rrise.trainer.data.preprocess import Preprocess
 from rrise.trainer.data.readers.digits import open_digits
 from rrise.trainer.data.readers.opening import local_path, open_data_source
 from rrise.trainer.data.readers.source import DataSource, join_held_out
-from rrise.trainer.data.settings import DataConfig, PreprocessConfig
+from rrise.trainer.data.settings import DataConfig, PreprocessConfig, plain
 from rrise.trainer.data.workers import Failure
 from rrise.trainer.errors import TrainerError
 
@@ -206,10 +206,10 @@ class DataRoom:
     @property
     def _asked_for(self) -> dict[str, Any]:
         """The settings that decide what is read, as the catalogue keeps them."""
-        asked = {
-            name: list(item) if isinstance(item, tuple) else item for name, item in vars(self._data).items()
+        return {
+            **plain(vars(self._data)),
+            "encoding": "bgr8" if self._asked.encoding == "bgr8" else "not bgr8",
         }
-        return {**asked, "encoding": "bgr8" if self._asked.encoding == "bgr8" else "not bgr8"}
 
     def _expect_same(self, kept: Catalogue) -> None:
         """Raise where frames that are kept were read with other settings: a misspelt source must not go unnoticed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,8 @@ class PreprocessConfig:
     crop: tuple[int, ...] = ()
     size: tuple[int, ...] = ()
     encoding: str = "auto"
+
+
+def plain(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with tuples as lists, as it comes back from JSON."""
+    return {key: list(item) if isinstance(item, tuple) else item for key, item in section.items()}

@@ -109,7 +109,7 @@ class DeviceCounter:
         row, frame, sample = torch.zeros(
             3, self._wanted or SMALLEST_TRIAL, dtype=torch.int64, device=self.device
         )
-        try:
+        try:  # the samples as a tensor of their own, as in every step
             self._noisy(self._frames, row, frame, sample + 0, self._sigma, self._key)
         except Exception as error:  # compilers raise whatever they like
             if out_of_memory(error):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rrise.trainer.brought.onnx_files import refuse_references
-from rrise.trainer.brought.user_code import describe_error, out_of_memory
+from rrise.trainer.brought.user_code import describe_error, user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import check_logits, labels_from_logits
 from rrise.trainer.montecarlo.neighbours import check_alone
@@ -53,17 +53,11 @@ class EngineLabeller:
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [B, K] of float32 [B, C, H, W] on the engine's device. Raises: TrainerError, or memory runs out."""
-        try:
+        with user_code(
+            f"engine {self.engine!r} fails on float32 {list(x.shape)}",
+            "; does the base classifier take what the preprocessing delivers?",
+        ):
             return self._run(x)
-        except TrainerError:
-            raise
-        except Exception as error:  # runtimes raise classes of their own
-            if out_of_memory(error):
-                raise
-            raise TrainerError(
-                f"engine {self.engine!r} fails on float32 {list(x.shape)} ({describe_error(error)}); does the base classifier "
-                "take what the preprocessing delivers?"
-            ) from error
 
     def _run(self, x: Tensor) -> Tensor:
         raise NotImplementedError

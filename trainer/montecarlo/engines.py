@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rrise.calibration.requirements import install
-from rrise.trainer.brought.user_code import describe_error, out_of_memory
+from rrise.trainer.brought.user_code import user_code
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.montecarlo.classifier import ModuleLabeller, exact, labels_from_logits
 from rrise.trainer.montecarlo.engine_labeller import (
@@ -257,16 +257,8 @@ def open_engine(
     if not installed(name):
         module, package = INSTALL[name]
         raise TrainerError(f"engine {name!r}: the package {module} is not installed: {install(package)}")
-    try:
+    with user_code(f"engine {name!r}: cannot be opened on {device}", "; take another engine"):
         return ENGINES[name](source, num_classes, dtype, device)
-    except TrainerError:
-        raise
-    except Exception as error:  # runtimes raise classes of their own
-        if out_of_memory(error):
-            raise
-        raise TrainerError(
-            f"engine {name!r}: cannot be opened on {device} ({describe_error(error)}); take another engine"
-        ) from error
 
 
 def _expect_provider(runtime: Any, provider: str) -> None:

@@ -6,7 +6,6 @@ matplotlib is not loaded. The full report with all figures is `rrise-train repor
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from rrise.calibration.promise.record import Calibration
 from rrise.calibration.reports.classes import class_part, class_results
 from rrise.calibration.reports.drawing import falling_shares
 from rrise.calibration.reports.page import Page
+from rrise.calibration.requirements import installed_versions
 from rrise.calibration.statistics.bounds import clopper_pearson_lower, clopper_pearson_upper
 from rrise.calibration.storage.files import atomic_file
 from rrise.calibration.tables.evaluation import Judged, judge
@@ -65,10 +65,7 @@ def update_page(workspace: Workspace, after: str) -> tuple[str, str]:
 
 def own_version() -> str:
     """The version of rrise that is installed, for people; of a checkout that is only on the path there is none."""
-    try:
-        return importlib.metadata.version("rrise")
-    except importlib.metadata.PackageNotFoundError:
-        return "(a checkout)"
+    return installed_versions(["rrise"]).get("rrise", "(a checkout)")
 
 
 def page_of(workspace: Workspace, after: str) -> Page:

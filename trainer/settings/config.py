@@ -293,11 +293,6 @@ def parse_config(tables: Mapping[str, Any]) -> Config:
     return config
 
 
-def plain(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with tuples as lists, as it comes back from JSON."""
-    return {key: list(item) if isinstance(item, tuple) else item for key, item in section.items()}
-
-
 def load_config(path: Path) -> Config:
     """Read an rrise.toml."""
     try:

@@ -19,6 +19,7 @@ from rrise.calibration.errors import CheckFailed
 from rrise.calibration.storage.digests import file_digest
 from rrise.calibration.tables.evaluation import label_agreement, probit_rmse
 from rrise.trainer.base_classifier.specs import session_for
+from rrise.trainer.data.settings import plain
 from rrise.trainer.errors import TrainerError
 from rrise.trainer.learning import Session
 from rrise.trainer.learning.kept import Kept
@@ -32,7 +33,6 @@ from rrise.trainer.networks import (
 )
 from rrise.trainer.scores.choice import worth
 from rrise.trainer.scores.surrogate_scores import score_surrogate
-from rrise.trainer.settings.config import plain
 from rrise.trainer.surrogates.copies import Copies, add_copies, core
 from rrise.trainer.surrogates.difficulty import learn_difficulty
 from rrise.trainer.surrogates.training import DEFAULTS, UNCHANGED, Way, Work

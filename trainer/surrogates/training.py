@@ -14,6 +14,7 @@ from rrise.calibration.tables.thinning import thin_counts
 from rrise.trainer.base_classifier.specs import resnet_spec, single
 from rrise.trainer.classifiers.blackbox import KINDS as BLACK_BOXES
 from rrise.trainer.counts.counting import fresh_answers
+from rrise.trainer.data.settings import plain
 from rrise.trainer.learning import Session, Trained, train_network
 from rrise.trainer.learning.engine import LossFunction
 from rrise.trainer.learning.fitting import PRETRAINED, SCRATCH, TRAINED, schedule_for
@@ -22,7 +23,7 @@ from rrise.trainer.learning.recipes import Teaching, fresh, stored
 from rrise.trainer.learning.views import View
 from rrise.trainer.learning.watch import Measure
 from rrise.trainer.networks import Ensemble, Network, build_network, load_network
-from rrise.trainer.settings.config import SurrogateConfig, plain
+from rrise.trainer.settings.config import SurrogateConfig
 from rrise.trainer.streams import stored_counts
 from rrise.trainer.workspace import Workspace
 
